@@ -1,0 +1,31 @@
+# make run    install the runtime (no torch) into .venv and answer a question about a photo
+# make test   install everything, lint, type-check, test
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check clean
+
+.venv/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) '.[cpu]'
+	@touch $@
+
+.venv/.everything: .venv/.runtime
+	$(PIP) '.[cpu,export,test]'
+	@touch $@
+
+run: .venv/.runtime
+	@$(PIP) --no-deps --force-reinstall .
+	$(BIN)/idefics2-onnx run examples/cat.jpg "What is in this picture?" --max-new-tokens 24
+
+test: .venv/.everything
+	@$(PIP) --no-deps --force-reinstall .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p idefics2_onnx
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,48 @@
+"""Idefics2 on ONNX Runtime, without PyTorch.
+
+from idefics2_onnx import Idefics2
+
+model = Idefics2.from_pretrained("idefics2-8b-fp16")
+print(model.generate("What is in this picture?", images=["photo.jpg"]).text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .graphs.errors import Idefics2OnnxError, ModelFolderError
+    from .runtime.errors import ImageError, PromptError, ProviderError
+    from .runtime.generation import Generation
+    from .runtime.image_processor import Idefics2ImageProcessor
+    from .runtime.model import Idefics2
+    from .runtime.processor import Idefics2Processor
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Generation": "generation", "Idefics2": "model", "Idefics2ImageProcessor": "image_processor",
+    "Idefics2OnnxError": "errors", "Idefics2Processor": "processor", "ImageError": "errors", "ModelFolderError": "errors",
+    "PromptError": "errors", "ProviderError": "errors",
+}  # fmt: skip
+
+__all__ = [
+    "Generation",
+    "Idefics2",
+    "Idefics2ImageProcessor",
+    "Idefics2OnnxError",
+    "Idefics2Processor",
+    "ImageError",
+    "ModelFolderError",
+    "PromptError",
+    "ProviderError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package is quick."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".runtime.{_HOMES[name]}", __name__), name)

@@ -1,0 +1,269 @@
+"""The command line: results on stdout, progress and remarks on stderr; exit 0, 1 (our error, one sentence) or 2 (usage)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .graphs.contract import FLAVOURS, GRAPHS, MANIFEST, PRECISIONS, Manifest, data_file, graph_file
+from .graphs.errors import Idefics2OnnxError, ModelFolderError
+
+if TYPE_CHECKING:
+    from .runtime.generation import Generation
+
+MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
+_DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
+
+
+class _Group(click.Group):
+    """Turns this package's errors into one sentence; any other exception is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Idefics2OnnxError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Idefics2 on ONNX Runtime: export it once, run it without PyTorch."""
+
+
+@main.command()
+@click.argument("model", default="HuggingFaceM4/idefics2-8b")
+@click.option("--fp16", "precision", flag_value="fp16", default="fp16", help="Half precision, connector in fp32 (default).")
+@click.option("--fp32", "precision", flag_value="fp32", help="Single precision.")
+@click.option("--bf16", "precision", flag_value="bf16", help="bfloat16; runs on CUDA only.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model folder to make [default: ./<model>-<precision>].")
+@click.option("--attention", type=click.Choice(FLAVOURS), help="Operators: ONNX Runtime's own, or ai.onnx only.")
+@click.option(
+    "--verify",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Compare with the reference afterwards: auto does it layer by layer where the memory is short.",
+)
+@click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
+def export(model: str, precision: str, output: Path | None, attention: Any, verify: Any, revision: str | None) -> None:
+    """Export MODEL, a checkpoint's folder or hub id, to a model folder."""
+    if precision not in PRECISIONS:
+        raise click.UsageError(f"There is no precision {precision!r}.")
+    exporter = _exporter()
+    with _Bars() as bars:
+        report = exporter.export_model(
+            model,
+            output,
+            precision,
+            attention=attention,
+            verify=verify,
+            revision=revision,
+            listener=bars,
+        )
+    size = sum(entry.size for entry in report.manifest.files.values())
+    _say(f"{report.manifest.model.num_parameters:,} parameters in {_bytes(size)}:")
+    click.echo(report.folder)
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, required=True, metavar="[IMAGE]... PROMPT")
+@click.option("-m", "--model", help=f"Model folder or hub id [default: ${MODEL_VARIABLE}, the one here, the demo].")
+@click.option("--device", type=_DEVICES, default="auto", show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
+@click.option("--raw", is_flag=True, help="Take PROMPT literally instead of as a user turn of a chat.")
+@click.option("--no-split", is_flag=True, help="Do not split images in four: faster, worse on small text.")
+@click.option("--max-image-pixels", type=click.IntRange(1), help="Raise the limit on the size of an image.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming text.")
+def run(
+    arguments: tuple[str, ...],
+    model: str | None,
+    device: str,
+    max_new_tokens: int | None,
+    raw: bool,
+    no_split: bool,
+    max_image_pixels: int | None,
+    as_json: bool,
+) -> None:
+    """Answer PROMPT about the IMAGEs, streaming the text."""
+    *images, prompt = arguments
+    if Path(prompt).is_file():
+        raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
+    from .runtime.model import Idefics2
+
+    if max_image_pixels is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = (max_image_pixels + 1) // 2  # Pillow refuses from twice its limit
+    opened = Idefics2.from_pretrained(_choose_model(model), device)
+    options: dict[str, Any] = {"raw": raw, "max_new_tokens": max_new_tokens}
+    if no_split:
+        options["do_image_splitting"] = False
+    stream = opened.stream(prompt, list(images) or None, **options)
+    for piece in stream:
+        if not as_json:
+            click.echo(piece, nl=False)
+    result = stream.result
+    click.echo(json.dumps(asdict(result), ensure_ascii=False) if as_json else "")
+    _say(_timing_line(result))
+
+
+@main.command()
+@click.argument("folder", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(folder: str | None, as_json: bool) -> None:
+    """Show what a model FOLDER holds and what its prompts cost."""
+    from .runtime.folder import ModelFolder
+
+    opened = ModelFolder.open(_choose_model(folder))
+    facts = _facts(opened.path, opened.manifest)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    manifest, prompt = opened.manifest, facts["prompt"]
+    click.echo(f"{opened.path}")
+    click.echo(f"  from        {manifest.source}{f' at {manifest.revision}' if manifest.revision else ''}")
+    click.echo(f"  parameters  {manifest.model.num_parameters:,}")
+    click.echo(f"  attention   {manifest.attention}, opset {manifest.opset}")
+    for graph, entry in facts["graphs"].items():
+        click.echo(f"  {graph:10}  {entry['precision']}  {_bytes(entry['bytes'])}")
+    click.echo(f"  image       {prompt['tokens_per_image']} tokens, {prompt['tokens_per_split_image']} when split")
+    window = f", window {manifest.model.sliding_window:,}" if manifest.model.sliding_window else ""
+    click.echo(f"  longest     {manifest.model.max_positions:,} tokens{window}")
+    click.echo(f"  cache       {_bytes(prompt['cache_bytes_per_token'])} per token")
+
+
+@main.command()
+@click.argument("folder", required=False)
+@click.option("--against", metavar="CHECKPOINT", help="Compare with this checkpoint's reference, too (needs the [export] extra).")
+@click.option("--device", type=_DEVICES, default="auto", show_default=True)
+def verify(folder: str | None, against: str | None, device: str) -> None:
+    """Check a model FOLDER: files, hashes, interfaces, finite outputs; and against its CHECKPOINT if one is given."""
+    from .runtime.folder import ModelFolder
+    from .runtime.self_check import check_folder
+
+    opened = ModelFolder.open(_choose_model(folder))
+    with _Bars() as bars:
+        bars.start("hashes", sum(entry.size for entry in opened.manifest.files.values()))
+        for line in check_folder(opened, device, bars.advance):
+            bars.finish()
+            click.echo(line)
+    if against:
+        verification = _exporter().verify_folder(opened.path, against)
+        for line in verification.lines():
+            click.echo(line)
+        verification.raise_past_floor()
+
+
+def _choose_model(named: str | None) -> str | None:
+    """The model to use, by the order in the help text, said on stderr; None is the demo."""
+    if named is not None:
+        return named
+    if variable := os.environ.get(MODEL_VARIABLE):
+        _say(f"Using {variable} (${MODEL_VARIABLE}).")
+        return variable
+    here = sorted(path.parent for path in Path().glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
+    if len(here) > 1:
+        names = ", ".join(map(str, here))
+        raise ModelFolderError(f"There are {len(here)} model folders here: {names}. Choose one with -m.")
+    if here:
+        _say(f"Using {here[0]}.")
+        return str(here[0])
+    _say("Using the demo model: small random weights, so its answers are noise. Export Idefics2 for real ones.")
+    return None
+
+
+def _exporter() -> Any:
+    try:
+        from . import export as exporter
+    except ModuleNotFoundError as error:
+        if "idefics2-onnx[export]" in str(error):
+            raise click.ClickException(str(error)) from error
+        raise
+    return exporter
+
+
+def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
+    model = manifest.model
+    per_token = 2 * model.num_layers * model.num_key_value_heads * model.head_dim
+    return {
+        "folder": str(path),
+        "source": manifest.source,
+        "revision": manifest.revision,
+        "attention": manifest.attention,
+        "opset": manifest.opset,
+        "model": asdict(model),
+        "graphs": {
+            graph: {
+                "precision": manifest.precision[graph],
+                "bytes": manifest.files[graph_file(graph)].size + manifest.files[data_file(graph)].size,
+            }
+            for graph in GRAPHS
+        },
+        "prompt": {
+            "tokens_per_image": model.image_seq_len,
+            "tokens_per_split_image": 5 * model.image_seq_len,
+            "cache_bytes_per_token": per_token * (4 if manifest.precision["decoder"] == "fp32" else 2),
+        },
+        "tools": manifest.tools,
+    }
+
+
+def _timing_line(result: Generation) -> str:
+    timings = result.timings
+    first = timings.images + timings.prefill
+    line = f"[{result.prompt_tokens} prompt tokens, first token after {first:.2f} s"
+    if timings.steps:
+        line += f", then {timings.steps / timings.decode:.1f} tokens/s"
+    return f"{line}, stopped by {'an end token' if result.finish_reason == 'stop' else '--max-new-tokens'}]"
+
+
+def _bytes(count: int) -> str:
+    value, unit = float(count), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
+class _Bars:
+    """Progress bars on stderr, one after another; an export.Listener."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def say(self, line: str) -> None:
+        self.finish()
+        _say(line)
+
+    def start(self, step: str, total: int) -> None:
+        self.finish()
+        self._bar = click.progressbar(length=total, label=f"{step:10}", file=sys.stderr, show_eta=True)
+        self._bar.__enter__()
+
+    def advance(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

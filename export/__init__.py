@@ -1,0 +1,13 @@
+"""How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
+
+try:
+    from .pipeline import ExportReport, Listener, export_model
+    from .verify import Verification, verify_folder
+except ModuleNotFoundError as error:
+    if error.name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
+        raise ModuleNotFoundError(
+            f"Exporting needs {error.name}, which is not installed. Run: pip install 'idefics2-onnx[export]'", name=error.name
+        ) from error
+    raise
+
+__all__ = ["ExportReport", "Listener", "Verification", "export_model", "verify_folder"]

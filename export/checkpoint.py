@@ -1,0 +1,155 @@
+"""An Idefics2 checkpoint on disk: its config, checked, and its tensors, read a few rows at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+
+from .errors import CheckpointError
+
+DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorLocation:
+    """One tensor in a safetensors file."""
+
+    path: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    """First byte in the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with config.json and safetensors weights."""
+
+    folder: Path
+    source: str
+    """What the user called it: a hub id, or the folder's name."""
+    revision: str | None
+    """Commit of a hub checkpoint."""
+    tensors: dict[str, TensorLocation]
+
+    @classmethod
+    def open(cls, source: str | Path, revision: str | None = None) -> Checkpoint:
+        """A folder, or a hub id (``owner/name``) that is downloaded into the hub's cache first."""
+        folder = Path(source)
+        if folder.is_dir():
+            return cls(folder, folder.resolve().name, None, _locate(folder))
+        if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+            raise CheckpointError(f"{source} is neither a folder nor a hub id like {DEFAULT_CHECKPOINT}. Check the path.")
+        try:
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=_FILES))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise CheckpointError(
+                f"{source} is not a folder here and could not be downloaded from the hub ({_first_line(error)}). "
+                "Check the name and the connection, or give a folder."
+            ) from error
+        return cls(folder, str(source), folder.name, _locate(folder))
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start…stop of a tensor (the whole of a scalar), in the dtype it is stored in.
+
+        Plain reads instead of the safetensors library's memory map: mapped pages stay resident until they are unmapped,
+        and the exporter's memory is bounded.
+        """
+        tensor = self.tensors[name]
+        row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
+        buffer = bytearray((stop - start) * row)
+        with tensor.path.open("rb", buffering=0) as file:
+            file.seek(tensor.offset + start * row)
+            view, done = memoryview(buffer), 0
+            while done < len(buffer) and (count := file.readinto(view[done:])):
+                done += count
+        if done != len(buffer):
+            raise CheckpointError(f"{tensor.path.name} ended inside the tensor {name}. Download it again.")
+        return torch.frombuffer(buffer, dtype=tensor.dtype).reshape(-1, *tensor.shape[1:])
+
+    def read_all(self, name: str) -> Tensor:
+        """A whole tensor."""
+        shape = self.tensors[name].shape
+        return self.read(name, 0, shape[0] if shape else 1).reshape(shape)
+
+
+def read_json(path: Path) -> Any:
+    """A parsed JSON file of a checkpoint; CheckpointError if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}. Give a folder with a whole checkpoint.") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({_first_line(error)}). Download it again.") from error
+
+
+def _locate(folder: Path) -> dict[str, TensorLocation]:
+    if (folder / _INDEX).is_file():
+        index = read_json(folder / _INDEX)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download it again.")
+        names = sorted(set(map(str, weight_map.values())))
+    elif (folder / _SINGLE).is_file():
+        names = [_SINGLE]
+    elif any(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"{folder} has its weights in .bin files, which are pickles and may run code. Convert them to safetensors with "
+            "transformers' save_pretrained."
+        )
+    else:
+        raise CheckpointError(f"{folder} has neither {_SINGLE} nor {_INDEX}. Give a folder with a whole checkpoint.")
+    tensors: dict[str, TensorLocation] = {}
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{folder / _INDEX} names the file {name!r}, which is not a safetensors file beside it.")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} lacks the weights file {name}, which its index names. Download it again.")
+        tensors.update(_header(folder / name))
+    return tensors
+
+
+def _header(path: Path) -> dict[str, TensorLocation]:
+    """Where each tensor lies: 8 bytes of header length, the header as JSON, the data."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_MAX_HEADER, size - 8):
+            raise CheckpointError(f"{path} is damaged or incomplete: {size} bytes. Download it again.")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            found = {name: _location(path, 8 + length, entry) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} has a damaged header ({_first_line(error)}). Download it again.") from error
+    for name, tensor in found.items():
+        if tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize > size:
+            raise CheckpointError(f"{path} is incomplete: {size} bytes end before the tensor {name} does. Download it again.")
+    return found
+
+
+def _location(path: Path, data: int, entry: dict[str, Any]) -> TensorLocation:
+    shape, (begin, end) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
+    # Integer tensors belong to quantised checkpoints; the config check refuses those by name.
+    dtype = _DTYPES.get(entry["dtype"], torch.uint8)
+    if min((begin, *shape), default=0) < 0 or (entry["dtype"] in _DTYPES and end - begin != math.prod(shape) * dtype.itemsize):
+        raise ValueError(f"{end - begin} bytes for shape {shape}")
+    return TensorLocation(path, dtype, shape, data + begin)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,11 @@
+"""The exporter's errors; the whole tree is drawn in graphs/errors.py."""
+
+from ..graphs.errors import Idefics2OnnxError
+
+
+class CheckpointError(Idefics2OnnxError, ValueError):
+    """A checkpoint cannot be exported: not an Idefics2, not in safetensors, incomplete, or with options no graph has."""
+
+
+class ParityError(Idefics2OnnxError, ArithmeticError):
+    """An exported graph's outputs differ from the reference's by more than the stated floor."""

@@ -1,0 +1,110 @@
+"""Checkpoint → model folder: the steps of an export, in order."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..graphs.contract import AttentionFlavour, FileEntry, GraphName, Manifest, Precision
+from .architecture import choose_attention, load_config, match_tensors, model_sizes
+from .bundle import file_entry, new_folder, write_manifest
+from .checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from .processor_files import write_processor_files
+from .trace import OPERATORS, trace_graphs
+from .verify import Verification, verify_in_subprocess
+from .weights import graph_bytes, write_graph
+
+Verify = Literal["auto", "always", "never"]
+_TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did."""
+
+    folder: Path
+    manifest: Manifest
+    verification: Verification | None
+    """None with verify="never"."""
+
+
+class Listener:
+    """Hears how an export goes; this one does nothing."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+
+    def start(self, step: str, total: int) -> None:
+        """A step of `total` bytes begins."""
+
+    def advance(self, done: int) -> None:
+        """So many more bytes of the step are done."""
+
+
+def export_model(
+    source: str | Path = DEFAULT_CHECKPOINT,
+    folder: str | Path | None = None,
+    precision: Precision = "fp16",
+    *,
+    attention: AttentionFlavour | None = None,
+    verify: Verify = "auto",
+    revision: str | None = None,
+    listener: Listener | None = None,
+) -> ExportReport:
+    """Export an Idefics2 checkpoint to a model folder.
+
+    Args:
+        source: folder with config.json and safetensors weights, or a hub id.
+        folder: the model folder to make; default ``./<model>-<precision>``.
+        precision: of weights and activations. In fp16 the connector stays fp32; bf16 runs on CUDA only.
+        attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
+        verify: compare with the reference afterwards: "auto" as a whole where the memory is free, else layer by layer.
+        revision: commit, branch or tag of a hub id.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
+        ParityError: the graphs do not compute what the reference does; nothing is left under `folder` either.
+    """
+    listener = listener or Listener()
+    checkpoint = Checkpoint.open(source, revision)
+    config = load_config(checkpoint)
+    flavour, remark = choose_attention(config, attention)
+    if remark:
+        listener.say(remark)
+    sizes, shapes, tied = model_sizes(config)
+    names = match_tensors(checkpoint, shapes, tied)
+    target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{precision}")
+    # An early, rough answer: two bytes or four a parameter. The exact size is known only after the trace.
+    size = sizes.num_parameters * (4 if precision == "fp32" else 2)
+    with new_folder(target, size) as partial:
+        write_processor_files(checkpoint, config, partial)
+        files: dict[str, FileEntry] = {}
+        for graph in trace_graphs(config, sizes, precision, flavour):
+            listener.start(graph.name, graph_bytes(graph))
+            files |= write_graph(graph, checkpoint, names, partial, listener.advance)
+        for path in sorted(partial.iterdir()):
+            files.setdefault(path.name, file_entry(path))
+        precisions: dict[GraphName, Precision] = {"vision": precision, "embedding": precision, "decoder": precision}
+        manifest = Manifest(
+            precisions, flavour, OPERATORS[flavour].opset, checkpoint.source, checkpoint.revision, _versions(), sizes, files
+        )
+        write_manifest(partial, manifest)
+        verification = None
+        if verify != "never":
+            verification = verify_in_subprocess(partial, checkpoint.folder, whole=True if verify == "always" else None)
+            for line in verification.lines():
+                listener.say(line)
+            verification.raise_past_floor()
+    return ExportReport(target, manifest, verification)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,233 @@
+"""The contract between exporter and runtime: three graphs, their interfaces, and the manifest of a model folder.
+
+Torch-free and NumPy-free on purpose, so that it also reads as the specification for hosts in other languages.
+Axis names are symbolic sizes; an axis given as a number is fixed by the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from .errors import ModelFolderError
+
+Precision = Literal["fp32", "fp16", "bf16"]
+AttentionFlavour = Literal["fused", "standard"]
+GraphName = Literal["vision", "embedding", "decoder"]
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
+GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
+
+FORMAT_VERSION = 1
+MANIFEST = "idefics2_onnx.json"
+TENSOR_TYPES: dict[Precision, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
+FLOAT, INT = "tensor(float)", "tensor(int64)"
+
+Axis = int | str
+
+
+def graph_file(graph: GraphName) -> str:
+    """Name of a graph's file in the model folder; its weights lie beside it under the same name plus ``.data``."""
+    return f"{graph}.onnx"
+
+
+def data_file(graph: GraphName) -> str:
+    """Name of the file that holds a graph's weights (ONNX external data)."""
+    return f"{graph}.onnx.data"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: name, ONNX Runtime type string, and one symbolic or fixed size per axis."""
+
+    name: str
+    type: str
+    axes: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.type} [{', '.join(map(str, self.axes))}]"
+
+    def admits(self, found: TensorSpec) -> bool:
+        """Whether `found` has this type and rank, and this size on every axis that is a number in both."""
+        same = (self.name, self.type, len(self.axes)) == (found.name, found.type, len(found.axes))
+        numbers = ((a, b) for a, b in zip(self.axes, found.axes, strict=False) if isinstance(a, int))
+        return same and all(a == b for a, b in numbers if isinstance(b, int))
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The numbers of a model that a host needs to drive its graphs; all from the checkpoint's config.json."""
+
+    hidden_size: int
+    vocab_size: int
+    num_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    max_positions: int
+    """Longest sequence, prompt and answer together, in tokens."""
+    sliding_window: int | None
+    """A token attends to this many last tokens, itself included; None for all of them."""
+    image_token_id: int
+    image_seq_len: int
+    """Tokens, and rows of image_features, per image (or tile of a split image)."""
+    patch_size: int
+    """Side of a patch, in pixels."""
+    positions_per_side: int
+    """Side of the square table of patch positions."""
+    num_parameters: int
+
+
+def key_value_names(layers: int, prefix: Literal["past_key_values", "present"]) -> list[str]:
+    """Names of the cache tensors, key before value, layer by layer."""
+    return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of one graph, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def check(self, graph: GraphName, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> None:
+        """Raise ModelFolderError, naming the tensor, what was found and what was expected, unless both sides match."""
+        for side, expected, found in (("input", self.inputs, tuple(inputs)), ("output", self.outputs, tuple(outputs))):
+            by_name = {tensor.name: tensor for tensor in found}
+            for tensor in expected:
+                actual = by_name.pop(tensor.name, None)
+                if actual is None or not tensor.admits(actual):
+                    raise ModelFolderError(
+                        f"{graph_file(graph)} has {f'the {side} {actual}' if actual else f'no {side} {tensor.name}'}, "
+                        f"but the contract is {tensor}. Export the model again with this version of idefics2-onnx."
+                    )
+            if by_name:
+                raise ModelFolderError(
+                    f"{graph_file(graph)} has the {side} {next(iter(by_name.values()))}, which the contract does not "
+                    "know. Export the model again with this version of idefics2-onnx."
+                )
+
+
+def interface(graph: GraphName, precision: Precision, sizes: ModelSizes) -> Interface:
+    """The interface of one graph of a model.
+
+    vision     pixel_values of images of one size, unpadded, and the position of each patch in row-major order, shared by
+               all of them → one row of image_features per image token.
+    embedding  token ids and, for each, the row of image_features that stands in its place (−1: the token's own row of
+               the embedding table).
+    decoder    Rows are right-padded. attention_mask counts a row's tokens, the new ones included, and is at least as wide
+               as the longest row; in a prompt (empty cache) it is exactly as wide as inputs_embeds. The new tokens are
+               written behind the row's old ones. Past and present have one shape when the past has room for
+               attention_mask's width, and may then be one buffer, which has to be zero at first; otherwise the
+               present is that wide. logits are taken at logit_positions, counted from the first new token.
+    """
+    type_ = TENSOR_TYPES[precision]
+    hidden = sizes.hidden_size
+    if graph == "vision":
+        return Interface(
+            inputs=(
+                # NumPy has no bfloat16, so pixels stay float32 there.
+                TensorSpec("pixel_values", FLOAT if precision == "bf16" else type_, ("num_images", 3, "height", "width")),
+                TensorSpec("position_ids", INT, ("num_patches",)),
+            ),
+            outputs=(TensorSpec("image_features", type_, ("num_images", sizes.image_seq_len, hidden)),),
+        )
+    if graph == "embedding":
+        return Interface(
+            inputs=(
+                TensorSpec("input_ids", INT, ("batch", "seq")),
+                TensorSpec("image_features", type_, ("num_rows", hidden)),
+                TensorSpec("feature_rows", INT, ("batch", "seq")),
+            ),
+            outputs=(TensorSpec("inputs_embeds", type_, ("batch", "seq", hidden)),),
+        )
+    heads, head_dim, layers = sizes.num_key_value_heads, sizes.head_dim, sizes.num_layers
+    past = (TensorSpec(n, type_, ("batch", heads, "past", head_dim)) for n in key_value_names(layers, "past_key_values"))
+    present = (TensorSpec(n, type_, ("batch", heads, "present", head_dim)) for n in key_value_names(layers, "present"))
+    return Interface(
+        inputs=(
+            TensorSpec("inputs_embeds", type_, ("batch", "seq", hidden)),
+            TensorSpec("attention_mask", INT, ("batch", "total_seq")),
+            TensorSpec("logit_positions", INT, ("batch", "k")),
+            *past,
+        ),
+        outputs=(TensorSpec("logits", FLOAT, ("batch", "k", sizes.vocab_size)), *present),
+    )
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (lower-case hex) of one file of a model folder."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``idefics2_onnx.json``: what a model folder holds, where it came from, and the hash of each of its files."""
+
+    precision: dict[GraphName, Precision]
+    attention: AttentionFlavour
+    opset: int
+    source: str
+    """Folder name or hub id of the checkpoint."""
+    revision: str | None
+    """Commit of a hub checkpoint."""
+    tools: dict[str, str]
+    """Version of each package that took part in the export."""
+    model: ModelSizes
+    files: dict[str, FileEntry]
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Manifest:
+        """Read a parsed manifest. ModelFolderError names the first key that is missing, unknown or of a wrong type."""
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise ModelFolderError(
+                f"{MANIFEST} has format version {version!r}, but this version of idefics2-onnx reads {FORMAT_VERSION}. "
+                "Export the model again."
+            )
+        fields = _fields(cls, content, "")
+        for graph in GRAPHS:
+            _expect(fields["precision"].get(graph) in PRECISIONS, f"precision.{graph}", fields["precision"].get(graph))
+        _expect(set(fields["precision"]) == set(GRAPHS), "precision", sorted(fields["precision"]))
+        _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
+        fields["model"] = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
+        fields["files"] = {
+            name: FileEntry(**_fields(FileEntry, entry, f"files.{name}.")) for name, entry in fields["files"].items()
+        }
+        for name in fields["files"]:
+            _expect(bool(name) and not set(name) & set("/\\:\0") and name not in (".", ".."), "files", name)
+        for graph in GRAPHS:
+            _expect(graph_file(graph) in fields["files"], "files", f"no {graph_file(graph)}")
+        return cls(**fields)
+
+
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "int": (int,), "str": (str,), "int | None": (int, type(None)), "str | None": (str, type(None)),
+    "AttentionFlavour": (str,), "ModelSizes": (dict,),
+}  # fmt: skip
+
+
+def _fields(cls: type, content: Any, prefix: str) -> dict[str, Any]:
+    """The values of a dataclass in parsed JSON, each of its annotated type, none missing and none unknown."""
+    _expect(isinstance(content, dict), prefix.rstrip(".") or "the whole file", content)
+    types = {field.name: _JSON_TYPES.get(str(field.type), (dict,)) for field in dataclasses.fields(cls)}
+    for name, kinds in types.items():
+        _expect(name in content, prefix + name, "nothing")
+        _expect(isinstance(content[name], kinds) and not isinstance(content[name], bool), prefix + name, content[name])
+    unknown = sorted(set(content) - set(types))
+    _expect(not unknown, prefix + (unknown[0] if unknown else ""), "a key that format version 1 does not have")
+    return dict(content)
+
+
+def _expect(condition: bool, key: str, found: object) -> None:
+    if not condition:
+        raise ModelFolderError(f"{MANIFEST} is damaged: {key} is {found!r:.80}. Export or download the model again.")

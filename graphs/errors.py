@@ -1,0 +1,22 @@
+"""The errors that belong to the model folder, which exporter and runtime share.
+
+The whole tree::
+
+    Idefics2OnnxError
+    ├── ModelFolderError (FileNotFoundError)   a model folder or a file in it is missing, damaged or of another make
+    ├── ProviderError                          an execution provider that was asked for does not work     (runtime)
+    ├── PromptError (ValueError)               a prompt, a chat or its options cannot be used             (runtime)
+    ├── ImageError (ValueError)                an image cannot be read or processed                       (runtime)
+    ├── CheckpointError (ValueError)           a checkpoint cannot be exported                            (export)
+    └── ParityError (ArithmeticError)          an exported graph computes something else than the reference (export)
+
+Every message states the fact, with its numbers or names, and then what to do.
+"""
+
+
+class Idefics2OnnxError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ModelFolderError(Idefics2OnnxError, FileNotFoundError):
+    """A model folder cannot be used: a file is missing or damaged, or a graph does not match the contract."""

@@ -1,0 +1,179 @@
+"""The operators that the three graphs share, in two flavours of one meaning.
+
+fused      ONNX Runtime's own operators (domain com.microsoft), written into the graph as they are: no pattern matcher has to
+           find them again. GroupQueryAttention rotates, caches and attends in one kernel.
+standard   ai.onnx operators of opset 24 only, for TensorRT and other runtimes.
+
+Shapes: queries, keys and values are [batch, seq, heads × head_dim]; the cache is [batch, kv_heads, past, head_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.onnx.ops import symbolic, symbolic_multi_out
+
+FUSED_OPSET = 21
+"""com.microsoft operators take any; 21 is the oldest with every standard operator the fused graphs use."""
+STANDARD_OPSET = 24
+"""First opset with TensorScatter (the cache) besides Attention, RotaryEmbedding and RMSNormalization (23)."""
+FUSED_HEAD_MULTIPLE = 16
+"""GroupQueryAttention rotates heads whose size is a multiple of this (ONNX Runtime 1.31 fails at run, not at load)."""
+
+
+@dataclass(frozen=True)
+class CachedAttention:
+    """Sizes of one causal attention over a cache."""
+
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    sliding_window: int | None
+
+
+@dataclass(frozen=True)
+class DecoderCall:
+    """What all layers of one decoder call share."""
+
+    attention_mask: Tensor
+    """int64 [batch, total_seq], ones from the left: a row's tokens, the new ones included."""
+    seq: int
+    """New tokens per row."""
+    cache: Tensor
+    """Any layer's past keys, for their length."""
+    cos: Tensor
+    """Rotary table [max_positions, head_dim / 2]."""
+    sin: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """Tokens per row, int64 [batch]."""
+        return self.attention_mask.sum(1)
+
+    @property
+    def total(self) -> Tensor:
+        """Width of the mask, int64 []."""
+        return self.attention_mask.new_ones(()) * self.attention_mask.shape[1]
+
+
+AttendWithCache = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
+"""q, k, v and the layer's past keys and values → output, present keys, present values: rotates q and k, writes k and v behind
+each row's tokens, and attends causally."""
+
+
+class Operators(Protocol):
+    """What the graph modules need of a flavour."""
+
+    opset: int
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor: ...
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
+        """Every query sees every key."""
+        ...
+
+    def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:
+        """What every layer of one decoder call does; computed once per call is what the layers share."""
+        ...
+
+
+class Fused:
+    """ONNX Runtime's own operators."""
+
+    opset = FUSED_OPSET
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+        return symbolic("SimplifiedLayerNormalization", (x, weight), attributes, dtype=x.dtype, shape=x.shape, version=1)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
+        if num_heads != num_key_value_heads:  # MultiHeadAttention wants one key head per query head
+            k, v = (_repeat_heads(t, num_heads, num_key_value_heads) for t in (k, v))
+        attributes: dict[str, Any] = {"num_heads": num_heads, "scale": scale}
+        return symbolic("com.microsoft::MultiHeadAttention", (q, k, v), attributes, dtype=q.dtype, shape=q.shape, version=1)
+
+    def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:
+        last, total = (call.tokens - 1).to(torch.int32), call.total.to(torch.int32)
+        attributes = {
+            "num_heads": sizes.num_heads,
+            "kv_num_heads": sizes.num_key_value_heads,
+            "do_rotary": 1,
+            "scale": sizes.head_dim**-0.5,
+            "local_window_size": sizes.sliding_window or -1,
+        }
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            output, key, value = symbolic_multi_out(
+                "com.microsoft::GroupQueryAttention",
+                (q, k, v, *past, last, total, call.cos, call.sin),
+                attributes,
+                dtypes=(q.dtype,) * 3,
+                shapes=(q.shape, past[0].shape, past[1].shape),
+                version=1,
+            )
+            return output, key, value
+
+        return attend
+
+
+class Standard:
+    """ai.onnx operators only."""
+
+    opset = STANDARD_OPSET
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+        return symbolic("RMSNormalization", (x, weight), attributes, dtype=x.dtype, shape=x.shape, version=23)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
+        attributes: dict[str, Any] = {"q_num_heads": num_heads, "kv_num_heads": num_key_value_heads, "scale": scale}
+        return symbolic("Attention", (q, k, v), attributes, dtype=q.dtype, shape=q.shape, version=24)
+
+    def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:
+        start = (call.tokens - call.seq).clamp(min=0)  # a right-padded prompt starts at 0
+        positions = start[:, None] + torch.arange(call.seq)
+        # Padding may lie behind the table's end; nothing looks at it.
+        in_table = positions.clamp(max=call.cos.shape[0] - 1)
+        past_length = symbolic("Shape", (call.cache,), {"start": 2, "end": 3}, dtype=torch.int64, shape=(1,), version=21)
+        missing = (call.total - past_length).clamp(min=0)
+        zeros = torch.zeros(6, dtype=torch.int64)
+        growth = torch.cat([zeros, missing, zeros[:1]])
+        slots = torch.arange(call.cache.shape[2] + call.attention_mask.shape[1])
+        slots = symbolic(
+            "Slice", (slots, zeros[:1], past_length + missing, zeros[:1]), dtype=torch.int64, shape=slots.shape, version=13
+        )
+        visible = slots <= positions[:, :, None]
+        if sizes.sliding_window is not None:
+            visible = visible & (slots > positions[:, :, None] - sizes.sliding_window)
+        visible = visible[:, None]
+
+        def rotate(x: Tensor, num_heads: int) -> Tensor:
+            inputs = (x, call.cos, call.sin, in_table)
+            return symbolic("RotaryEmbedding", inputs, {"num_heads": num_heads}, dtype=x.dtype, shape=x.shape, version=23)
+
+        def heads_first(x: Tensor, num_heads: int) -> Tensor:
+            return x.unflatten(-1, (num_heads, sizes.head_dim)).transpose(1, 2)
+
+        def append(cache: Tensor, new: Tensor) -> Tensor:
+            roomy = symbolic("Pad", (cache, growth), {"mode": "constant"}, dtype=cache.dtype, shape=cache.shape, version=21)
+            inputs = (roomy, heads_first(new, sizes.num_key_value_heads), start)
+            return symbolic("TensorScatter", inputs, {"axis": 2}, dtype=cache.dtype, shape=cache.shape, version=24)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            q = heads_first(rotate(q, sizes.num_heads), sizes.num_heads)
+            key, value = append(past[0], rotate(k, sizes.num_key_value_heads)), append(past[1], v)
+            attributes: dict[str, Any] = {"scale": sizes.head_dim**-0.5}
+            output = symbolic("Attention", (q, key, value, visible), attributes, dtype=q.dtype, shape=q.shape, version=24)
+            return output.transpose(1, 2).flatten(2), key, value
+
+        return attend
+
+
+def _repeat_heads(x: Tensor, num_heads: int, num_key_value_heads: int) -> Tensor:
+    """[…, kv_heads × dim] → […, heads × dim], each head repeated for the query heads that share it."""
+    heads = x.unflatten(-1, (num_key_value_heads, 1, -1))
+    return heads.expand(-1, -1, -1, num_heads // num_key_value_heads, -1).flatten(2)

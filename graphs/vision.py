@@ -1,0 +1,60 @@
+"""vision.onnx: Idefics2's SigLIP encoder and its connector (SwiGLU projection, perceiver), for images of one size.
+
+There is no padding mask: the host runs images of equal size together, unpadded, which gives the numbers of the reference's
+padded and masked batch without its wasted patches. Positions come from the host as well, because execution providers round
+the reference's float32 arithmetic differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.idefics2.modeling_idefics2 import Idefics2Model
+
+from .operators import Operators
+
+
+class Vision(nn.Module):
+    """pixel_values [num_images, 3, height, width], position_ids [num_patches] → image_features [num_images, latents, hidden].
+
+    The connector computes in the precision of its own weights, which the exporter keeps at float32 in float16 graphs: its
+    wide SwiGLU overflows half precision on some images.
+    """
+
+    def __init__(self, model: Idefics2Model, operators: Operators) -> None:
+        super().__init__()
+        self.vision_model, self.connector, self.operators = model.vision_model, model.connector, operators
+
+    def forward(self, pixel_values: Tensor, position_ids: Tensor) -> Tensor:
+        encoder = self.vision_model
+        pixels = pixel_values.to(encoder.embeddings.patch_embedding.weight.dtype)
+        x = encoder.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        x = x + encoder.embeddings.position_embedding(position_ids)
+        for layer in encoder.encoder.layers:
+            x = self._encode(layer, x)
+        x = encoder.post_layernorm(x)
+        features = self._resample(self.connector.modality_projection(x.to(self.connector.perceiver_resampler.latents.dtype)))
+        return features.to(x.dtype)
+
+    def _encode(self, layer: Any, x: Tensor) -> Tensor:
+        attention, h = layer.self_attn, layer.layer_norm1(x)
+        q, k, v = attention.q_proj(h), attention.k_proj(h), attention.v_proj(h)
+        x = x + attention.out_proj(self.operators.attention(q, k, v, attention.num_heads, attention.num_heads, attention.scale))
+        return x + layer.mlp(layer.layer_norm2(x))
+
+    def _resample(self, context: Tensor) -> Tensor:
+        resampler, norm = self.connector.perceiver_resampler, self._norm
+        latents = resampler.latents[None].expand(context.shape[0], -1, -1)
+        for layer in resampler.layers:
+            attention, h = layer.self_attn, norm(latents, layer.input_latents_norm)
+            both = torch.cat([norm(context, layer.input_context_norm), h], 1)
+            q, k, v = attention.q_proj(h), attention.k_proj(both), attention.v_proj(both)
+            heads, kv_heads = attention.num_heads, attention.num_key_value_heads
+            latents = latents + attention.o_proj(self.operators.attention(q, k, v, heads, kv_heads, attention.scaling))
+            latents = latents + layer.mlp(norm(latents, layer.post_attention_layernorm))
+        return norm(latents, resampler.norm)
+
+    def _norm(self, x: Tensor, layer: Any) -> Tensor:
+        return self.operators.rms_norm(x, layer.weight, layer.variance_epsilon)

@@ -1,0 +1,1 @@
+"""How the three graphs are run: NumPy and ONNX Runtime only."""

@@ -1,0 +1,118 @@
+"""A model folder on disk, checked before anything in it is used. Folders from strangers are untrusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..graphs.contract import MANIFEST, FileEntry, Manifest
+from .errors import ModelFolderError
+
+DEMO = Path(__file__).parent.parent / "demo" / "model"
+"""The model that ships with the package."""
+HASHED_UP_TO = 64 << 20
+"""Bytes; larger files are compared by size when a folder is opened, and by hash only by `verify`: 17 GB take too long."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Path and manifest of a complete model folder."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, source: str | Path | None = None, revision: str | None = None) -> ModelFolder:
+        """A folder, a hub id (downloaded first), or None for the demo model.
+
+        Raises:
+            ModelFolderError: not a model folder, or a file of it is missing, has another size, or (up to 64 MiB) another hash.
+        """
+        path = DEMO if source is None else Path(source)
+        if not path.is_dir():
+            if not _HUB_ID.fullmatch(str(source)) or path.exists():
+                raise ModelFolderError(f"{source} is not a folder. Give a model folder made by `idefics2-onnx export`.")
+            path = _download(str(source), revision)
+        folder = cls(path, _manifest(path))
+        folder.check(HASHED_UP_TO)
+        return folder
+
+    def check(self, hashed_up_to: int | None = None, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+        """Compare every file with the manifest: its size, and its hash unless it is larger than `hashed_up_to`."""
+        for name, entry in self.manifest.files.items():
+            path = self.file(name)
+            if path.stat().st_size != entry.size:
+                raise ModelFolderError(
+                    f"{path} has {path.stat().st_size} bytes where {MANIFEST} says {entry.size}. "
+                    "Export or download the model again."
+                )
+            if (hashed_up_to is None or entry.size <= hashed_up_to) and not _hash_matches(path, entry, on_bytes):
+                raise ModelFolderError(
+                    f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}. Export or download the model again."
+                )
+
+    def file(self, name: str) -> Path:
+        """Path of a file in the folder; ModelFolderError if it is missing or leads outside."""
+        path = self.path / name
+        if not path.is_file():
+            raise ModelFolderError(f"{self.path} lacks the file {name}. Export or download the model again.")
+        root = self.path.resolve()
+        # The hub's cache keeps a snapshot's files as links into its blobs.
+        homes = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+        if not any(path.resolve().is_relative_to(home) for home in homes):
+            raise ModelFolderError(f"{path} is a link to a file outside the model folder. Copy the file into the folder.")
+        return path
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A parsed JSON object from the folder; empty if there is no such file."""
+        if not (self.path / name).exists():
+            return {}
+        return read_json_object(self.file(name))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Parse a file that holds one JSON object; ModelFolderError says why it does not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelFolderError(f"{path} is not readable JSON ({error}). Export or download the model again.") from error
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path} holds no JSON object. Export or download the model again.")
+    return content
+
+
+def _manifest(path: Path) -> Manifest:
+    if not (path / MANIFEST).is_file():
+        hint = "a checkpoint: export it first" if (path / "config.json").exists() else "no model folder"
+        raise ModelFolderError(f"{path} has no {MANIFEST}, so it is {hint}. Make a model folder with `idefics2-onnx export`.")
+    return Manifest.from_dict(read_json_object(path / MANIFEST))
+
+
+def _hash_matches(path: Path, entry: FileEntry, on_bytes: Callable[[int], None]) -> bool:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            on_bytes(len(block))
+    return digest.hexdigest() == entry.sha256
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Only what a model folder can hold: a repository may keep its checkpoint beside it.
+        patterns = ["*.json", "*.onnx", "*.onnx.data", "*.jinja"]
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's errors have many bases; all mean that there is no folder
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelFolderError(
+            f"{hub_id} is not a folder here and could not be downloaded from the hub ({reason}). "
+            "Check the name and the connection, or give a folder."
+        ) from error

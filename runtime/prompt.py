@@ -1,0 +1,64 @@
+"""Prompt text: image tags, their expansion to tokens, and one user turn of a chat.
+
+Source of the expansion: transformers 5.23, Idefics2Processor.__call__.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+
+from .errors import PromptError
+
+IMAGE, FAKE_IMAGE = "<image>", "<fake_token_around_image>"
+TILES_OF_SPLIT_IMAGE = 5
+
+Message: TypeAlias = dict[str, Any]
+"""One turn in the reference's chat format: {"role": …, "content": text or a list of {"type": "text" | "image", …}}."""
+
+_CLOSING_FAKE = re.compile(rf"{re.escape(FAKE_IMAGE)}(?=[^\s<])")
+
+
+def expand_images(text: str, image_seq_len: int, split: bool) -> str:
+    """Replace each image tag by its tokens; neighbouring images share the fake token between them."""
+    image = f"{FAKE_IMAGE}{IMAGE * image_seq_len}{FAKE_IMAGE}" * (TILES_OF_SPLIT_IMAGE if split else 1)
+    text = text.replace(IMAGE, image).replace(FAKE_IMAGE * 2, FAKE_IMAGE)
+    # transformers 5 parts a word from the closing token by a space; older versions and other ports do not.
+    return _CLOSING_FAKE.sub(f"{FAKE_IMAGE} ", text)
+
+
+def with_tags(text: str, num_images: int) -> str:
+    """The text itself if it has image tags, else with one tag per image before it."""
+    return text if IMAGE in text else IMAGE * num_images + text
+
+
+def user_turn(text: str, num_images: int) -> list[Message]:
+    """A conversation of one user turn; tags become image items, so that a template can treat a leading image specially."""
+    content: list[dict[str, str]] = []
+    for index, part in enumerate(with_tags(text, num_images).split(IMAGE)):
+        if index:
+            content.append({"type": "image"})
+        if part:
+            content.append({"type": "text", "text": part})
+    return [{"role": "user", "content": content or [{"type": "text", "text": ""}]}]
+
+
+def images_in(messages: list[Message]) -> list[Any]:
+    """The images that lie inside the messages, in order."""
+    found = []
+    for message in messages:
+        content = message.get("content")
+        for item in content if isinstance(content, list) else []:
+            if isinstance(item, dict) and item.get("type") == "image":
+                source = next((item[key] for key in ("image", "url", "path", "base64") if item.get(key) is not None), None)
+                if source is not None:
+                    found.append(source)
+    return found
+
+
+def check_image_count(text: str, num_images: int) -> None:
+    """Raise PromptError unless there is one tag per image."""
+    tags = text.count(IMAGE)
+    if tags != num_images:
+        were = "image was" if num_images == 1 else "images were"
+        raise PromptError(f"The prompt has {tags} {IMAGE} but {num_images} {were} given. Put one {IMAGE} per image.")

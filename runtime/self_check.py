@@ -1,0 +1,62 @@
+"""Check a model folder without its checkpoint: files, hashes, interfaces, and that every graph computes finite numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Engine
+from .errors import ModelFolderError, ProviderError
+from .folder import ModelFolder
+from .generation import feature_rows, right_padded
+from .processor import Idefics2Processor, Sample
+from .sessions import open_sessions
+
+
+def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[int], None] = lambda _: None) -> Iterator[str]:
+    """Yield a line for each thing that was checked.
+
+    Raises:
+        ModelFolderError: the first thing that is wrong.
+        ProviderError: the device does not work here.
+    """
+    folder.check(on_bytes=on_bytes)
+    yield f"files: {len(folder.manifest.files)} complete, sizes and SHA-256 as in the manifest"
+    Idefics2Processor.from_pretrained(folder.path)
+    yield "processor: tokenizer, image options and chat template readable"
+    try:
+        sessions = open_sessions(folder, device)
+    except ProviderError:
+        if device != "auto" or "bf16" not in folder.manifest.precision.values():
+            raise
+        yield "not run: the graphs, which are bf16 and need CUDA"
+        return
+    yield f"interfaces: as in the contract, on {sessions.providers[0]}"
+    for graph, values in _outputs(Engine.open(folder, sessions)):
+        if not np.isfinite(values).all():
+            raise ModelFolderError(
+                f"{graph} computes {int((~np.isfinite(values)).sum())} values that are not finite, of {values.size}. "
+                "Export the model again, with --fp32 if this is fp16."
+            )
+        yield f"{graph}: {values.size} finite values, standard deviation {values.std():.3g}"
+
+
+def _outputs(engine: Engine) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """What each graph makes of a small image and a prompt about it."""
+    sizes = engine.sizes
+    random = np.random.default_rng(0)
+    side = sizes.patch_size * min(sizes.positions_per_side, 4)
+    features = engine.encode_images([random.uniform(-1, 1, (3, side, side)).astype(np.float32)])
+    text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
+    sample = Sample([*text, *[sizes.image_token_id] * sizes.image_seq_len], [np.zeros((3, side, side), np.float32)])
+    embeds = engine.embed(right_padded([sample]), features, feature_rows([sample], features, engine))
+    length = np.array([len(sample.ids)])
+    cache = engine.new_cache(1, len(sample.ids) + 1)
+    prefill = engine.decode(embeds, length, cache, length[:, None] - 1)
+    step = engine.decode(engine.embed(np.array([text[:1]])), np.array([1]), cache, np.zeros((1, 1), np.int64))
+    if engine.sessions.memory == "cpu":
+        yield "vision.onnx", features.values.numpy().astype(np.float32)
+        yield "embedding.onnx", embeds.numpy().astype(np.float32)
+    yield "decoder.onnx", np.concatenate([prefill, step])

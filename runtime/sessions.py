@@ -1,0 +1,129 @@
+"""ONNX Runtime sessions of a model folder, on the execution provider that was asked for and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..graphs.contract import GRAPHS, GraphName, TensorSpec, graph_file, interface
+from .errors import ModelFolderError, ProviderError
+from .folder import ModelFolder
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Provider = str | tuple[str, dict[str, Any]]
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU]}
+DEVICES = ("auto", *_PROVIDERS)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The three graphs, opened."""
+
+    vision: ort.InferenceSession
+    embedding: ort.InferenceSession
+    decoder: ort.InferenceSession
+    memory: Literal["cpu", "cuda"]
+    """Where features, embeddings and the cache live."""
+    providers: list[str]
+    """What the sessions run on, by priority."""
+
+
+def open_sessions(
+    folder: ModelFolder,
+    device: str = "auto",
+    providers: Sequence[Provider] | None = None,
+    session_options: ort.SessionOptions | None = None,
+) -> Sessions:
+    """Open the graphs of a folder and check them against the contract.
+
+    Args:
+        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where it works, else the CPU.
+        providers: ONNX Runtime's own provider list instead of a device.
+
+    Raises:
+        ProviderError: a provider that was asked for is missing or was dropped by ONNX Runtime.
+        ModelFolderError: a graph cannot be opened or has another interface than the contract.
+    """
+    import onnxruntime as ort  # here, so that importing the package does not load it
+
+    if providers is None:
+        candidates = _candidates(device, ort.get_available_providers(), "bf16" in folder.manifest.precision.values())
+    else:
+        candidates = [list(providers)]
+    for last, wanted in enumerate(candidates, 1 - len(candidates)):
+        try:
+            sessions = {graph: _open(folder, graph, wanted, session_options) for graph in GRAPHS}
+        except ProviderError:
+            if not last:
+                raise
+            continue
+        names = sessions["decoder"].get_providers()
+        return Sessions(**sessions, memory="cuda" if CUDA in names or TENSORRT in names else "cpu", providers=names)
+    raise AssertionError("every candidate either opens or raises")
+
+
+def _candidates(device: str, available: Sequence[str], needs_cuda: bool) -> list[list[Provider]]:
+    """Provider lists to try, best first."""
+    if device not in DEVICES:
+        raise ProviderError(f"There is no device {device!r}. Choose one of {', '.join(DEVICES)}.")
+    if device == "cpu" and needs_cuda:
+        raise ProviderError(
+            "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
+        )
+    if device != "auto":
+        return [list(_PROVIDERS[device])]
+    lists: list[list[Provider]] = [[CUDA, CPU]] if CUDA in available else []
+    if needs_cuda and not lists:
+        raise ProviderError(
+            "This model folder is bf16, which ONNX Runtime runs on CUDA only, and this machine's ONNX Runtime has no CUDA. "
+            "Install onnxruntime-gpu, or export with --fp16 or --fp32."
+        )
+    return lists if needs_cuda else [*lists, [CPU]]
+
+
+def _open(
+    folder: ModelFolder, graph: GraphName, wanted: Sequence[Provider], session_options: ort.SessionOptions | None
+) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
+    available = ort.get_available_providers()
+    for name in names:
+        if name not in available:
+            raise ProviderError(
+                f"This ONNX Runtime {ort.__version__} has no {name}, only {', '.join(available)}. "
+                + ("Install onnxruntime-gpu in place of onnxruntime." if name in (CUDA, TENSORRT) else "Check the name.")
+            )
+    if CUDA in names and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    options = session_options
+    if options is None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
+    path = folder.file(graph_file(graph))
+    try:
+        session = ort.InferenceSession(path, options, providers=list(wanted))
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        reason = str(error).strip().splitlines()[0]
+        if names[0] != CPU and CPU in available and _is_about_provider(reason):
+            raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
+        raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error
+    missing = [name for name in names if name not in session.get_providers()]
+    if missing:
+        raise ProviderError(
+            f"ONNX Runtime dropped {', '.join(missing)} and would have run {graph_file(graph)} on "
+            f"{', '.join(session.get_providers())}. Check the provider's libraries (CUDA and cuDNN of the version that "
+            f"ONNX Runtime {ort.__version__} was built for), or choose --device cpu."
+        )
+    manifest = folder.manifest
+    found = ([TensorSpec(t.name, t.type, tuple(t.shape)) for t in side] for side in (session.get_inputs(), session.get_outputs()))
+    interface(graph, manifest.precision[graph], manifest.model).check(graph, *found)
+    return session
+
+
+def _is_about_provider(reason: str) -> bool:
+    return any(word in reason for word in ("CUDA", "cuda", "cuDNN", "TensorRT", "Tensorrt", "provider"))
