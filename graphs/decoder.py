@@ -40,8 +40,9 @@ class Decoder(nn.Module):
             x = x + attention.o_proj(output)
             x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
             presents += present
-        batch = torch.arange(x.shape[0])[:, None]
-        wanted = self._norm(x[batch, logit_positions], self.text_model.norm)
+        batch, seq, _ = x.shape
+        rows = torch.arange(batch)[:, None] * seq + logit_positions
+        wanted = self._norm(nn.functional.embedding(rows, x.flatten(0, 1)), self.text_model.norm)
         return (self.lm_head(wanted).to(torch.float32), *presents)
 
     def _norm(self, x: Tensor, layer: Any) -> Tensor:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from idefics2_onnx import Idefics2
+from idefics2_onnx.demo.random_model import write_checkpoint
+from idefics2_onnx.export import export_model
+from parity import Reference
+from small_models import SMALL_MODELS
+
+Keyed = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a small model's checkpoint, written once."""
+    folders: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in folders:
+            small, folder = SMALL_MODELS[name], tmp_path_factory.mktemp("checkpoints") / name
+            write_checkpoint(
+                folder, small.config, image_options=small.image_options, dtype=small.dtype, shard_size=small.shard_size
+            )
+            folders[name] = folder
+        return folders[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Keyed:
+    """Model folder of a small model, exported once per precision and flavour, unverified."""
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def make(name: str, precision: str = "fp32", attention: str = "fused") -> Path:
+        key = (name, precision, attention)
+        if key not in folders:
+            target = tmp_path_factory.mktemp("folders") / "-".join(key)
+            wanted = None if SMALL_MODELS[name].config.text_config.head_dim % 16 else attention
+            folders[key] = export_model(checkpoint(name), target, precision, attention=wanted, verify="never").folder  # type: ignore[arg-type]
+        return folders[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(exported: Keyed) -> Callable[..., Idefics2]:
+    """An opened small model."""
+    models: dict[Path, Idefics2] = {}
+
+    def make(*key: str) -> Idefics2:
+        folder = exported(*key)
+        return models.setdefault(folder, models.get(folder) or Idefics2.from_pretrained(folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
+    """transformers' model and processor of a small model."""
+    references: dict[str, Reference] = {}
+
+    def make(name: str) -> Reference:
+        if name not in references:
+            references[name] = Reference.load(checkpoint(name))
+        return references[name]
+
+    return make

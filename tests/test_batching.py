@@ -1,0 +1,76 @@
+"""A batch equals its rows run one by one, and the reference's own batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from parity import TOLERANCES, photos
+
+TEXTS = ["Two: <image><image>", "no picture", "<image>", "A rather long question about <image>, the longest of all of them?"]
+FLAVOURS = [("plain", "fp32", "fused"), ("window", "fp32", "fused"), ("window", "fp32", "standard"), ("odd_heads", "fp32", "standard")]
+
+
+def images() -> list[list]:
+    a, b, c = photos()
+    return [[a, b], [], [c], [a]]
+
+
+@pytest.mark.parametrize("case", FLAVOURS, ids="-".join)
+def test_ragged_batch_equals_single(case, model):
+    ours = model(*case)
+    together = ours.generate(TEXTS, images(), raw=True, max_new_tokens=24)
+    for text, own, row in zip(TEXTS, images(), together, strict=True):
+        alone = ours.generate(text, own, raw=True, max_new_tokens=24)
+        assert row.token_ids == alone.token_ids
+        assert (row.text, row.finish_reason, row.prompt_tokens) == (alone.text, alone.finish_reason, alone.prompt_tokens)
+
+
+@pytest.mark.parametrize("case", FLAVOURS, ids="-".join)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_ragged_logits_equal_single(case, side, model):
+    ours = model(*case)
+    batch = ours.processor(text=TEXTS, images=images(), padding=True, padding_side=side)
+    together = ours.logits(batch)
+    assert together.dtype == np.float32
+    for row, (text, own) in enumerate(zip(TEXTS, images(), strict=True)):
+        single = ours.logits(ours.processor(text=text, images=[own] if own else None))[0]
+        mask = batch["attention_mask"][row] == 1
+        assert np.abs(together[row, mask] - single).max() <= TOLERANCES["decoder prefill"]["fp32"]
+        assert not together[row, ~mask].any()
+
+
+@pytest.mark.parametrize("case", FLAVOURS, ids="-".join)
+def test_batch_equals_reference_batch(case, model, reference):
+    ours, theirs = model(*case), reference(case[0])
+    inputs = theirs.inputs(TEXTS, images(), splitting=True)
+    expected = theirs.generate(inputs, max_new_tokens=24)
+    assert ours.generate(**inputs, max_new_tokens=24).tolist() == expected.tolist()
+
+
+def test_rows_stop_each_on_its_own_end_token(model, reference):
+    """Every token a row produces is in turn made an end token; the reference pads what follows."""
+    ours, theirs = model("plain"), reference("plain")
+    inputs = theirs.inputs(TEXTS, images(), splitting=True)
+    free = ours.generate(**inputs, max_new_tokens=12)[:, inputs["input_ids"].shape[1] :]
+    lengths = set()
+    for end in np.unique(free)[:6]:
+        ends = [int(end), 2]
+        answer = ours.generate(**inputs, max_new_tokens=12, eos_token_id=ends)
+        assert answer.tolist() == theirs.generate(inputs, max_new_tokens=12, eos_token_id=ends).tolist()
+        lengths.add(answer.shape[1])
+        result = ours.generate(TEXTS, images(), raw=True, max_new_tokens=12, eos_token_id=ends)
+        for row, own in zip(result, free.tolist(), strict=True):
+            stop = own.index(end) + 1 if end in own else 12
+            assert row.token_ids == own[:stop]
+            assert row.finish_reason == ("stop" if end in own else "length")
+
+
+def test_images_of_one_size_are_encoded_together_and_apart_alike(model, monkeypatch):
+    ours = model("plain")
+    tiles = [tile for image in photos() for tile in ours.processor.image_processor.tiles(image)]
+    together = ours._engine.encode_images(tiles)
+    monkeypatch.setattr("idefics2_onnx.runtime.engine.PATCHES_PER_CALL", 1)
+    apart = ours._engine.encode_images(tiles)
+    rows = np.arange(ours.processor.image_seq_len)
+    for first, second in zip(together.first_rows, apart.first_rows, strict=True):
+        assert np.abs(together.values.numpy()[first + rows] - apart.values.numpy()[second + rows]).max() <= 1e-5

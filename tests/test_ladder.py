@@ -1,0 +1,70 @@
+"""The parity ladder: pixels → ids → vision → embedding → decoder prefill → decoder step → text, against transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from idefics2_onnx.runtime.generation import feature_rows, right_padded
+from idefics2_onnx.runtime.image_processor import unpad_tiles
+from idefics2_onnx.runtime.processor import Sample
+from parity import assert_close, photos, tensors
+from small_models import SMALL_MODELS
+
+PROMPTS = {0: "No picture here, só?", 1: "What is <image>in it", 3: "<image><image> Compare them with <image>!"}
+CASES = [
+    *((name, "fp32", flavour) for name in SMALL_MODELS for flavour in ("fused", "standard") if (name, flavour) != ("odd_heads", "fused")),
+    *((name, "fp16", "fused") for name in SMALL_MODELS),
+    ("plain", "fp16", "standard"),
+]  # fmt: skip
+NEW_TOKENS = 40
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("splitting", [False, True], ids=["whole", "split"])
+@pytest.mark.parametrize("num_images", PROMPTS, ids="{}-images".format)
+def test_ladder(case, splitting, num_images, model, reference):
+    name, precision, _ = case
+    ours, theirs = model(*case), reference(name)
+    texts, images = [PROMPTS[num_images]], [photos()[:num_images]]
+    expected = theirs.inputs(texts, images, splitting)
+    inputs = ours.processor(text=texts, images=images, padding=True, do_image_splitting=splitting)
+    assert list(inputs) == list(expected)
+    for key, value in expected.items():
+        assert inputs[key].dtype == value.dtype, key
+        assert_close("pixels" if key.startswith("pixel") else "ids", precision, inputs[key], value)
+
+    engine = ours._engine
+    tiles = unpad_tiles(inputs["pixel_values"], inputs["pixel_attention_mask"])[0] if num_images else []
+    sample, features, merged = Sample(inputs["input_ids"][0].tolist(), tiles), None, None
+    if num_images:
+        features = engine.encode_images(tiles)
+        arrays = tensors({"pixel_values": inputs["pixel_values"], "pixel_attention_mask": inputs["pixel_attention_mask"]})
+        with torch.no_grad():
+            merged = torch.cat(theirs.model.get_image_features(**arrays).pooler_output)
+        order = np.concatenate([np.arange(row, row + ours.processor.image_seq_len) for row in features.first_rows])
+        assert_close("vision", precision, features.values.numpy()[order], merged.numpy())
+    embeds = engine.embed(right_padded([sample]), features, feature_rows([sample], features, engine))
+    with torch.no_grad():
+        ids = torch.from_numpy(inputs["input_ids"])
+        wanted = theirs.model.get_input_embeddings()(ids)
+        if merged is not None:
+            wanted = theirs.model.model.inputs_merger(ids, wanted, merged)
+    assert_close("embedding", precision, embeds.numpy(), wanted.numpy())
+
+    length = np.array([len(sample.ids)])
+    cache = engine.new_cache(1, len(sample.ids) + 1)
+    positions = np.arange(len(sample.ids))[None]
+    expected_logits = theirs.logits(expected)
+    assert 0.3 < expected_logits.std() < 3  # the tolerances mean something
+    assert_close("decoder prefill", precision, engine.decode(embeds, length, cache, positions), expected_logits)
+    follow = np.array([[77]])
+    step = engine.decode(engine.embed(follow), np.array([1]), cache, np.zeros((1, 1), np.int64))
+    longer = expected | {key: np.concatenate([expected[key], new], 1) for key, new in (("input_ids", follow), ("attention_mask", follow * 0 + 1))}  # fmt: skip
+    assert_close("decoder step", precision, step, theirs.logits(longer)[:, -1:])
+
+    if precision == "fp32":
+        options = {"max_new_tokens": NEW_TOKENS}
+        answer = ours.generate(**inputs, **options)
+        assert answer.tolist() == theirs.generate(expected, **options).tolist()
+        assert_close("decoder prefill", precision, ours.logits(inputs), expected_logits)
