@@ -12,7 +12,7 @@ from .architecture import choose_attention, load_config, match_tensors, model_si
 from .bundle import file_entry, new_folder, write_manifest
 from .checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from .processor_files import write_processor_files
-from .trace import OPERATORS, trace_graphs
+from .trace import OPERATORS, folder_bytes, trace_graphs
 from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
@@ -76,9 +76,7 @@ def export_model(
     sizes, shapes, tied = model_sizes(config)
     names = match_tensors(checkpoint, shapes, tied)
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{precision}")
-    # An early, rough answer: two bytes or four a parameter. The exact size is known only after the trace.
-    size = sizes.num_parameters * (4 if precision == "fp32" else 2)
-    with new_folder(target, size) as partial:
+    with new_folder(target, folder_bytes(shapes, precision)) as partial:
         write_processor_files(checkpoint, config, partial)
         files: dict[str, FileEntry] = {}
         for graph in trace_graphs(config, sizes, precision, flavour):

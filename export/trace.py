@@ -7,6 +7,7 @@ with the name of the checkpoint tensor it stands for; `weights` fills them one b
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,20 +51,28 @@ class TracedGraph:
     weights: dict[str, Weight]
 
 
+CONNECTOR = "model.connector."
+
+
+def parameter_dtype(name: str, precision: Precision) -> torch.dtype:
+    """Dtype of one of the model's parameters in a precision: the connector of fp16 stays fp32."""
+    return torch.float32 if precision == "fp16" and name.startswith(CONNECTOR) else DTYPES[precision]
+
+
+def folder_bytes(shapes: dict[str, tuple[int, ...]], precision: Precision) -> int:
+    """Size of all weights in a model folder, known before the trace; tied weights are stored twice."""
+    return sum(math.prod(shape) * parameter_dtype(name, precision).itemsize for name, shape in shapes.items())
+
+
 def fake_model(config: Idefics2Config, precision: Precision) -> Idefics2ForConditionalGeneration:
     """The reference model without data, in the dtypes of a precision. Call under `fake_mode`."""
     model = Idefics2ForConditionalGeneration(config).eval()
-    _retype(model, DTYPES[precision])
-    if precision == "fp16":
-        _retype(model.model.connector, torch.float32)
+    # Not model.to(dtype), which fake parameters do not allow. Tied parameters come apart, as they do in the graphs.
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        owner, _, leaf = name.rpartition(".")
+        typed = torch.empty(parameter.shape, dtype=parameter_dtype(name, precision))
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(typed, requires_grad=False))
     return model
-
-
-def _retype(module: nn.Module, dtype: torch.dtype) -> None:
-    """Like module.to(dtype), which fake parameters do not allow; tied parameters may come apart."""
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False))
 
 
 @contextmanager

@@ -17,16 +17,18 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._ids, self._sent = tokenizer, list[int](), ""
+        self._hidden = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
 
     def push(self, token_id: int) -> str:
         """Take a token; returns the text that became certain, maybe none."""
         self._ids.append(token_id)
-        token = self._tokenizer.id_to_token(token_id) or ""
-        text = self.text
-        # A run of byte tokens is decoded as a whole, and a byte-level token may end inside a character.
-        if _BYTE_TOKEN.fullmatch(token) or text.endswith("\ufffd") or not text.startswith(self._sent):
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None or token_id in self._hidden:
             return ""
-        return self._send(text)
+        # A run of byte tokens is decoded as a whole, hidden tokens inside it notwithstanding; and a byte-level token may end
+        # inside a character.
+        text = self.text
+        return "" if _BYTE_TOKEN.fullmatch(token) or text.endswith("\ufffd") else self._send(text)
 
     def close(self) -> str:
         """The rest of the text."""

@@ -1,0 +1,120 @@
+"""Model folders from strangers: missing, damaged, or leading outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from idefics2_onnx import Idefics2, ModelFolderError
+from idefics2_onnx.graphs.contract import MANIFEST
+from idefics2_onnx.runtime.folder import DEMO, ModelFolder
+from idefics2_onnx.runtime.self_check import check_folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return Path(shutil.copytree(DEMO, tmp_path / "model"))
+
+
+def refused(folder: Path | str, match: str) -> None:
+    with pytest.raises(ModelFolderError, match=match) as caught:
+        Idefics2.from_pretrained(folder).processor.tokenizer  # noqa: B018
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_what_is_no_model_folder(tmp_path, folder):
+    refused(tmp_path / "nowhere", "is not a folder")
+    refused(folder / "config.json", "is not a folder")
+    refused(tmp_path, "has no idefics2_onnx.json, so it is no model folder")
+    (folder / MANIFEST).unlink()
+    refused(folder, "so it is a checkpoint")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEMO.iterdir()))
+def test_every_file_is_guarded(name, folder):
+    """Missing, shortened, or with one bit changed: each is noticed when the folder is opened."""
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-2])
+    refused(folder, "bytes where" if name != MANIFEST else "not readable JSON")
+    if name != MANIFEST:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        refused(folder, f"{name} is damaged: its SHA-256")
+    path.unlink()
+    refused(folder, f"lacks the file {name}" if name != MANIFEST else f"has no {MANIFEST}")
+
+
+def test_links_may_not_lead_outside(folder, tmp_path):
+    secret = tmp_path / "secret.json"
+    (folder / "config.json").rename(secret)
+    (folder / "config.json").symlink_to(secret)
+    refused(folder, "a link to a file outside")
+
+
+def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
+    blobs, snapshot = tmp_path / "repo" / "blobs", tmp_path / "repo" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in folder.iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    assert Idefics2.from_pretrained(snapshot).generate("Hi", max_new_tokens=1).token_ids
+
+
+def test_another_interface_is_refused(folder):
+    """A whole folder whose graphs are of another precision than its manifest says."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["precision"]["decoder"] = "fp32"
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    refused(folder, r"decoder.onnx has the input inputs_embeds tensor\(float16\).*contract is inputs_embeds tensor\(float\)")
+
+
+def test_a_graph_that_is_no_graph(folder):
+    content = b"not ONNX" * 100
+    _replace(folder, "vision.onnx", content)
+    refused(folder, "ONNX Runtime cannot open")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("tokenizer.json", b"{}", "is not a tokenizer"),
+        ("preprocessor_config.json", b"[1]", "no JSON object"),
+        ("processor_config.json", b'{"image_seq_len": 3}', "3 tokens, the model 64"),
+        ("generation_config.json", b"{", "not readable JSON"),
+    ],
+)
+def test_processor_files_that_cannot_be(name, content, match, folder):
+    _replace(folder, name, content)
+    refused(folder, match)
+
+
+def _replace(folder: Path, name: str, content: bytes) -> None:
+    """Change a file and its entry in the manifest, as a stranger would."""
+    import hashlib
+
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_hub_ids_that_cannot_be_had(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused("nobody/no-such-model", "could not be downloaded")
+
+
+def test_self_check(folder):
+    lines = list(check_folder(ModelFolder.open(folder)))
+    assert [line.split(":")[0] for line in lines] == ["files", "processor", "interfaces", "vision.onnx", "embedding.onnx", "decoder.onnx"]
+
+
+def test_self_check_sees_what_is_not_finite(folder):
+    data = bytearray((folder / "decoder.onnx.data").read_bytes())
+    data[-4096:] = b"\xff" * 4096  # fp16 NaN
+    _replace(folder, "decoder.onnx.data", bytes(data))
+    with pytest.raises(ModelFolderError, match="not finite"):
+        list(check_folder(ModelFolder.open(folder)))

@@ -1,0 +1,130 @@
+"""The model as an app uses it: prompts in every form, streaming, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from idefics2_onnx import Idefics2, ImageError, PromptError
+from parity import photo, photos
+
+CAT = "examples/cat.jpg"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Idefics2:
+    return Idefics2.from_pretrained()
+
+
+def test_string_is_one_user_turn(model):
+    ours = model("plain")
+    a, b, _ = photos()
+    template = "User:<image><image>Compare<end_of_utterance>\nAssistant:"
+    by_hand = ours.generate(template, [a, b], raw=True, max_new_tokens=8)
+    assert ours.generate("Compare", [a, b], max_new_tokens=8).token_ids == by_hand.token_ids
+    assert ours.generate("<image><image>Compare", [a, b], max_new_tokens=8).token_ids == by_hand.token_ids
+    inside = ours.generate("See <image>and <image>", [a, b], max_new_tokens=8)
+    raw = "User: See <image>and <image><end_of_utterance>\nAssistant:"
+    assert inside.token_ids == ours.generate(raw, [a, b], raw=True, max_new_tokens=8).token_ids
+
+
+def test_batches_in_every_nesting(model):
+    ours = model("plain")
+    a, b, c = photos()
+    alone = [ours.generate("X", [a, b], max_new_tokens=4), ours.generate("Y", [c], max_new_tokens=4)]
+    nested = ours.generate(["X", "Y"], [[a, b], [c]], max_new_tokens=4)
+    flat = ours.generate(["<image><image>X", "<image>Y"], [a, b, c], max_new_tokens=4)
+    assert [r.token_ids for r in nested] == [r.token_ids for r in flat] == [r.token_ids for r in alone]
+    assert ours.generate(["X"], [[a, b]], max_new_tokens=4)[0].token_ids == alone[0].token_ids
+
+
+def test_image_sources_are_alike(demo, tmp_path):
+    image = photo("chelsea")
+    image.save(tmp_path / "cat.png")
+    sources = [image, np.asarray(image), tmp_path / "cat.png", str(tmp_path / "cat.png"), (tmp_path / "cat.png").read_bytes()]
+    with (tmp_path / "cat.png").open("rb") as file:
+        answers = [demo.generate("What?", source, max_new_tokens=6).token_ids for source in [*sources, file]]
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_stream_joins_to_the_answer(demo):
+    stream = demo.stream("What is this?", CAT, max_new_tokens=64)
+    pieces = list(stream)
+    whole = demo.generate("What is this?", CAT, max_new_tokens=64)
+    assert "".join(pieces) == whole.text == stream.result.text
+    assert stream.result.token_ids == whole.token_ids
+    assert whole.finish_reason == stream.result.finish_reason == "length"
+    assert whole.timings.steps == 63
+    assert min(whole.timings.images, whole.timings.prefill, whole.timings.decode) > 0
+
+
+def test_banned_and_special_tokens_never_appear(demo):
+    """Image tokens are banned by generation_config.json; special tokens are generated but not shown."""
+    free = demo.generate("Hi", CAT, max_new_tokens=200, eos_token_id=[], bad_words_ids=[])
+    banned = [demo.processor.tokenizer.token_to_id(t) for t in ("<fake_token_around_image>", "<image>")]
+    kept = demo.generate("Hi", CAT, max_new_tokens=200, eos_token_id=[])
+    assert not set(banned) & set(kept.token_ids)
+    assert "<" not in kept.text.replace("<", "", kept.token_ids.count(demo.processor.tokenizer.token_to_id("<")))
+    for token in set(free.token_ids[:3]):
+        assert token not in demo.generate("Hi", CAT, max_new_tokens=20, bad_words_ids=[[token]]).token_ids
+    first, second = free.token_ids[:2]
+    assert demo.generate("Hi", CAT, max_new_tokens=2, bad_words_ids=[[first, second]]).token_ids[0] == first
+    assert demo.generate("Hi", CAT, max_new_tokens=2, bad_words_ids=[[first, second]]).token_ids[1] != second
+
+
+def test_splitting_is_one_switch_for_pixels_and_prompt(demo):
+    split, whole = (demo.generate("Hi", CAT, max_new_tokens=1, do_image_splitting=s).prompt_tokens for s in (True, False))
+    assert split - whole == 4 * 65  # four more tiles and their fake tokens
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda m: m.generate("<image>", [CAT, CAT]), PromptError, "has 1 <image> but 2 images were given"),
+        (lambda m: m.generate("<image><image>", CAT), PromptError, "has 2 <image> but 1 image was given"),
+        (lambda m: m.generate("<image>"), PromptError, "has 1 <image> but 0 images"),
+        (lambda m: m.generate("Hi", CAT, raw=True), PromptError, "has 0 <image> but 1 image"),
+        (lambda m: m.generate(["<image>", "<image>"], [CAT]), PromptError, "2 <image> together but 1 images"),
+        (lambda m: m.generate(["Hi", "Ho"], [[CAT]]), PromptError, "2 prompts but 1 lists"),
+        (lambda m: m.generate("Hi", [[CAT], CAT]), ImageError, "mixes"),
+        (lambda m: m.generate(), PromptError, "neither"),
+        (lambda m: m.generate([]), PromptError, "no prompts"),
+        (lambda m: m.generate(3), PromptError, "neither"),
+        (lambda m: m.generate("Hi", max_new_tokens=0), PromptError, "max_new_tokens is 0"),
+        (lambda m: m.generate("Hi", max_new_tokens=5000), PromptError, "more than the model's 2048"),
+        (lambda m: m.stream("Hi", max_new_tokens=5000), PromptError, "more than the model's 2048"),
+        (lambda m: m.generate("Hi", max_tokens=5), PromptError, "no generation option 'max_tokens'"),
+        (lambda m: m.generate("Hi", bad_words_ids=[[]]), PromptError, "empty sequence"),
+        (lambda m: m.stream(["Hi", "Ho"]), PromptError, "Use generate for a batch"),
+        (lambda m: m.generate([{"role": "user"}]), PromptError, "A message is"),
+        (lambda m: m.generate([{"role": "user", "content": [{"type": "image", "image": CAT}]}], CAT), PromptError, "both inside"),
+        (lambda m: m.generate(input_ids=np.array([[1, 260]])), PromptError, "1 image tokens but 0 tiles"),
+        (lambda m: m.generate(input_ids=np.array([[1, 999]])), PromptError, "token 999, but the model knows 262"),
+        (lambda m: m.generate(input_ids=np.array([1, 2])), PromptError, r"shape \[2\]"),
+        (lambda m: m.generate(input_ids=np.array([[1, 2]]), attention_mask=np.array([[1]])), PromptError, "attention_mask has"),
+        (lambda m: m.generate(input_ids=np.array([[1, 2]]), attention_mask=np.array([[0, 0]])), PromptError, "0 tokens"),
+        (lambda m: m.generate("Hi", input_ids=np.array([[1]])), PromptError, "Both a prompt and input_ids"),
+        (lambda m: m.processor(text=["a", "bc"]), PromptError, "padding=True"),
+        (lambda m: m.processor(text=["a"], return_tensors="pt"), PromptError, "'pt'"),
+        (lambda m: m.processor(), PromptError, "Neither text nor images"),
+        (lambda m: m.processor(text="<image>", images=CAT, do_splitting=True), PromptError, "'do_splitting'"),
+        (lambda m: m.processor(images=[[]]), ImageError, "no image in any sample"),
+    ],
+)  # fmt: skip
+def test_bad_calls_get_one_sentence(call, error, match, demo):
+    with pytest.raises(error, match=match) as caught:
+        call(demo)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_only_prompts_and_nested_empty_images(demo):
+    assert demo.generate("Hello", max_new_tokens=3).token_ids == demo.generate("Hello", [], max_new_tokens=3).token_ids
+    both = demo.generate(["Hello", "Look"], [[], [CAT]], max_new_tokens=3)
+    assert both[0].token_ids == demo.generate("Hello", max_new_tokens=3).token_ids
+
+
+def test_caller_s_objects_are_not_changed(demo):
+    inputs = demo.processor(text=["<image>a", "longer text"], images=[[CAT], []], padding=True)
+    before = {name: array.copy() for name, array in inputs.items()}
+    demo.generate(**inputs, max_new_tokens=3)
+    demo.logits(inputs)
+    assert all((inputs[name] == array).all() for name, array in before.items())
