@@ -1,4 +1,4 @@
-"""Stream a graph's weights from the checkpoint to disk: a few rows at a time in, one tensor at a time out, hashed on the way."""
+"""Stream a graph's weights from the checkpoint to disk: a few rows at a time in, a band at a time out, hashed on the way."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from .trace import TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
+BAND = 160 << 20
+"""Bytes of a transposed tensor held at once. A larger one is read as many times as it has bands of this size."""
 _PAGE, _PAGED_FROM, _LINE = 4096, 1 << 20, 64
 """Tensors from 1 MiB start on a page, so that they can be mapped one by one; smaller ones on a cache line."""
 _ONNX_DTYPES = {
@@ -63,6 +65,7 @@ def write_graph(
                 file.write(data)
                 digest.update(data)
                 progress(data.nbytes)
+                del part, data  # before the next one is made
             offset += length
     proto = ir.to_proto(graph.model).SerializeToString()
     (folder / graph_file(graph.name)).write_bytes(proto)
@@ -82,13 +85,16 @@ def _parts(weight: Weight, checkpoint: Checkpoint, names: dict[str, str]) -> Ite
     shape = stored.shape or (1,)
     row = torch.Size(shape[1:]).numel() * stored.dtype.itemsize
     step = max(1, BLOCK // row)
-    blocks = ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+    blocks = [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
     if not weight.transposed:
         for start, stop in blocks:
             yield checkpoint.read(name, start, stop).to(weight.dtype)
         return
-    whole = torch.empty(shape[1], shape[0], dtype=weight.dtype)
-    for start, stop in blocks:
-        # Cast first: transposing the smaller type moves fewer bytes.
-        whole[:, start:stop] = checkpoint.read(name, start, stop).to(weight.dtype).T
-    yield whole
+    width = max(1, BAND // (shape[0] * weight.dtype.itemsize))
+    for left in range(0, shape[1], width):
+        band = torch.empty(min(width, shape[1] - left), shape[0], dtype=weight.dtype)
+        for start, stop in blocks:
+            # Cast first: transposing the smaller type moves fewer bytes.
+            band[:, start:stop] = checkpoint.read(name, start, stop)[:, left : left + width].to(weight.dtype).T
+        yield band
+        del band  # before the next one is made

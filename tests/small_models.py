@@ -22,7 +22,14 @@ _TEXT = {
     "rms_norm_eps": 1e-5,
     "pad_token_id": 0,
 }
-_VISION = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 98, "patch_size": 14}
+_VISION = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 98,
+    "patch_size": 14,
+}
 _PERCEIVER = {
     "resampler_n_latents": 4,
     "resampler_depth": 2,

@@ -7,7 +7,12 @@ import pytest
 from parity import TOLERANCES, photos
 
 TEXTS = ["Two: <image><image>", "no picture", "<image>", "A rather long question about <image>, the longest of all of them?"]
-FLAVOURS = [("plain", "fp32", "fused"), ("window", "fp32", "fused"), ("window", "fp32", "standard"), ("odd_heads", "fp32", "standard")]
+FLAVOURS = [
+    ("plain", "fp32", "fused"),
+    ("window", "fp32", "fused"),
+    ("window", "fp32", "standard"),
+    ("odd_heads", "fp32", "standard"),
+]
 
 
 def images() -> list[list]:

@@ -9,7 +9,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from idefics2_onnx.graphs.contract import GRAPHS, MANIFEST, Manifest, TensorSpec, data_file, graph_file, interface, key_value_names
+from idefics2_onnx.graphs.contract import (
+    GRAPHS,
+    MANIFEST,
+    Manifest,
+    TensorSpec,
+    data_file,
+    graph_file,
+    interface,
+    key_value_names,
+)
 from idefics2_onnx.graphs.errors import ModelFolderError
 
 FLAVOURS = ["fused", "standard"]
@@ -112,7 +121,9 @@ def test_cache_grows_or_has_room(name, flavour, exported):
 def test_logit_positions_choose_rows(exported):
     host = Host(exported("plain"))
     ids, empty = [5, 6, 7, 8], [np.zeros(host.shape(0), np.float32) for _ in host.past]
-    feeds = {"inputs_embeds": host.embed(ids), "attention_mask": np.ones((1, 4), np.int64)} | dict(zip(host.past, empty, strict=True))
+    feeds = {"inputs_embeds": host.embed(ids), "attention_mask": np.ones((1, 4), np.int64)} | dict(
+        zip(host.past, empty, strict=True)
+    )
     everywhere = host.call(ids, [1] * 4, empty)[0]
     chosen = host.decoder.run(None, feeds | {"logit_positions": np.array([[3, 0, 3]])})[0][0]
     assert np.abs(chosen - everywhere[[3, 0, 3]]).max() <= 1e-6

@@ -199,7 +199,9 @@ def test_disk_that_is_too_small(checkpoint, tmp_path, monkeypatch):
     refused(checkpoint("plain"), tmp_path / "out", "needs 0.1 GB, but .* has 0.0 GB free")
 
 
-EXPORT = "import sys; from idefics2_onnx.export import export_model; export_model(sys.argv[1], sys.argv[2], 'fp32', verify='never')"
+EXPORT = (
+    "import sys; from idefics2_onnx.export import export_model; export_model(sys.argv[1], sys.argv[2], 'fp32', verify='never')"
+)
 
 
 def test_write_that_fails_leaves_nothing(checkpoint, tmp_path):

@@ -109,7 +109,14 @@ def test_hub_ids_that_cannot_be_had(monkeypatch):
 
 def test_self_check(folder):
     lines = list(check_folder(ModelFolder.open(folder)))
-    assert [line.split(":")[0] for line in lines] == ["files", "processor", "interfaces", "vision.onnx", "embedding.onnx", "decoder.onnx"]
+    assert [line.split(":")[0] for line in lines] == [
+        "files",
+        "processor",
+        "interfaces",
+        "vision.onnx",
+        "embedding.onnx",
+        "decoder.onnx",
+    ]
 
 
 def test_self_check_sees_what_is_not_finite(folder):
