@@ -106,7 +106,7 @@ def _compare_decoder(
             expected = reference.lm_head(reference.model.text_model(inputs_embeds=so_far[None]).last_hidden_state)[0]
             count = int(lengths[row]) if step == 0 else 1
             what = f"logits of prompt {row + 1}" + (f", step {step}" if step else "")
-            yield Difference.between("decoder", what, logits[row, :count], expected[-count:].numpy(), precision)
+            yield Difference.between("decoder", what, logits[row, :count], expected[-count:].numpy(), precision, sizes.num_layers)
         x = reference.get_input_embeddings()(new_ids[:, min(step, _STEPS - 1)])[:, None]
         positions = np.zeros((batch, 1), np.int64)
 
