@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .runtime.generation import Generation
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
+_EXAMPLE_TOKENS = 256
 _DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
 
 
@@ -100,17 +101,19 @@ def run(
     *images, prompt = arguments
     if Path(prompt).is_file():
         raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
+    from .runtime.image_source import load_image
     from .runtime.model import Idefics2
 
     if max_image_pixels is not None:
         from PIL import Image
 
         Image.MAX_IMAGE_PIXELS = (max_image_pixels + 1) // 2  # Pillow refuses from twice its limit
+    pictures = [load_image(image) for image in images]  # before the model: opening a large one takes a while
     opened = Idefics2.from_pretrained(_choose_model(model), device)
     options: dict[str, Any] = {"raw": raw, "max_new_tokens": max_new_tokens}
     if no_split:
         options["do_image_splitting"] = False
-    stream = opened.stream(prompt, list(images) or None, **options)
+    stream = opened.stream(prompt, pictures, **options)
     for piece in stream:
         if not as_json:
             click.echo(piece, nl=False)
@@ -142,6 +145,9 @@ def info(folder: str | None, as_json: bool) -> None:
     window = f", window {manifest.model.sliding_window:,}" if manifest.model.sliding_window else ""
     click.echo(f"  longest     {manifest.model.max_positions:,} tokens{window}")
     click.echo(f"  cache       {_bytes(prompt['cache_bytes_per_token'])} per token")
+    tokens = prompt["tokens_per_split_image"] + _EXAMPLE_TOKENS
+    cost = _bytes(tokens * prompt["cache_bytes_per_token"])
+    click.echo(f"  example     a split image and {_EXAMPLE_TOKENS} tokens of text: {tokens} tokens, {cost} of cache")
 
 
 @main.command()

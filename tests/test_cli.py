@@ -134,6 +134,7 @@ def test_info(cli, exported):
     text = cli("info", exported("window", "fp16")).stdout
     assert f"{facts['model']['num_parameters']:,}" in text
     assert "9 tokens, 45 when split" in text
+    assert "301 tokens, 77.1 kB of cache" in text
     assert "512 tokens, window 7" in text
 
 
