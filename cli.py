@@ -101,14 +101,14 @@ def run(
     *images, prompt = arguments
     if Path(prompt).is_file():
         raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
-    from .runtime.image_source import load_image
+    from .runtime.image_source import open_image
     from .runtime.model import Idefics2
 
     if max_image_pixels is not None:
         from PIL import Image
 
         Image.MAX_IMAGE_PIXELS = (max_image_pixels + 1) // 2  # Pillow refuses from twice its limit
-    pictures = [load_image(image) for image in images]  # before the model: opening a large one takes a while
+    pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
     opened = Idefics2.from_pretrained(_choose_model(model), device)
     options: dict[str, Any] = {"raw": raw, "max_new_tokens": max_new_tokens}
     if no_split:

@@ -26,7 +26,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: dict[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form), **variables)
         try:
             self._template = environment.from_string(source)
@@ -39,9 +39,26 @@ class ChatTemplate:
             if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
                 raise PromptError(f'A message is {message!r:.80}. Give {{"role": "user", "content": [...]}}.')
         try:
-            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
-        except (TemplateError, TypeError, KeyError, IndexError) as error:
+            text = self._template.render(messages=[_normal(m) for m in messages], add_generation_prompt=add_generation_prompt)
+        except Exception as error:  # a template is a program: its mistakes on unforeseen messages are of every kind
             raise PromptError(f"The chat template refuses these messages ({error}). Check roles and contents.") from error
+        for message in messages:
+            content = message["content"]
+            if isinstance(content, str) and content.strip() not in text:
+                raise PromptError(
+                    f"The chat template leaves out the text {content!r:.60}, because this message's content is a string. "
+                    'Give a list: [{"type": "text", "text": ...}].'
+                )
+        return text
+
+
+def _normal(message: Message) -> Message:
+    """OpenAI's image_url items become image items, as in the reference."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return message
+    items = [{"type": "image"} if isinstance(item, dict) and item.get("type") == "image_url" else item for item in content]
+    return message | {"content": items}
 
 
 def load_chat_template(folder: Path, variables: dict[str, str]) -> ChatTemplate | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..graphs.contract import ModelSizes
 from .cache import BFLOAT16, KeyValueCache
 from .folder import ModelFolder
-from .image_processor import Tile
+from .padding import Tile
 from .positions import position_ids
 from .sessions import Sessions
 

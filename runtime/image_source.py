@@ -1,8 +1,11 @@
-"""Anything a caller may call an image → an upright RGB Pillow image, as the reference's `load_image` makes it."""
+"""Anything a caller may call an image → a Pillow image or an array, opened safely."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
+import urllib.request
 import warnings
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -14,35 +17,66 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import ImageError
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | Path | bytes | IO[bytes]
-"""A Pillow image, an array (uint8, [height, width], [height, width, channels] or channels first), a path, or a file's bytes."""
+"""A Pillow image, an array, a path, a ``data:`` or http(s) URL, a file's bytes, or an open binary file."""
+
+MAX_DOWNLOAD = 256 << 20
+"""Bytes of an image behind a URL."""
+_TIMEOUT = 30
+"""Seconds without an answer before a download fails."""
 
 
-def load_image(source: ImageSource) -> Image.Image:
-    """Open an image, turn it upright by its EXIF orientation and convert it to RGB.
+def open_image(source: ImageSource, allow_urls: bool = False) -> Image.Image | NDArray[Any]:
+    """Open an image. Files and bytes are decoded, turned upright by their EXIF orientation and made RGB, as the reference does.
+
+    Pillow images and arrays come back as they are. Of a file with several frames or pictures (GIF, MPO) the first is taken.
+
+    Args:
+        allow_urls: download http(s) URLs. Off by default: an app that passes on strangers' messages would fetch for them.
 
     Raises:
-        ImageError: it cannot be found, is damaged, is no image, or has more pixels than Pillow's limit
-            (`PIL.Image.MAX_IMAGE_PIXELS`; Pillow refuses from twice that).
+        ImageError: it cannot be found, is damaged, is no image, or has more pixels than Pillow allows
+            (twice `PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    if isinstance(source, Image.Image):
-        return _upright(source, "The image")
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+    if isinstance(source, Image.Image | np.ndarray):
+        return source
     if isinstance(source, str | Path):
-        name = str(source)
-        path = Path(source)
-        if not path.exists():
-            raise ImageError(f"There is no image file {name}. Check the path.")
-        if not path.is_file():
-            raise ImageError(f"{name} is not a file. Give the path of one image.")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{name} is empty (0 bytes). Give an image file.")
-        return _open(path, name)
-    if isinstance(source, bytes | bytearray):
+        return _open_named(source, allow_urls)
+    if isinstance(source, bytes | bytearray | memoryview):
         return _open(io.BytesIO(source), "The image")
     if hasattr(source, "read"):
-        return _open(source, getattr(source, "name", "The image"))
+        return _open(source, str(getattr(source, "name", "The image")))
     raise ImageError(f"A {type(source).__name__} is not an image. Give a path, bytes, a Pillow image or a NumPy array.")
+
+
+def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
+    """The reference's `load_image` on a Pillow image: upright by its EXIF orientation, then RGB, transparency dropped."""
+    try:
+        if image.getexif().get(0x0112, 1) != 1:  # transposing copies even where there is nothing to turn
+            image = ImageOps.exif_transpose(image)
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise ImageError(f"{name} is damaged or incomplete ({error}). Give an intact image file.") from error
+
+
+def _open_named(source: str | Path, allow_urls: bool) -> Image.Image:
+    name = str(source)
+    if name.startswith("data:"):
+        return _open(io.BytesIO(_data_url(name)), "The data: URL")
+    if name.startswith(("http://", "https://")):
+        if not allow_urls:
+            raise ImageError(f"{name:.200} is a URL, and downloads are off. Set allow_urls=True, or give the image itself.")
+        return _open(io.BytesIO(_download(name)), name)
+    try:
+        path = Path(source)
+        missing, is_file = not path.exists(), path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        missing, is_file = True, False
+    if missing:
+        raise ImageError(f"There is no image file {name:.200}. Check the path.")
+    if not is_file:
+        raise ImageError(f"{name} is not a file. Give the path of one image.")
+    return _open(path, name)
 
 
 def _open(file: Path | IO[bytes], name: str) -> Image.Image:
@@ -51,45 +85,51 @@ def _open(file: Path | IO[bytes], name: str) -> Image.Image:
             # Between its limit and twice its limit Pillow only warns; the reference opens those images.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                return _upright(image, name)
+                return upright_rgb(image, name)
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
-            f"{name} has more pixels than the limit of {limit:,}. "
+            f"{name} has more pixels than the limit of {2 * (Image.MAX_IMAGE_PIXELS or 0):,}. "
             "Shrink it, or raise the limit with --max-image-pixels (in Python: PIL.Image.MAX_IMAGE_PIXELS, half of it)."
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image that Pillow can read. Give a JPEG, PNG, WebP or similar file.") from error
-
-
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        raise ImageError(f"{name} {_what_it_is(file)}. Give a JPEG, PNG, WebP or similar file.") from error
     except ImageError:
         raise
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ImageError(f"{name} is damaged or incomplete ({error}). Give an intact image file.") from error
+    except Exception as error:  # some of Pillow's plug-ins fail on damaged headers in their own ways
+        raise ImageError(f"{name} is damaged or cannot be read ({error}). Give an intact image file.") from error
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    """uint8 arrays as they are; layout as the reference infers it: channels (1, 3 or 4) first, else last."""
-    if array.dtype != np.uint8:
-        raise ImageError(f"An image array has the dtype {array.dtype}. Give uint8 values from 0 to 255.")
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
-        raise ImageError(f"An image array has the shape {list(array.shape)}. Give [height, width] or [height, width, 1, 3 or 4].")
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+def _what_it_is(file: Path | IO[bytes]) -> str:
+    """Why a file is not an image, from its first bytes."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(5)
+    else:
+        file.seek(0)
+        start = file.read(5)
+    if not start:
+        return "is empty (0 bytes)"
+    if start == b"%PDF-":
+        return "is a PDF: render its pages to images first"
+    return "is not an image that Pillow can read"
 
 
-def nested(images: Any) -> list[list[ImageSource]]:
-    """One image, a list of images (of one sample) or a list of samples → a list of samples."""
-    if not isinstance(images, list | tuple):
-        return [[images]]
-    if images and all(isinstance(sample, list | tuple) for sample in images):
-        return [list(sample) for sample in images]
-    if any(isinstance(sample, list | tuple) for sample in images):
-        raise ImageError("images mixes images and lists of images. Give a list of images, or one list per prompt.")
-    return [list(images)]
+def _data_url(url: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ImageError("The data: URL has no base64 content. Give data:image/...;base64,... or the image's bytes.")
+    try:
+        return base64.b64decode(body, validate=False)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"The data: URL is not valid base64 ({error}). Encode the image's bytes again.") from error
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310  http(s) was checked
+            content: bytes = response.read(MAX_DOWNLOAD + 1)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{url:.200} could not be downloaded ({error}). Check the address.") from error
+    if len(content) > MAX_DOWNLOAD:
+        raise ImageError(f"{url:.200} has more than {MAX_DOWNLOAD:,} bytes. Give a smaller image.")
+    return content

@@ -22,7 +22,7 @@ from .generation import (
     generate_tokens,
     right_padded,
 )
-from .image_processor import unpad_tiles
+from .padding import unpad_tiles
 from .processor import Idefics2Processor, Sample, share_images
 from .prompt import Message, images_in
 from .sessions import Provider, open_sessions

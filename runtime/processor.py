@@ -1,4 +1,7 @@
-"""The exact port of Idefics2's processor: prompts and images → the arrays the model takes, and ids → text."""
+"""The exact port of Idefics2's processor: prompts and images → the arrays the model takes, and ids → text.
+
+Source: transformers 5.23, Idefics2Processor and ProcessorMixin.apply_chat_template.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,17 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .chat_template import ChatTemplate, load_chat_template
-from .errors import ModelFolderError, PromptError
-from .folder import read_json_object
-from .image_processor import Idefics2ImageProcessor, Tile, pad_tiles
-from .image_source import ImageSource, nested
-from .prompt import Message, check_image_count, expand_images, user_turn, with_tags
+from .errors import PromptError
+from .image_processor import Idefics2ImageProcessor, nested
+from .image_source import ImageSource
+from .padding import Tile, pad_tiles
+from .prompt import IMAGE, Message, check_image_count, expand_images, images_in, user_turn, with_tags
+from .tokenizer import Padding, Side, encode, load_tokenizer, pad_ids, padded_width, read_config
 
-Side = Literal["left", "right"]
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -38,6 +40,7 @@ class Idefics2Processor:
         image_processor: used for the images; its options decide about splitting, in pixels and prompt alike.
         tokenizer: a `tokenizers.Tokenizer`.
         image_seq_len: tokens per tile.
+        chat_template: None where the folder has none.
     """
 
     def __init__(
@@ -48,35 +51,32 @@ class Idefics2Processor:
         chat_template: ChatTemplate | None = None,
         pad_token_id: int = 0,
         padding_side: Side = "left",
+        truncation_side: Side = "right",
     ) -> None:
         self.image_processor, self.tokenizer, self.image_seq_len = image_processor, tokenizer, image_seq_len
-        self.chat_template, self.pad_token_id, self.padding_side = chat_template, pad_token_id, padding_side
+        self.chat_template, self.pad_token_id = chat_template, pad_token_id
+        self.padding_side, self.truncation_side = padding_side, truncation_side
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Idefics2Processor:
-        """From a model folder, or any folder with the reference's processor files."""
+    def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **image_options: Any) -> Idefics2Processor:
+        """From a model folder, or any folder with the reference's processor files and a tokenizer.json.
+
+        Args:
+            allow_urls: whether images may be http(s) URLs, which are downloaded.
+            image_options: options of the image processor in place of the folder's.
+        """
         folder = Path(folder)
-        if not (folder / "tokenizer.json").is_file():
-            raise ModelFolderError(f"{folder} has no tokenizer.json. Give a model folder made by `idefics2-onnx export`.")
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises a bare Exception
-            raise ModelFolderError(f"{folder / 'tokenizer.json'} is not a tokenizer ({error}). Download it again.") from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        config, processor = (
-            read_json_object(folder / name) if (folder / name).is_file() else {}
-            for name in ("tokenizer_config.json", "processor_config.json")
-        )
+        tokenizer, config = load_tokenizer(folder), read_config(folder, "tokenizer_config.json")
         special = {name: _content(config[name]) for name in _SPECIALS if config.get(name) is not None}
         pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
         return cls(
-            Idefics2ImageProcessor.from_pretrained(folder),
+            Idefics2ImageProcessor.from_pretrained(folder, allow_urls=allow_urls, **image_options),
             tokenizer,
-            int(processor.get("image_seq_len", 64)),
+            int(read_config(folder, "processor_config.json").get("image_seq_len", 64)),
             load_chat_template(folder, special),
             0 if pad is None else pad,
             config.get("padding_side") or "left",
+            config.get("truncation_side") or "right",
         )
 
     def __call__(
@@ -84,8 +84,11 @@ class Idefics2Processor:
         text: str | Sequence[str] | None = None,
         images: Any = None,
         *,
-        padding: bool | str = False,
+        padding: Padding = False,
         padding_side: Side | None = None,
+        pad_to_multiple_of: int | None = None,
+        truncation: bool = False,
+        max_length: int | None = None,
         add_special_tokens: bool = True,
         return_tensors: Literal["np"] | None = "np",
         **image_options: Any,
@@ -95,7 +98,8 @@ class Idefics2Processor:
         Args:
             text: one prompt or several, with one ``<image>`` per image.
             images: one image, the images of all prompts in order, or one list per prompt.
-            padding: True pads shorter prompts; needed for prompts of different lengths.
+            padding: True (or "longest") pads shorter prompts, "max_length" all of them to `max_length`.
+            truncation: cut prompts to `max_length` tokens; a prompt whose image tokens would be cut is refused.
             image_options: options of the image processor for this call, do_image_splitting among them.
 
         Returns:
@@ -109,46 +113,84 @@ class Idefics2Processor:
             raise PromptError("Neither text nor images were given. Give at least one of them.")
         if return_tensors not in ("np", None):
             raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
+        if truncation and max_length is None:
+            raise PromptError("truncation is on without a max_length. Give one.")
         if text is None:
-            return self.image_processor(images, **image_options)
+            tiles = self.image_processor.tiles
+            return pad_tiles([[t for own in tiles(sample, upright=True) for t in own] for sample in nested(images)])
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(t, str) for t in texts):
             raise PromptError("text is not a string or a list of strings. Use apply_chat_template for messages.")
-        samples = self.samples(texts, share_images(texts, images), add_special_tokens, **image_options)
-        if len({len(sample.ids) for sample in samples}) > 1 and not padding:
-            raise PromptError("The prompts have different lengths. Set padding=True.")
-        inputs = pad_ids([sample.ids for sample in samples], self.pad_token_id, padding_side or self.padding_side)
+        limit = max_length if truncation else None
+        samples = self.samples(texts, share_images(texts, images), add_special_tokens, limit, **image_options)
+        width = padded_width([len(sample.ids) for sample in samples], padding, max_length, pad_to_multiple_of)
+        inputs = pad_ids([sample.ids for sample in samples], self.pad_token_id, padding_side or self.padding_side, width)
         if any(sample.tiles for sample in samples):
             inputs |= pad_tiles([sample.tiles for sample in samples])
         return inputs
 
     def samples(
-        self, texts: Sequence[str], images: Sequence[Sequence[ImageSource]], add_special_tokens: bool = True, **image_options: Any
+        self,
+        texts: Sequence[str],
+        images: Sequence[Sequence[ImageSource]],
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        **image_options: Any,
     ) -> list[Sample]:
         """Tokenize tagged prompts and process their images, without padding."""
         options = self.image_processor.options.replace(**image_options)
         for text, own in zip(texts, images, strict=True):
             check_image_count(text, len(own))
         expanded = [expand_images(text, self.image_seq_len, options.do_image_splitting) for text in texts]
-        encodings = self.tokenizer.encode_batch(expanded, add_special_tokens=add_special_tokens)
-        tiles = ([t for image in own for t in self.image_processor.tiles(image, options)] for own in images)
-        return [Sample(encoding.ids, own) for encoding, own in zip(encodings, tiles, strict=True)]
+        encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self.truncation_side)
+        image_token = self.tokenizer.token_to_id(IMAGE)
+        assert image_token is not None, "the tokenizer was loaded with its image token"
+        for text, encoding in zip(expanded, encodings, strict=True):
+            needed, kept = text.count(IMAGE), encoding.ids.count(image_token)
+            if kept != needed:
+                raise PromptError(
+                    f"The prompt's images need {needed} tokens, and {kept} would be left of them in {len(encoding.ids)}. "
+                    "Raise max_length, or use fewer or unsplit images."
+                )
+        tiles = iter(self.image_processor.tiles([image for own in images for image in own], options, upright=True))
+        return [Sample(e.ids, [t for _ in own for t in next(tiles)]) for e, own in zip(encodings, images, strict=True)]
 
-    def apply_chat_template(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
-        """A conversation in the reference's format → prompt text with image tags. PromptError if the folder has no template."""
+    def apply_chat_template(
+        self,
+        messages: list[Message] | list[list[Message]],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A conversation in the reference's format, or a list of them → prompt text with image tags.
+
+        With `tokenize` the prompts go on through the processor with the images inside the messages, and `options`: its dict
+        with `return_dict`, else input_ids. PromptError if the folder has no template.
+        """
         if self.chat_template is None:
             raise PromptError("This model has no chat template, so it cannot take messages. Give a plain prompt instead.")
-        return self.chat_template.render(messages, add_generation_prompt)
+        batch = bool(messages) and isinstance(messages[0], list)
+        conversations: Any = messages if batch else [messages]
+        texts = [self.chat_template.render(conversation, add_generation_prompt) for conversation in conversations]
+        if not tokenize:
+            if options:
+                raise PromptError(f"{next(iter(options))!r} is an option of tokenize=True. Set that, too.")
+            return texts if batch else texts[0]
+        images = [images_in(conversation) for conversation in conversations]
+        inputs = self(texts, images if any(images) else None, **options)
+        return inputs if return_dict else inputs["input_ids"]
 
     def prompt_text(self, prompt: str | list[Message], num_images: int, raw: bool = False) -> str:
         """What a user wrote → the tagged text the model reads: one user turn, a whole conversation, or (raw) itself."""
         if not isinstance(prompt, str):
-            return self.apply_chat_template(prompt, add_generation_prompt=True)
+            return str(self.apply_chat_template(prompt, add_generation_prompt=True))
         if raw:
             return prompt
         if self.chat_template is None:
             return with_tags(prompt, num_images)
-        return self.apply_chat_template(user_turn(prompt, num_images), add_generation_prompt=True)
+        return str(self.apply_chat_template(user_turn(prompt, num_images), add_generation_prompt=True))
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of one sequence of ids."""
@@ -166,26 +208,16 @@ def share_images(texts: Sequence[str], images: Any) -> list[list[ImageSource]]:
     samples = nested(images)
     flat = not (isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple))
     if flat and len(texts) > 1:
-        ends = list(accumulate((text.count("<image>") for text in texts), initial=0))
+        ends = list(accumulate((text.count(IMAGE) for text in texts), initial=0))
         if ends[-1] != len(samples[0]):
             raise PromptError(
-                f"The prompts have {ends[-1]} <image> together but {len(samples[0])} images were given. "
-                "Put one <image> per image, or give one list of images per prompt."
+                f"The prompts have {ends[-1]} {IMAGE} together but {len(samples[0])} images were given. "
+                f"Put one {IMAGE} per image, or give one list of images per prompt."
             )
         return [samples[0][start:stop] for start, stop in pairwise(ends)]
     if len(samples) != len(texts):
         raise PromptError(f"There are {len(texts)} prompts but {len(samples)} lists of images. Give one list per prompt.")
     return samples
-
-
-def pad_ids(rows: Sequence[Sequence[int]], pad_token_id: int, side: Side) -> dict[str, NDArray[Any]]:
-    """Token ids of different lengths → input_ids and attention_mask, int64 [batch, longest]."""
-    shape = (len(rows), max(map(len, rows)))
-    ids, mask = np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64)
-    for row, own in enumerate(rows):
-        place = slice(0, len(own)) if side == "right" else slice(shape[1] - len(own), None)
-        ids[row, place], mask[row, place] = own, 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _content(token: str | dict[str, Any]) -> str:

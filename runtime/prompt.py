@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from .errors import PromptError
 
-IMAGE, FAKE_IMAGE = "<image>", "<fake_token_around_image>"
+IMAGE, FAKE_IMAGE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 TILES_OF_SPLIT_IMAGE = 5
 
 Message: TypeAlias = dict[str, Any]
@@ -47,12 +47,15 @@ def images_in(messages: list[Message]) -> list[Any]:
     """The images that lie inside the messages, in order."""
     found = []
     for message in messages:
-        content = message.get("content")
+        content = message.get("content") if isinstance(message, dict) else None
         for item in content if isinstance(content, list) else []:
             if isinstance(item, dict) and item.get("type") == "image":
-                source = next((item[key] for key in ("image", "url", "path", "base64") if item.get(key) is not None), None)
-                if source is not None:
-                    found.append(source)
+                key = next((key for key in ("image", "url", "path", "base64") if item.get(key) is not None), None)
+                if key is not None:
+                    found.append(f"data:image/*;base64,{item[key]}" if key == "base64" else item[key])
+            elif isinstance(item, dict) and item.get("type") == "image_url":  # OpenAI's form
+                url = item.get("image_url")
+                found.append(url.get("url") if isinstance(url, dict) else url)
     return found
 
 

@@ -72,7 +72,7 @@ def test_rows_stop_each_on_its_own_end_token(model, reference):
 
 def test_images_of_one_size_are_encoded_together_and_apart_alike(model, monkeypatch):
     ours = model("plain")
-    tiles = [tile for image in photos() for tile in ours.processor.image_processor.tiles(image)]
+    tiles = [tile for own in ours.processor.image_processor.tiles(photos()) for tile in own]
     together = ours._engine.encode_images(tiles)
     monkeypatch.setattr("idefics2_onnx.runtime.engine.PATCHES_PER_CALL", 1)
     apart = ours._engine.encode_images(tiles)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from idefics2_onnx.runtime.generation import feature_rows, right_padded
-from idefics2_onnx.runtime.image_processor import unpad_tiles
+from idefics2_onnx.runtime.padding import unpad_tiles
 from idefics2_onnx.runtime.processor import Sample
 from parity import assert_close, photos, tensors
 from small_models import SMALL_MODELS

@@ -1,0 +1,95 @@
+"""The image processor's options: the reference's names, its defaults, and what each value may be."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from .errors import PromptError
+from .geometry import Box, Size, resized
+from .pixels import Layout, MeanStd
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """The reference's options under its names, with its defaults."""
+
+    do_convert_rgb: bool = True
+    do_resize: bool = True
+    size: dict[str, int] = dataclasses.field(default_factory=lambda: {"shortest_edge": 378, "longest_edge": 980})
+    """shortest_edge and longest_edge of a tile, or its height and width."""
+    resample: int = int(Image.Resampling.BILINEAR)
+    """One of Pillow's filters, by number."""
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: float | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: float | tuple[float, ...] = (0.5, 0.5, 0.5)
+    do_pad: bool = True
+    do_image_splitting: bool = False
+    data_format: Literal["channels_first", "channels_last"] | None = None
+    """Accepted and without effect, as in the reference: outputs have their channels first."""
+    input_data_format: Layout | None = None
+    """Where an array's channels are; None infers it."""
+
+    def replace(self, **options: Any) -> ImageOptions:
+        """These options with some changed; PromptError names one that does not exist or cannot be."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name, value in options.items():
+            if name not in names:
+                raise PromptError(f"There is no image option {name!r}. The options are {', '.join(names)}.")
+            options[name] = _normal(name, value)
+        return dataclasses.replace(self, **options)
+
+    @property
+    def scale(self) -> float | None:
+        """The factor, or None without rescaling."""
+        return self.rescale_factor if self.do_rescale else None
+
+    @property
+    def mean_std(self) -> MeanStd | None:
+        """Mean and standard deviation, or None without normalising."""
+        return (self.image_mean, self.image_std) if self.do_normalize else None
+
+    def tile_size(self, box: Box) -> Size:
+        """Size of the tile that a box of the image becomes."""
+        if not self.do_resize:
+            return box.size
+        if "height" in self.size:
+            return Size(self.size["height"], self.size["width"])
+        return resized(box.size, self.size["shortest_edge"], self.size["longest_edge"])
+
+
+def _normal(name: str, value: Any) -> Any:
+    """One option's value in its normal form. PromptError says what is wrong with it."""
+    if name in ("image_mean", "image_std"):
+        numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise PromptError(f"{name} is {value!r}. Give a number, or one per channel.")
+        return numbers if isinstance(value, list | tuple) else value
+    if name == "size":
+        if isinstance(value, list | tuple) and len(value) == 2:
+            value = {"height": value[0], "width": value[1]}
+        keys = set(value) if isinstance(value, dict) else set()
+        positive = keys and all(isinstance(edge, int) and edge > 0 for edge in value.values())
+        if keys not in ({"shortest_edge", "longest_edge"}, {"height", "width"}) or not positive:
+            raise PromptError(f"size is {value!r}. Give shortest_edge and longest_edge, or height and width, in pixels.")
+        return dict(value)
+    if name == "resample":
+        if not isinstance(value, int) or value not in set(Image.Resampling):
+            raise PromptError(f"resample is {value!r}. Give one of Pillow's filters, a number from 0 to 5.")
+        return int(value)
+    if name == "rescale_factor":
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise PromptError(f"rescale_factor is {value!r}. Give a number.")
+        return value
+    if name in ("data_format", "input_data_format"):
+        if value not in ("channels_first", "channels_last", None):
+            raise PromptError(f"{name} is {value!r}. Give 'channels_first' or 'channels_last'.")
+        return value
+    if not isinstance(value, bool):
+        raise PromptError(f"{name} is {value!r}. Give True or False.")
+    return value

@@ -1,0 +1,117 @@
+"""A folder's tokenizer as transformers 5 uses it, truncation, and padding of ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Encoding, Tokenizer
+
+from .errors import ModelFolderError, PromptError
+from .folder import read_json_object
+from .prompt import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
+
+Side = Literal["left", "right"]
+Padding = bool | Literal["longest", "max_length", "do_not_pad"]
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """tokenizer.json of a model folder or a checkpoint.
+
+    transformers 5 takes only vocabulary and merges from a Llama tokenizer's file and gives it rules of its own, and its processor
+    adds Idefics2's tokens where they are missing. Both are repeated here; the exporter has already done so in model folders. A
+    token past the model's vocabulary is not added.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelFolderError(f"{folder} has no tokenizer.json. Give a model folder made by `idefics2-onnx export`.")
+    content, config = read_json_object(path), read_config(folder, "tokenizer_config.json")
+    try:
+        if str(config.get("tokenizer_class") or "LlamaTokenizer").removesuffix("Fast") == "LlamaTokenizer":
+            content = _with_llama_rules(content, config)
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises a bare Exception
+        raise ModelFolderError(f"{path} is not a tokenizer ({error}). Download it again.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    vocab_size = (read_config(folder, "config.json").get("text_config") or {}).get("vocab_size")
+    for token in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
+        if tokenizer.token_to_id(token) is None and (vocab_size is None or tokenizer.get_vocab_size() < vocab_size):
+            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+    return tokenizer
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object beside the tokenizer; empty if there is no such file."""
+    return read_json_object(folder / name) if (folder / name).is_file() else {}
+
+
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[str], add_special_tokens: bool, max_length: int | None, side: Side
+) -> list[Encoding]:
+    """Tokenize; with a `max_length`, drop tokens on `side` until special tokens and text fit."""
+    if max_length is None:
+        return tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+    room = max_length - (tokenizer.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0)
+    if room < 1:
+        raise PromptError(f"max_length is {max_length}, which leaves no room for text. Give a larger one.")
+    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    for encoding in encodings:
+        encoding.truncate(room, direction=side)
+    return [tokenizer.post_process(encoding, add_special_tokens=add_special_tokens) for encoding in encodings]
+
+
+def pad_ids(rows: Sequence[Sequence[int]], pad_token_id: int, side: Side, width: int | None = None) -> dict[str, NDArray[Any]]:
+    """Token ids of different lengths → input_ids and attention_mask, int64 [batch, width]; None is the longest row's width."""
+    width = max(map(len, rows)) if width is None else width
+    ids, mask = np.full((len(rows), width), pad_token_id, np.int64), np.zeros((len(rows), width), np.int64)
+    for row, own in enumerate(rows):
+        place = slice(0, len(own)) if side == "right" else slice(width - len(own), None)
+        ids[row, place], mask[row, place] = own, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def padded_width(lengths: Sequence[int], padding: Padding, max_length: int | None, multiple: int | None) -> int | None:
+    """Width to pad rows to, by the reference's options; PromptError where the rows make no array."""
+    longest = max(lengths)
+    if padding in (False, "do_not_pad"):
+        if min(lengths) != longest:
+            raise PromptError(f"The prompts have different lengths, {min(lengths)} to {longest} tokens. Set padding=True.")
+        return longest
+    if padding == "max_length":
+        if max_length is None:
+            raise PromptError("padding is 'max_length' without a max_length. Give one, or set padding=True.")
+        if min(lengths) != longest > max_length:
+            raise PromptError(
+                f"The prompts have {min(lengths)} to {longest} tokens, more than max_length {max_length}. Set truncation=True, too."
+            )
+        longest = max(longest, max_length)
+    elif padding not in (True, "longest"):
+        raise PromptError(f"padding is {padding!r}. Give True, False, 'longest' or 'max_length'.")
+    return -(-longest // multiple) * multiple if multiple else longest
+
+
+def _with_llama_rules(content: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer.json with the rules of transformers 5's LlamaTokenizer; byte-level files keep their own, as there."""
+    if '"ByteLevel"' in json.dumps([content.get("pre_tokenizer"), content.get("decoder")]):
+        return content
+    prefix = config.get("add_prefix_space") is not False
+    scheme = ("always" if config.get("legacy", False) else "first") if prefix else "never"
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if prefix:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    rules = {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": content["model"] | {"unk_token": None, "fuse_unk": True, "byte_fallback": True, "dropout": None},
+    }
+    return content | rules
