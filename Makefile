@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 run: .venv/.runtime
 	@$(PIP) --no-deps --force-reinstall .
-	$(BIN)/idefics2-onnx run examples/cat.jpg "What is in this picture?" --max-new-tokens 24
+	cd examples && env -u IDEFICS2_ONNX_MODEL ../$(BIN)/idefics2-onnx run cat.jpg "What is in this picture?" --max-new-tokens 24
 
 test: .venv/.everything
 	@$(PIP) --no-deps --force-reinstall .

@@ -24,10 +24,14 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
         raise CheckpointError(f"{checkpoint.source}'s config.json has no model_type. Give an Idefics2 checkpoint.")
     if raw["model_type"] != "idefics2":
         raise CheckpointError(f"{checkpoint.source} is a {raw['model_type']!r} model. Only 'idefics2' can be exported.")
-    text_type = (raw.get("text_config") or {}).get("model_type", "mistral")
+    parts = {key: raw.get(f"{key}_config") or {} for key in ("text", "vision", "perceiver")}
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            raise CheckpointError(f"{checkpoint.source}'s config.json has the {key}_config {part!r:.60}. Give it an object.")
+    text_type = parts["text"].get("model_type", "mistral")
     if text_type != "mistral":
         raise CheckpointError(f"{checkpoint.source} has a {text_type!r} text model. Only 'mistral' can be exported.")
-    for part in (raw, *(raw.get(f"{key}_config") or {} for key in ("text", "vision", "perceiver"))):
+    for part in (raw, *parts.values()):
         if quantisation := part.get("quantization_config"):
             method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
             raise CheckpointError(f"{checkpoint.source} is quantised ({method}). Export the unquantised checkpoint.")
@@ -56,6 +60,17 @@ def _check(config: Idefics2Config, source: str) -> None:
             raise CheckpointError(f"{source}'s vision model has the {key} {value}. Only one positive number can be exported.")
     if vision.num_channels != 3:
         raise CheckpointError(f"{source}'s vision model takes {vision.num_channels} channels. Only 3 (RGB) can be exported.")
+    for name, size, least, most in (
+        ("num_hidden_layers", text.num_hidden_layers, 1, 10_000),
+        ("max_position_embeddings", text.max_position_embeddings, 1, 1 << 24),
+        ("sliding_window", 1 if text.sliding_window is None else text.sliding_window, 1, 1 << 31),
+        ("resampler_n_latents", perceiver.resampler_n_latents, 1, 1 << 16),
+        ("rope_theta", text.rope_parameters["rope_theta"], 1, 1 << 62),
+    ):
+        if not least <= size <= most:
+            raise CheckpointError(
+                f"{source}'s config has the {name} {size}, which is not from {least} to {most}. Check config.json."
+            )
     for name, total, by in (
         ("text heads by key/value heads", text.num_attention_heads, text.num_key_value_heads),
         ("perceiver heads by key/value heads", perceiver.resampler_n_heads, perceiver.num_key_value_heads),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,10 @@ class Checkpoint:
     def open(cls, source: str | Path, revision: str | None = None) -> Checkpoint:
         """A folder, or a hub id (``owner/name``) that is downloaded into the hub's cache first."""
         folder = Path(source)
-        if folder.is_dir():
+        if os.path.isdir(folder):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
             return cls(folder, folder.resolve().name, None, _locate(folder))
-        if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-            raise CheckpointError(f"{source} is neither a folder nor a hub id like {DEFAULT_CHECKPOINT}. Check the path.")
+        if os.path.lexists(folder) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+            raise CheckpointError(f"{source!s:.200} is neither a folder nor a hub id like {DEFAULT_CHECKPOINT}. Check the path.")
         try:
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=_FILES))
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -93,19 +94,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}. Give a folder with a whole checkpoint.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({_first_line(error)}). Download it again.") from error
 
 
 def _locate(folder: Path) -> dict[str, TensorLocation]:
+    if (folder / _SINGLE).is_file():  # first, as in transformers: an index beside it is left over from another save
+        return _header(folder / _SINGLE)
     if (folder / _INDEX).is_file():
         index = read_json(folder / _INDEX)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download it again.")
         names = sorted(set(map(str, weight_map.values())))
-    elif (folder / _SINGLE).is_file():
-        names = [_SINGLE]
     elif any(folder.glob("*.bin")):
         raise CheckpointError(
             f"{folder} has its weights in .bin files, which are pickles and may run code. Convert them to safetensors with "
@@ -119,7 +120,7 @@ def _locate(folder: Path) -> dict[str, TensorLocation]:
             raise CheckpointError(f"{folder / _INDEX} names the file {name!r}, which is not a safetensors file beside it.")
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} lacks the weights file {name}, which its index names. Download it again.")
-        tensors.update(_header(folder / name))
+        tensors.update({key: place for key, place in _header(folder / name).items() if weight_map.get(key) == name})
     return tensors
 
 
@@ -134,7 +135,7 @@ def _header(path: Path) -> dict[str, TensorLocation]:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             found = {name: _location(path, 8 + length, entry) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has a damaged header ({_first_line(error)}). Download it again.") from error
     for name, tensor in found.items():
         if tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize > size:

@@ -9,49 +9,60 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer, Idefics2Config
+from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
+from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
 from .checkpoint import Checkpoint, read_json
 from .errors import CheckpointError
 
+_SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
 _COPIED = (
-    "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json", "tokenizer_config.json",
-    "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
+    "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json", "chat_template.jinja",
+    "chat_template.json",
 )  # fmt: skip
 
 
 def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder: Path) -> None:
-    """Copy the checkpoint's configs and write its tokenizer.json into `folder`."""
-    source = checkpoint.folder
-    processor = read_json(source / "processor_config.json") if (source / "processor_config.json").exists() else {}
+    """Copy the checkpoint's configs and write its tokenizer into `folder`.
+
+    CheckpointError names the file that is missing, or that the reference cannot read.
+    """
+    source, name = checkpoint.folder, checkpoint.source
+    processor = _object(source / "processor_config.json")
     if "image_processor" not in processor and not (source / "preprocessor_config.json").exists():
-        raise CheckpointError(f"{checkpoint.source} has no preprocessor_config.json. Copy it from the model it was tuned from.")
+        raise CheckpointError(f"{name} has no preprocessor_config.json. Copy it from the model it was tuned from.")
     latents, image_seq_len = config.perceiver_config.resampler_n_latents, processor.get("image_seq_len", 64)
     if image_seq_len != latents:
         raise CheckpointError(
-            f"{checkpoint.source}'s processor gives an image {image_seq_len} tokens, but its perceiver has {latents} latents. "
+            f"{name}'s processor gives an image {image_seq_len} tokens, but its perceiver has {latents} latents. "
             "Set image_seq_len in processor_config.json to the number of latents."
         )
-    for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    tokenizer = json.loads(_tokenizer(checkpoint, config).to_str())
-    vocab_size = config.text_config.vocab_size
-    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < vocab_size]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    for copied in _COPIED:
+        if (source / copied).is_file():
+            shutil.copyfile(source / copied, folder / copied)
+    try:
+        Idefics2ImageProcessorPil.from_pretrained(source)
+        if (source / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(source)
+    except Exception as error:  # whatever a config's validation raises, it is the checkpoint's
+        raise CheckpointError(f"transformers cannot read {name}'s processor or generation config: {_line(error)}") from error
+    _write_tokenizer(checkpoint, config, folder)
 
 
-def _tokenizer(checkpoint: Checkpoint, config: Idefics2Config) -> Tokenizer:
-    if not any((checkpoint.folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-        raise CheckpointError(f"{checkpoint.source} has no tokenizer.json. Copy the tokenizer from the model it was tuned from.")
+def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Path) -> None:
+    if not any((checkpoint.folder / file).exists() for file in ("tokenizer.json", "tokenizer.model")):
+        raise CheckpointError(f"{checkpoint.source} has no tokenizer.json. Copy it from the model it was tuned from.")
     try:
         wrapper = AutoTokenizer.from_pretrained(checkpoint.folder)
     except Exception as error:  # whatever the conversion of a tokenizer raises, it is the checkpoint's
-        raise CheckpointError(f"{checkpoint.source}'s tokenizer cannot be read: {error}") from error
+        raise CheckpointError(f"{checkpoint.source}'s tokenizer cannot be read: {_line(error)}") from error
     tokenizer: Tokenizer = wrapper.backend_tokenizer
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     vocab_size = config.text_config.vocab_size
     for token in (FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE):
         # The reference's processor adds these where they are missing, even past the end of the embedding table; we do not.
@@ -63,6 +74,23 @@ def _tokenizer(checkpoint: Checkpoint, config: Idefics2Config) -> Tokenizer:
             f"{checkpoint.source}'s tokenizer has {IMAGE_TOKEN} at {image_token}, but config.json's image_token_id is "
             f"{config.image_token_id}. Use the tokenizer and the config of one model."
         )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab_size]
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    # What the reference takes from defaults and older files is written down, so that no other host has to know them.
+    resolved = {name: str(value) for name in _SPECIALS if (value := getattr(wrapper, name, None)) is not None}
+    resolved |= {"padding_side": wrapper.padding_side, "truncation_side": wrapper.truncation_side}
+    options = _object(checkpoint.folder / "tokenizer_config.json") | resolved
+    (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no such file."""
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Download it again.")
+    return content
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).replace("\n", " ")

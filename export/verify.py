@@ -96,8 +96,8 @@ class Verification:
         for difference in self.differences:
             if not difference.passed:
                 raise ParityError(
-                    f"The exported model differs from the reference by more than {difference.floor:.1e}: {difference}. "
-                    "Please report this with the checkpoint's name and config.json."
+                    f"The graphs differ from the reference by more than {difference.floor:.1e}: {difference}. "
+                    "If this is the folder's own checkpoint, please report it with the checkpoint's name and config.json."
                 )
 
 
@@ -130,13 +130,14 @@ def verify_in_subprocess(folder: Path, checkpoint: Path, whole: bool | None = No
     needed, free = memory_needed(read_manifest(folder)), psutil.virtual_memory().available
     layers = not whole if whole is not None else needed > free
     package = __name__.removesuffix(".verify")
-    command = [sys.executable, "-m", f"{package}.verify", str(folder), str(checkpoint), "layers" if layers else "whole"]
+    # -P: a file in the current folder, maybe the checkpoint's, must not be imported.
+    command = [sys.executable, "-P", "-m", f"{package}.verify", str(folder), str(checkpoint), "layers" if layers else "whole"]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         reason = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[-1]
         raise CheckpointError(
-            f"The exported model could not be compared with the reference ({reason}). "
-            "Export with --verify never to keep it unverified."
+            f"The model folder could not be compared with the reference ({reason}). "
+            "Export with --verify never to keep it uncompared."
         )
     found = json.loads(run.stdout.splitlines()[-1])
     not_run = list(found["not_run"])

@@ -199,17 +199,24 @@ class Manifest:
             _expect(fields["precision"].get(graph) in PRECISIONS, f"precision.{graph}", fields["precision"].get(graph))
         _expect(set(fields["precision"]) == set(GRAPHS), "precision", sorted(fields["precision"]))
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
-        fields["model"] = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
+        fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
+        for name, value in dataclasses.asdict(sizes).items():
+            limit = _MAX_LAYERS if name == "num_layers" else _MAX_SIZE
+            _expect(value is None or (0 if name == "image_token_id" else 1) <= value <= limit, f"model.{name}", value)
+        _expect(sizes.image_token_id < sizes.vocab_size, "model.image_token_id", sizes.image_token_id)
         fields["files"] = {
             name: FileEntry(**_fields(FileEntry, entry, f"files.{name}.")) for name, entry in fields["files"].items()
         }
         for name in fields["files"]:
             _expect(bool(name) and not set(name) & set("/\\:\0") and name not in (".", ".."), "files", name)
         for graph in GRAPHS:
-            _expect(graph_file(graph) in fields["files"], "files", f"no {graph_file(graph)}")
+            for name in (graph_file(graph), data_file(graph)):
+                _expect(name in fields["files"], "files", f"no {name}")
         return cls(**fields)
 
 
+_MAX_SIZE, _MAX_LAYERS = 10**12, 10_000
+"""No honest manifest comes near; a hostile one would make a host build lists of any length."""
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,), "str": (str,), "int | None": (int, type(None)), "str | None": (str, type(None)),
     "AttentionFlavour": (str,), "ModelSizes": (dict,),

@@ -27,7 +27,6 @@ class KeyValueCache:
         """`dtype` None stands for bfloat16; `memory` is ONNX Runtime's device name."""
         import onnxruntime as ort
 
-        self.capacity = capacity
         self.tokens: NDArray[np.int64] = np.zeros(batch, np.int64)
         """Tokens in each row."""
         shape = (batch, sizes.num_key_value_heads, capacity, sizes.head_dim)
@@ -39,11 +38,6 @@ class KeyValueCache:
                 # Zero at first: standard attention multiplies what lies behind a row's end by 0, which must not be NaN.
                 buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), memory, 0)
             self._buffers[name] = buffer
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(buffer.tensor_size_in_bytes() for buffer in self._buffers.values())
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Bind every buffer as past input and as present output."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .errors import PromptError
-from .folder import read_json_object
+from .errors import ModelFolderError, PromptError
+from .folder import find_file, find_json
 from .prompt import Message
 
 
@@ -25,12 +27,17 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, variables: dict[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form), **variables)
+        self._environment, self._source = environment, source
+
+    @cached_property
+    def _template(self) -> Template:
+        """Compiled when it is first used: raw prompts do without."""
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
+            return self._environment.from_string(self._source)
+        except (TemplateError, RecursionError) as error:
             raise PromptError(f"The chat template is not valid Jinja ({error}). Pass raw text with raw=True.") from error
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
@@ -40,6 +47,8 @@ class ChatTemplate:
                 raise PromptError(f'A message is {message!r:.80}. Give {{"role": "user", "content": [...]}}.')
         try:
             text = self._template.render(messages=[_normal(m) for m in messages], add_generation_prompt=add_generation_prompt)
+        except PromptError:
+            raise
         except Exception as error:  # a template is a program: its mistakes on unforeseen messages are of every kind
             raise PromptError(f"The chat template refuses these messages ({error}). Check roles and contents.") from error
         for message in messages:
@@ -62,19 +71,32 @@ def _normal(message: Message) -> Message:
 
 
 def load_chat_template(folder: Path, variables: dict[str, str]) -> ChatTemplate | None:
-    """The template of a folder, from wherever the reference looks for it, or None."""
-    source: Any = None
-    if (folder / "processor_config.json").is_file():
-        source = read_json_object(folder / "processor_config.json").get("chat_template")
-    if source is None and (folder / "chat_template.json").is_file():
-        source = read_json_object(folder / "chat_template.json").get("chat_template")
-    if source is None and (folder / "chat_template.jinja").is_file():
-        source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if source is None and (folder / "tokenizer_config.json").is_file():
-        source = read_json_object(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(source, list):  # tokenizer configs may hold several by name
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    """The default template of a folder, or None: from the places where the reference's processor or tokenizer keeps it."""
+    source: Any = find_json(folder, "processor_config.json").get("chat_template")
+    if source is None:
+        source = find_json(folder, "chat_template.json").get("chat_template")
+    if source is None and (path := find_file(folder, "chat_template.jinja")):
+        try:
+            source = path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise ModelFolderError(f"{path} is not UTF-8 text ({error}). Download it again.") from error
+    if source is None:
+        source = find_json(folder, "tokenizer_config.json").get("chat_template")
+    if isinstance(source, list):  # several, as objects with name and template
+        source = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+    if isinstance(source, dict):
+        source = source.get("default")
     return ChatTemplate(source, variables) if isinstance(source, str) else None
+
+
+class _Generation(Extension):
+    """``{% generation %} … {% endgeneration %}`` marks what the assistant said, for training; here only the text counts."""
+
+    tags = {"generation"}  # noqa: RUF012  Jinja's own form
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _raise(message: str) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graphs.contract import ModelSizes
+from ..graphs.contract import GraphName, ModelSizes, graph_file
 from .cache import BFLOAT16, KeyValueCache
+from .errors import ProviderError
 from .folder import ModelFolder
 from .padding import Tile
 from .positions import position_ids
@@ -67,7 +68,7 @@ class Engine:
             start = values.data_ptr() + done * rows * hidden * self._itemsize
             shape = (len(group), rows, hidden)
             binding.bind_output("image_features", self.sessions.memory, 0, self._dtype or BFLOAT16, shape, start)
-            self.sessions.vision.run_with_iobinding(binding)
+            _run("vision", self.sessions.vision, binding)
             for i in group:
                 first_rows[i] = done * rows
                 done += 1
@@ -92,7 +93,7 @@ class Engine:
         binding.bind_cpu_input("feature_rows", np.full_like(ids, -1) if rows is None else rows)
         binding.bind_ortvalue_input("image_features", self._no_features if features is None else features.values)
         binding.bind_output("inputs_embeds", self.sessions.memory)
-        self.sessions.embedding.run_with_iobinding(binding)
+        _run("embedding", self.sessions.embedding, binding)
         return binding.get_outputs()[0]
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
@@ -120,7 +121,7 @@ class Engine:
         binding.bind_cpu_input("logit_positions", positions)
         binding.bind_output("logits", "cpu")
         cache.bind(binding)
-        self.sessions.decoder.run_with_iobinding(binding)
+        _run("decoder", self.sessions.decoder, binding)
         cache.tokens = cache.tokens + new
         logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits
@@ -137,3 +138,14 @@ class Engine:
         import onnxruntime as ort
 
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, self._dtype or BFLOAT16, self.sessions.memory, 0)
+
+
+def _run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        reason = str(error).strip().splitlines()[0]
+        raise ProviderError(
+            f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
+            "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
+        ) from error

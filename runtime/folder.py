@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ DEMO = Path(__file__).parent.parent / "demo" / "model"
 """The model that ships with the package."""
 HASHED_UP_TO = 64 << 20
 """Bytes; larger files are compared by size when a folder is opened, and by hash only by `verify`: 17 GB take too long."""
+PROCESSOR_FILES = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "chat_template.json", "chat_template.jinja",
+)  # fmt: skip
+"""What the runtime reads besides the graphs: in a model folder only what the manifest vouches for."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -35,9 +41,9 @@ class ModelFolder:
             ModelFolderError: not a model folder, or a file of it is missing, has another size, or (up to 64 MiB) another hash.
         """
         path = DEMO if source is None else Path(source)
-        if not path.is_dir():
-            if not _HUB_ID.fullmatch(str(source)) or path.exists():
-                raise ModelFolderError(f"{source} is not a folder. Give a model folder made by `idefics2-onnx export`.")
+        if not os.path.isdir(path):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
+            if not _HUB_ID.fullmatch(str(source)) or os.path.exists(path):  # noqa: PTH110
+                raise ModelFolderError(f"{source!s:.200} is not a folder. Give a model folder made by `idefics2-onnx export`.")
             path = _download(str(source), revision)
         folder = cls(path, _manifest(path))
         folder.check(HASHED_UP_TO)
@@ -45,6 +51,9 @@ class ModelFolder:
 
     def check(self, hashed_up_to: int | None = None, on_bytes: Callable[[int], None] = lambda _: None) -> None:
         """Compare every file with the manifest: its size, and its hash unless it is larger than `hashed_up_to`."""
+        for name in PROCESSOR_FILES:
+            if name not in self.manifest.files and find_file(self.path, name):
+                raise ModelFolderError(f"{self.path} has the file {name}, which {MANIFEST} does not list. Remove it.")
         for name, entry in self.manifest.files.items():
             path = self.file(name)
             if path.stat().st_size != entry.size:
@@ -59,28 +68,40 @@ class ModelFolder:
 
     def file(self, name: str) -> Path:
         """Path of a file in the folder; ModelFolderError if it is missing or leads outside."""
-        path = self.path / name
-        if not path.is_file():
+        path = find_file(self.path, name)
+        if path is None:
             raise ModelFolderError(f"{self.path} lacks the file {name}. Export or download the model again.")
-        root = self.path.resolve()
-        # The hub's cache keeps a snapshot's files as links into its blobs.
-        homes = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-        if not any(path.resolve().is_relative_to(home) for home in homes):
-            raise ModelFolderError(f"{path} is a link to a file outside the model folder. Copy the file into the folder.")
         return path
 
     def json(self, name: str) -> dict[str, Any]:
         """A parsed JSON object from the folder; empty if there is no such file."""
-        if not (self.path / name).exists():
-            return {}
-        return read_json_object(self.file(name))
+        return find_json(self.path, name)
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """A file of a folder, None if there is none; ModelFolderError if it leads outside."""
+    path = folder / name
+    if not os.path.isfile(path):  # noqa: PTH113  unlike Path's, it answers for names that no file can have
+        return None
+    root = folder.resolve()
+    # The hub's cache keeps a snapshot's files as links into its blobs.
+    homes = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    if not any(path.resolve().is_relative_to(home) for home in homes):
+        raise ModelFolderError(f"{path} is a link to a file outside its folder. Copy the file into the folder.")
+    return path
+
+
+def find_json(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of a folder; empty if there is no such file."""
+    path = find_file(folder, name)
+    return {} if path is None else read_json_object(path)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object; ModelFolderError says why it does not."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelFolderError(f"{path} is not readable JSON ({error}). Export or download the model again.") from error
     if not isinstance(content, dict):
         raise ModelFolderError(f"{path} holds no JSON object. Export or download the model again.")

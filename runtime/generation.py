@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import Engine, ImageFeatures
-from .errors import PromptError
+from .errors import ModelFolderError, PromptError
 from .processor import Sample
 from .sampling import ban, greedy
 
@@ -23,24 +23,30 @@ FinishReason = Literal["stop", "length"]
 class GenerationOptions:
     """How to generate, under the reference's names."""
 
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    max_new_tokens: int | None = None
+    """None: DEFAULT_MAX_NEW_TOKENS, or as many as fit the model behind the prompt."""
     eos_token_id: tuple[int, ...] = ()
     """Any of these ends an answer."""
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     """Sequences of tokens that are never generated."""
-    pad_token_id: int = 0
+    pad_token_id: int | None = None
+    """What stands behind the answers of a batch that ended; None is the first end token, or 0."""
 
     @classmethod
     def from_configs(cls, generation: dict[str, Any], config: dict[str, Any]) -> GenerationOptions:
         """From generation_config.json, with config.json for the end tokens where the former has none."""
-        text = config.get("text_config") or {}
-        eos = next((c["eos_token_id"] for c in (generation, config, text) if c.get("eos_token_id") is not None), ())
-        return cls().replace(
-            max_new_tokens=generation.get("max_new_tokens"),
-            eos_token_id=eos,
-            bad_words_ids=generation.get("bad_words_ids"),
-            pad_token_id=generation.get("pad_token_id"),
-        )
+        text = config.get("text_config")
+        places = (generation, config, text if isinstance(text, dict) else {})
+        eos = next((c["eos_token_id"] for c in places if c.get("eos_token_id") is not None), ())
+        try:
+            return cls().replace(
+                max_new_tokens=generation.get("max_new_tokens"),
+                eos_token_id=eos,
+                bad_words_ids=generation.get("bad_words_ids"),
+                pad_token_id=generation.get("pad_token_id"),
+            )
+        except PromptError as error:
+            raise ModelFolderError(f"generation_config.json cannot be used: {error}") from error
 
     def replace(
         self,
@@ -50,20 +56,40 @@ class GenerationOptions:
         pad_token_id: int | None = None,
     ) -> GenerationOptions:
         """These options with some changed; None keeps one."""
-        if max_new_tokens is None:
-            max_new_tokens = self.max_new_tokens
-        if max_new_tokens < 1:
+        if max_new_tokens is not None and _ids("max_new_tokens", [max_new_tokens])[0] < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens}. Give 1 or more.")
-        eos = self.eos_token_id if eos_token_id is None else eos_token_id
-        words = self.bad_words_ids if bad_words_ids is None else tuple(tuple(word) for word in bad_words_ids)
-        if not all(words):
-            raise PromptError("bad_words_ids has an empty sequence. Give at least one token id in each.")
-        return GenerationOptions(
-            max_new_tokens,
-            (eos,) if isinstance(eos, int) else tuple(eos),
-            words,
-            self.pad_token_id if pad_token_id is None else pad_token_id,
-        )
+        eos, words, pad = self.eos_token_id, self.bad_words_ids, self.pad_token_id
+        if eos_token_id is not None:
+            eos = _ids("eos_token_id", [eos_token_id] if isinstance(eos_token_id, int | np.integer) else eos_token_id)
+        if bad_words_ids is not None:
+            if not isinstance(bad_words_ids, list | tuple):
+                raise PromptError(f"bad_words_ids is {bad_words_ids!r:.60}. Give a list of lists of token ids.")
+            words = tuple(_ids("bad_words_ids", word) for word in bad_words_ids)
+            if not all(words):
+                raise PromptError("bad_words_ids has an empty sequence. Give at least one token id in each.")
+        if pad_token_id is not None:
+            pad = _ids("pad_token_id", [pad_token_id])[0]
+        return GenerationOptions(self.max_new_tokens if max_new_tokens is None else int(max_new_tokens), eos, words, pad)
+
+    def new_tokens(self, prompt_tokens: int, max_positions: int) -> int:
+        """How many tokens may follow a prompt: what was asked for, or without that what is usual and fits."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return max(1, min(DEFAULT_MAX_NEW_TOKENS, max_positions - prompt_tokens))
+
+    @property
+    def banned(self) -> list[tuple[int, ...]]:
+        """The bad words, but for end tokens, which the reference lets through."""
+        return [word for word in self.bad_words_ids if len(word) > 1 or word[0] not in self.eos_token_id]
+
+
+def _ids(name: str, values: Any) -> tuple[int, ...]:
+    """Token ids or counts as a tuple of ints; PromptError if they are none."""
+    if isinstance(values, list | tuple | np.ndarray) and all(isinstance(v, int | np.integer) for v in values):
+        found = tuple(int(v) for v in values)
+        if all(v >= 0 for v in found):
+            return found
+    raise PromptError(f"{name} has {values!r:.60}. Give whole numbers from 0.")
 
 
 @dataclass
@@ -103,7 +129,10 @@ def generate_tokens(
     Raises:
         PromptError: a prompt and its answer do not fit the model; before any work.
     """
-    check_samples(engine, samples, options.max_new_tokens)
+    longest = max(len(sample.ids) for sample in samples)
+    new_tokens = options.new_tokens(longest, engine.sizes.max_positions)
+    check_samples(engine, samples, new_tokens)
+    bad_words = [word for word in options.banned if max(word) < engine.sizes.vocab_size]
     clock = time.perf_counter
     start = clock()
     tiles = [tile for sample in samples for tile in sample.tiles]
@@ -112,21 +141,21 @@ def generate_tokens(
 
     start = clock()
     lengths = np.array([len(sample.ids) for sample in samples], np.int64)
-    cache = engine.new_cache(len(samples), int(lengths.max()) + options.max_new_tokens - 1)
+    cache = engine.new_cache(len(samples), longest + new_tokens - 1)
     embeds = engine.embed(right_padded(samples), features, feature_rows(samples, features, engine))
     logits = engine.decode(embeds, lengths, cache, lengths[:, None] - 1)[:, 0]
     histories = [list(sample.ids) for sample in samples]
     ended = np.zeros(len(samples), bool)
     ones = np.ones(len(samples), np.int64)
-    for step in range(options.max_new_tokens):
-        ban(logits, histories, options.bad_words_ids)
+    for step in range(new_tokens):
+        ban(logits, histories, bad_words)
         tokens = greedy(logits)
         if step == 0:
             timings.prefill, start = clock() - start, clock()
         timings.decode, timings.steps = (clock() - start if step else 0.0), step
         yield [None if done else int(token) for done, token in zip(ended, tokens, strict=True)]
         ended |= np.isin(tokens, options.eos_token_id)
-        if ended.all() or step + 1 == options.max_new_tokens:
+        if ended.all() or step + 1 == new_tokens:
             return
         for history, token in zip(histories, tokens, strict=True):
             history.append(int(token))

@@ -69,6 +69,8 @@ def _normal(name: str, value: Any) -> Any:
         numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
             raise PromptError(f"{name} is {value!r}. Give a number, or one per channel.")
+        if name == "image_std" and 0 in numbers:
+            raise PromptError(f"image_std is {value!r}. Give numbers other than 0.")
         return numbers if isinstance(value, list | tuple) else value
     if name == "size":
         if isinstance(value, list | tuple) and len(value) == 2:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import ImageError, ModelFolderError, PromptError
-from .folder import read_json_object
+from .folder import find_json
 from .geometry import Box, Size, tile_boxes
 from .image_options import ImageOptions
 from .image_source import ImageSource, open_image, upright_rgb
@@ -56,19 +56,21 @@ class Idefics2ImageProcessor:
             self.options = self.options.replace(**{name: value})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> Idefics2ImageProcessor:
+    def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **options: Any) -> Idefics2ImageProcessor:
         """From the preprocessor_config.json of a model folder or checkpoint, or the one nested in processor_config.json."""
         folder = Path(folder)
-        config: dict[str, Any] = {}
-        if (folder / "processor_config.json").is_file():
-            config = read_json_object(folder / "processor_config.json").get("image_processor") or {}
-        if not config:
-            if not (folder / CONFIG).is_file():
-                raise ModelFolderError(f"{folder} has no {CONFIG}. Give a model folder or a checkpoint.")
-            config = read_json_object(folder / CONFIG)
+        config: Any = find_json(folder, "processor_config.json").get("image_processor") or find_json(folder, CONFIG)
+        if not config or not isinstance(config, dict):
+            raise ModelFolderError(f"{folder} has no image options in {CONFIG}. Give a model folder or a checkpoint.")
         # Configs also hold keys of other classes: processor_class, image_processor_type, …
         known = {field.name for field in dataclasses.fields(ImageOptions)}
-        return cls(**{name: value for name, value in config.items() if name in known and value is not None} | options)
+        try:
+            processor = cls(**{name: value for name, value in config.items() if name in known and value is not None})
+        except PromptError as error:
+            raise ModelFolderError(f"{folder}'s {CONFIG} cannot be used: {error}") from error
+        processor.options = processor.options.replace(**options)
+        processor.allow_urls = allow_urls
+        return processor
 
     def to_dict(self) -> dict[str, Any]:
         """The options as preprocessor_config.json holds them."""

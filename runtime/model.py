@@ -131,7 +131,7 @@ class Idefics2:
                 raise PromptError("Both a prompt and input_ids were given. Give one of them.")
             samples = _samples(input_ids, attention_mask, pixel_values, pixel_attention_mask)
             answers, _ = self._collect(samples, chosen, timings)
-            return _appended(np.asarray(input_ids), answers, chosen.pad_token_id)
+            return _appended(np.asarray(input_ids), answers, chosen)
         batch = _is_batch(prompt)
         samples = self._prepare(prompt if batch else [prompt], images, raw, do_image_splitting, batch)
         answers, reasons = self._collect(samples, chosen, timings)
@@ -157,6 +157,8 @@ class Idefics2:
         Returns:
             float32 [batch, seq, vocab], aligned with input_ids on whichever side those are padded; zero at padding.
         """
+        if "input_ids" not in inputs:
+            raise PromptError("The inputs have no input_ids. Give the processor's dict for text.")
         samples = _samples(**inputs)
         check_samples(self._engine, samples, 0)
         tiles = [tile for sample in samples for tile in sample.tiles]
@@ -208,7 +210,8 @@ class TokenStream:
     def __init__(self, engine: Engine, sample: Sample, options: GenerationOptions, text: TextStream) -> None:
         self._sample, self._options, self._text = sample, options, text
         self._timings, self._ids = Timings(), list[int]()
-        check_samples(engine, [sample], options.max_new_tokens)  # before the first piece, where the caller still is
+        new_tokens = options.new_tokens(len(sample.ids), engine.sizes.max_positions)
+        check_samples(engine, [sample], new_tokens)  # before the first piece, where the caller still is
         self._tokens = generate_tokens(engine, [sample], options, self._timings)
         self._pieces = self._run()
 
@@ -277,18 +280,25 @@ def _samples(
     if pixel_values is None:
         tiles: list[Any] = [[] for _ in ids]
     else:
-        if pixel_values.ndim != 5 or len(pixel_values) != len(ids):
+        pixel_values = np.asarray(pixel_values, np.float32)
+        if pixel_values.ndim != 5 or pixel_values.shape[2] != 3 or len(pixel_values) != len(ids):
             raise PromptError(
                 f"pixel_values has the shape {list(pixel_values.shape)} for {len(ids)} prompts. "
                 "Give [batch, num_tiles, 3, height, width]."
             )
-        tiles = unpad_tiles(np.asarray(pixel_values, np.float32), pixel_attention_mask)
+        expected = (*pixel_values.shape[:2], *pixel_values.shape[3:])
+        if pixel_attention_mask is not None and np.shape(pixel_attention_mask) != expected:
+            raise PromptError(
+                f"pixel_attention_mask has the shape {list(np.shape(pixel_attention_mask))}. Give {list(expected)}."
+            )
+        tiles = unpad_tiles(pixel_values, None if pixel_attention_mask is None else np.asarray(pixel_attention_mask))
     return [Sample(row[own].tolist(), images) for row, own, images in zip(ids, mask, tiles, strict=True)]
 
 
-def _appended(input_ids: NDArray[Any], answers: list[list[int]], pad_token_id: int) -> NDArray[np.int64]:
+def _appended(input_ids: NDArray[Any], answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
     """Prompts as they came with the answers behind them, int64 [batch, seq + longest answer]."""
-    new = np.full((len(answers), max(map(len, answers))), pad_token_id, np.int64)
+    pad = options.eos_token_id[0] if options.pad_token_id is None and options.eos_token_id else options.pad_token_id or 0
+    new = np.full((len(answers), max(map(len, answers))), pad, np.int64)
     for row, answer in enumerate(answers):
         new[row, : len(answer)] = answer
     return np.concatenate([input_ids.astype(np.int64), new], axis=1)

@@ -186,7 +186,7 @@ def _infer_layout(image: NDArray[Any]) -> Layout:
 
 def _is_unit_range(image: NDArray[Any]) -> bool:
     """Whether an array holds values from 0 to 1 rather than from 0 to 255; the reference decides tile by tile."""
-    if image.dtype == np.uint8:
+    if image.dtype == np.uint8 or not image.size:
         return False
     low, high = image.min(), image.max()
     limit = 255 if np.allclose(image, image.astype(int)) else 1

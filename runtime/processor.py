@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .chat_template import ChatTemplate, load_chat_template
-from .errors import PromptError
+from .errors import ModelFolderError, PromptError
+from .folder import find_json
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
 from .padding import Tile, pad_tiles
-from .prompt import IMAGE, Message, check_image_count, expand_images, images_in, user_turn, with_tags
-from .tokenizer import Padding, Side, encode, load_tokenizer, pad_ids, padded_width, read_config
+from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
+from .tokenizer import Padding, Side, check_side, encode, is_llama, load_tokenizer, pad_ids, padded_width
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -66,17 +67,20 @@ class Idefics2Processor:
             image_options: options of the image processor in place of the folder's.
         """
         folder = Path(folder)
-        tokenizer, config = load_tokenizer(folder), read_config(folder, "tokenizer_config.json")
+        tokenizer, config = load_tokenizer(folder), find_json(folder, "tokenizer_config.json")
         special = {name: _content(config[name]) for name in _SPECIALS if config.get(name) is not None}
         pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
+        image_seq_len = find_json(folder, "processor_config.json").get("image_seq_len", 64)
+        if not isinstance(image_seq_len, int) or image_seq_len < 1:
+            raise ModelFolderError(f"{folder}'s processor_config.json has image_seq_len {image_seq_len!r}. Download it again.")
         return cls(
             Idefics2ImageProcessor.from_pretrained(folder, allow_urls=allow_urls, **image_options),
             tokenizer,
-            int(read_config(folder, "processor_config.json").get("image_seq_len", 64)),
+            image_seq_len,
             load_chat_template(folder, special),
             0 if pad is None else pad,
-            config.get("padding_side") or "left",
-            config.get("truncation_side") or "right",
+            check_side(config.get("padding_side") or ("left" if is_llama(config) else "right")),
+            check_side(config.get("truncation_side") or "right"),
         )
 
     def __call__(
@@ -124,7 +128,9 @@ class Idefics2Processor:
         limit = max_length if truncation else None
         samples = self.samples(texts, share_images(texts, images), add_special_tokens, limit, **image_options)
         width = padded_width([len(sample.ids) for sample in samples], padding, max_length, pad_to_multiple_of)
-        inputs = pad_ids([sample.ids for sample in samples], self.pad_token_id, padding_side or self.padding_side, width)
+        inputs = pad_ids(
+            [sample.ids for sample in samples], self.pad_token_id, check_side(padding_side or self.padding_side), width
+        )
         if any(sample.tiles for sample in samples):
             inputs |= pad_tiles([sample.tiles for sample in samples])
         return inputs
@@ -140,6 +146,7 @@ class Idefics2Processor:
         """Tokenize tagged prompts and process their images, without padding."""
         options = self.image_processor.options.replace(**image_options)
         for text, own in zip(texts, images, strict=True):
+            check_text(text)
             check_image_count(text, len(own))
         expanded = [expand_images(text, self.image_seq_len, options.do_image_splitting) for text in texts]
         encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self.truncation_side)
@@ -222,4 +229,7 @@ def share_images(texts: Sequence[str], images: Any) -> list[list[ImageSource]]:
 
 def _content(token: str | dict[str, Any]) -> str:
     """A special token in tokenizer_config.json: a string, or an object with its content."""
-    return token if isinstance(token, str) else str(token["content"])
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str):
+        raise ModelFolderError(f"tokenizer_config.json has the special token {token!r:.80}. Download it again.")
+    return content

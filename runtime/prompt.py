@@ -59,6 +59,14 @@ def images_in(messages: list[Message]) -> list[Any]:
     return found
 
 
+def check_text(text: str) -> None:
+    """Raise PromptError for a string that holds half of a character, as a command line that is not UTF-8 gives."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"The prompt is not valid Unicode at character {error.start}. Type it again in UTF-8.") from error
+
+
 def check_image_count(text: str, num_images: int) -> None:
     """Raise PromptError unless there is one tag per image."""
     tags = text.count(IMAGE)

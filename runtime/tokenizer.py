@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from .errors import ModelFolderError, PromptError
-from .folder import read_json_object
+from .folder import find_file, find_json, read_json_object
 from .prompt import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 
 Side = Literal["left", "right"]
@@ -26,28 +26,38 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     adds Idefics2's tokens where they are missing. Both are repeated here; the exporter has already done so in model folders. A
     token past the model's vocabulary is not added.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
+    path = find_file(folder, "tokenizer.json")
+    if path is None:
         raise ModelFolderError(f"{folder} has no tokenizer.json. Give a model folder made by `idefics2-onnx export`.")
-    content, config = read_json_object(path), read_config(folder, "tokenizer_config.json")
+    content, config = read_json_object(path), find_json(folder, "tokenizer_config.json")
     try:
-        if str(config.get("tokenizer_class") or "LlamaTokenizer").removesuffix("Fast") == "LlamaTokenizer":
+        if is_llama(config):
             content = _with_llama_rules(content, config)
         tokenizer = Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises a bare Exception
         raise ModelFolderError(f"{path} is not a tokenizer ({error}). Download it again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    vocab_size = (read_config(folder, "config.json").get("text_config") or {}).get("vocab_size")
+    text_config = find_json(folder, "config.json").get("text_config")
+    vocab_size = text_config.get("vocab_size") if isinstance(text_config, dict) else None
     for token in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
         if tokenizer.token_to_id(token) is None and (vocab_size is None or tokenizer.get_vocab_size() < vocab_size):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     return tokenizer
 
 
-def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object beside the tokenizer; empty if there is no such file."""
-    return read_json_object(folder / name) if (folder / name).is_file() else {}
+def is_llama(config: dict[str, Any]) -> bool:
+    """Whether transformers takes a tokenizer_config.json of an Idefics2 for a LlamaTokenizer's."""
+    return str(config.get("tokenizer_class") or "LlamaTokenizer").removesuffix("Fast") == "LlamaTokenizer"
+
+
+def check_side(side: Any) -> Side:
+    """ "left" or "right"; PromptError for anything else."""
+    if side == "left":
+        return "left"
+    if side == "right":
+        return "right"
+    raise PromptError(f"padding_side is {side!r}. Give 'left' or 'right'.")
 
 
 def encode(
@@ -87,7 +97,7 @@ def padded_width(lengths: Sequence[int], padding: Padding, max_length: int | Non
             raise PromptError("padding is 'max_length' without a max_length. Give one, or set padding=True.")
         if min(lengths) != longest > max_length:
             raise PromptError(
-                f"The prompts have {min(lengths)} to {longest} tokens, more than max_length {max_length}. Set truncation=True, too."
+                f"The prompts have {min(lengths)} to {longest} tokens, more than max_length {max_length}. Set truncation=True."
             )
         longest = max(longest, max_length)
     elif padding not in (True, "longest"):

@@ -34,8 +34,6 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
         short = int(rng.integers(1, 120))
         long = short * 10 + int(rng.integers(0, 9))
         return (short, long) if rng.integers(2) else (long, short)
-    if kind == 6 and rng.integers(8) == 0:
-        return (int(rng.integers(1, 40)), 10_007) if rng.integers(2) else (10_007, int(rng.integers(1, 40)))
     return int(rng.integers(1, 700)), int(rng.integers(1, 700))
 
 
@@ -167,7 +165,11 @@ def _same(found: np.ndarray, expected: np.ndarray) -> None:
 
 def run_case(seed: int) -> str:
     rng = np.random.default_rng(seed)
-    return compare(random_images(rng), random_options(rng))
+    images, options = random_images(rng), random_options(rng)
+    if rng.integers(40) == 0:  # alone: padded to each other without resizing, such images would fill the memory
+        shape = (int(rng.integers(1, 40)), 10_007)[:: 1 if rng.integers(2) else -1]
+        images = Image.fromarray(smooth(rng, *shape, 3))
+    return compare(images, options)
 
 
 def main(count: int, seed: int = 0) -> None:
@@ -175,8 +177,8 @@ def main(count: int, seed: int = 0) -> None:
     for case in range(seed, seed + count):
         try:
             results[run_case(case)] += 1
-        except AssertionError as error:
-            results[f"DIFFERENT in case {case}: {error}"] += 1
+        except Exception as error:
+            results[f"DIFFERENT in case {case}: {error!r}"] += 1
     for result, times in results.most_common():
         print(f"{times:6} {result}")
     sys.exit(any("DIFFERENT" in result for result in results))

@@ -123,6 +123,9 @@ def test_bad_prompts_and_usage_in_run(cli):
     assert "has 2 <image> but 1 image was given" in error_of(cli("run", CAT, "<image><image>", exit_code=1))
     assert f"The last argument, {CAT}, is a file, so the prompt is missing" in error_of(cli("run", CAT, exit_code=2))
     assert "No such option" in error_of(cli("run", CAT, "Hi", "--colour", exit_code=2))
+    assert cli("run", "What is this? " * 40, "--max-new-tokens", 1).stdout
+    assert "There is no image file" in error_of(cli("run", "x" * 300, "Hi", exit_code=1))
+    assert "is not a folder" in error_of(cli("run", "Hi", "-m", "x" * 300, exit_code=1))
     assert "Missing argument" in error_of(cli("run", exit_code=2))
     assert "has no CUDAExecutionProvider" in error_of(cli("run", CAT, "Hi", "--device", "cuda", exit_code=1))
 

@@ -166,6 +166,12 @@ def test_interface_refusal_names_found_and_expected(exported):
         (lambda m: m["files"].update({"../x": {"size": 1, "sha256": ""}}), r"\.\./x"),
         (lambda m: m["files"].pop("vision.onnx"), "vision.onnx"),
         (lambda m: m.update(attention="flash"), "attention"),
+        (lambda m: m["files"].pop("decoder.onnx.data"), "decoder.onnx.data"),
+        (lambda m: m["model"].update(num_layers=30_000_000), "model.num_layers"),
+        (lambda m: m["model"].update(patch_size=0), "model.patch_size"),
+        (lambda m: m["model"].update(num_key_value_heads=10**400), "model.num_key_value_heads"),
+        (lambda m: m["model"].update(image_token_id=-1), "model.image_token_id"),
+        (lambda m: m["model"].update(image_token_id=262), "model.image_token_id"),
         (lambda m: m["files"]["vision.onnx"].pop("sha256"), "files.vision.onnx.sha256"),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ from idefics2_onnx.export.verify import Difference, verify_in_subprocess
 from idefics2_onnx.graphs.contract import MANIFEST, Manifest, data_file
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS
+from transformers import AutoTokenizer
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def refused(source, target, match, error=CheckpointError, **options) -> None:
         export_model(source, target, verify="never", **options)
     assert "\n" not in str(caught.value)
     assert not target.exists() or not any(target.iterdir())
-    assert not list(target.parent.glob(".*partial"))
+    assert not list(target.parent.glob(".*partial*"))
 
 
 def test_manifest_describes_every_file(exported, checkpoint):
@@ -111,6 +112,11 @@ def test_fp16_connector_stays_fp32(exported):
         ({"vision_config__num_attention_heads": 5}, "48 by 5"),
         ({"text_config__num_hidden_layers": 3}, r"lacks the tensor .*layers\.2.* and \d+ more"),
         ({"text_config__hidden_size": "wide"}, "hidden_size"),
+        ({"text_config": []}, "has no tensor|lacks|text_config"),
+        ({"vision_config": 5}, "vision_config 5"),
+        ({"text_config__num_hidden_layers": 0}, "num_hidden_layers 0"),
+        ({"text_config__max_position_embeddings": 10**12}, "max_position_embeddings 1000000000000"),
+        ({"text_config__sliding_window": 0}, "sliding_window 0"),
         ({"text_config__intermediate_size": 100}, r"\[96, 48\].*\[100, 48\]"),
         ({"image_token_id": 99}, "99"),
     ],
@@ -209,24 +215,24 @@ def test_write_that_fails_leaves_nothing(checkpoint, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", limit + EXPORT, checkpoint("plain"), tmp_path / "out"], capture_output=True, text=True
     )
-    assert "CheckpointError: Writing failed (File too large)" in run.stderr
+    assert "out cannot be written (File too large). Choose another with -o." in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_export(how, checkpoint, tmp_path):
     """Stopped half way, an export leaves no folder under its name, and the next run is as good as the first."""
-    target, partial = tmp_path / "out", tmp_path / ".out.partial"
+    target = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", EXPORT, checkpoint("plain"), target], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not (partial / "vision.onnx").exists():
+    while not list(tmp_path.glob(".out.partial-*/vision.onnx")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(how)
     assert process.wait() != 0
     assert not target.exists()
-    assert partial.exists() == (how == signal.SIGKILL)
+    assert bool(list(tmp_path.glob(".out.partial-*"))) == (how == signal.SIGKILL)
     export_model(checkpoint("plain"), target, "fp32", verify="never")
     assert list(tmp_path.iterdir()) == [target]
     assert Idefics2.from_pretrained(target).generate("Hello", max_new_tokens=2).token_ids
@@ -271,3 +277,64 @@ def test_difference_sees_nan_and_clear_tokens():
 def test_verify_names_another_checkpoint(exported, checkpoint):
     with pytest.raises(Idefics2OnnxError, match="other sizes"):
         verify_folder(exported("plain"), checkpoint("window"))
+
+
+def test_files_beside_a_checkpoint_are_not_run(copy, tmp_path, monkeypatch):
+    """Exporting from inside a stranger's folder imports nothing from there."""
+    for name in ("psutil", "jinja2", "numpy", "onnxruntime"):
+        (copy / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(3)")
+    monkeypatch.chdir(copy)
+    export_model(".", tmp_path / "out", "fp32", verify="always")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_single_file_comes_before_a_stale_index(copy, tmp_path, checkpoint):
+    """As in transformers: what an older, sharded save left behind is not read."""
+    small = SMALL_MODELS["plain"]
+    write_checkpoint(tmp_path / "sharded", small.config, image_options=small.image_options, shard_size="50KB", seed=1)
+    for path in (tmp_path / "sharded").glob("model*"):
+        shutil.copy(path, copy)
+    export_model(copy, tmp_path / "out", "fp32", verify="always")
+    assert (tmp_path / "out" / "decoder.onnx.data").read_bytes() != b""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("preprocessor_config.json", "junk", "cannot read"),
+        ("generation_config.json", "junk", "cannot read"),
+        ("processor_config.json", "[]", "no JSON object"),
+        ("tokenizer.json", "{}", "tokenizer cannot be read"),
+        ("config.json", "[" * 100_000, "not readable JSON"),
+    ],
+)
+def test_junk_beside_the_weights_is_refused(name, content, match, copy, tmp_path):
+    (copy / name).write_text(content)
+    refused(copy, tmp_path / "out", match)
+
+
+def test_folders_that_cannot_be_made(checkpoint, tmp_path, monkeypatch):
+    source = checkpoint("plain").resolve()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for target, match in ((".", "cannot be replaced"), ("x" * 300, "File name too long"), ("/proc/x", "needs|cannot be written")):
+        with pytest.raises(CheckpointError, match=match):
+            export_model(source, target, verify="never")
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
+        export_model("y" * 300)
+    edit_json(Path(shutil.copytree(source, tmp_path / "other")) / "processor_config.json", image_seq_len=3)
+    with pytest.raises(CheckpointError):
+        export_model(tmp_path / "other", "a/b/c", verify="never")
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_tokenizer_defaults_are_written_down(copy, tmp_path):
+    """A config without padding_side is the reference's right, and a pad token may stand in an older file only."""
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    del config["padding_side"], config["pad_token"]
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    (copy / "special_tokens_map.json").write_text('{"pad_token": "</s>"}')
+    export_model(copy, tmp_path / "out", "fp32", verify="never")
+    processor = Idefics2.from_pretrained(tmp_path / "out").processor
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    assert (processor.padding_side, processor.pad_token_id) == (tokenizer.padding_side, tokenizer.pad_token_id)

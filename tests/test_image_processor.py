@@ -70,7 +70,9 @@ def test_first_frame_of_several(tmp_path):
         path = tmp_path / f"several.{kind.lower()}"
         frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
         assert getattr(Image.open(path), "n_frames", 1) == 3
-        assert np.array_equal(Idefics2ImageProcessor()(path)["pixel_values"], np.asarray(Idefics2ImageProcessorPil()(str(path))["pixel_values"]))
+        assert np.array_equal(
+            Idefics2ImageProcessor()(path)["pixel_values"], np.asarray(Idefics2ImageProcessorPil()(str(path))["pixel_values"])
+        )
 
 
 def test_every_way_to_name_an_image(tmp_path):
@@ -83,14 +85,16 @@ def test_every_way_to_name_an_image(tmp_path):
     expected = processor(image)["pixel_values"]
     for source in (path, str(path), content, bytearray(content), io.BytesIO(content), url, np.asarray(image)):
         assert np.array_equal(processor(source)["pixel_values"], expected)
-    assert np.array_equal(processor([[path], [], [content, url]])["pixel_values"][[0, 2, 2], [0, 0, 1]], np.repeat(expected[0], 3, 0))
+    assert np.array_equal(
+        processor([[path], [], [content, url]])["pixel_values"][[0, 2, 2], [0, 0, 1]], np.repeat(expected[0], 3, 0)
+    )
 
 
 def test_urls_only_where_allowed():
     content = jpeg(photo("chelsea", 50, 50))
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200 if self.path == "/cat.jpg" else 404)
             self.end_headers()
             self.wfile.write(content)
@@ -114,7 +118,12 @@ def test_urls_only_where_allowed():
 
 def test_options_from_every_place(tmp_path):
     image = photo("chelsea", 300, 200)
-    options = {"do_image_splitting": True, "size": {"shortest_edge": 50, "longest_edge": 99}, "image_mean": [0.1, 0.2, 0.3], "resample": 3}
+    options = {
+        "do_image_splitting": True,
+        "size": {"shortest_edge": 50, "longest_edge": 99},
+        "image_mean": [0.1, 0.2, 0.3],
+        "resample": 3,
+    }
     expected = Idefics2ImageProcessorPil(**options)(image, return_tensors="np")["pixel_values"]
     constructed = Idefics2ImageProcessor(**options)
     constructed.save_pretrained(tmp_path / "saved")
@@ -199,7 +208,15 @@ def test_two_thousand_corrupted_files():
     """Cut, overwritten and shuffled files of seven formats: an image, or an ImageError, and nothing else."""
     rng = np.random.default_rng(0)
     sources = []
-    for kind, options in (("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {"compression": "tiff_lzw"})):
+    for kind, options in (
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ):
         buffer = io.BytesIO()
         photo("chelsea", 60, 80).save(buffer, kind, **options)
         sources.append(buffer.getvalue())

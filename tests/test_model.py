@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from idefics2_onnx import Idefics2, ImageError, PromptError
+from idefics2_onnx.runtime.model import _appended
 from parity import photo, photos
 
 CAT = "examples/cat.jpg"
@@ -94,6 +95,14 @@ def test_splitting_is_one_switch_for_pixels_and_prompt(demo):
         (lambda m: m.stream("Hi", max_new_tokens=5000), PromptError, "more than the model's 2048"),
         (lambda m: m.generate("Hi", max_tokens=5), PromptError, "no generation option 'max_tokens'"),
         (lambda m: m.generate("Hi", bad_words_ids=[[]]), PromptError, "empty sequence"),
+        (lambda m: m.generate("Hi", bad_words_ids=[5]), PromptError, "bad_words_ids has 5"),
+        (lambda m: m.generate("Hi", max_new_tokens="3"), PromptError, "max_new_tokens has"),
+        (lambda m: m.generate("Hi", max_new_tokens=2.5), PromptError, "max_new_tokens has"),
+        (lambda m: m.generate("caf\udce9"), PromptError, "not valid Unicode at character"),
+        (lambda m: m.generate([["a"]]), PromptError, "A message is 'a'"),
+        (lambda m: m.logits({}), PromptError, "no input_ids"),
+        (lambda m: m.generate(input_ids=np.array([[1]]), pixel_values=np.ones((1, 1, 1, 28, 28))), PromptError, "pixel_values has the shape"),
+        (lambda m: m.generate(input_ids=np.array([[1]]), pixel_values=np.ones((1, 1, 3, 28, 28)), pixel_attention_mask=np.ones((1, 28, 28))), PromptError, "pixel_attention_mask has"),
         (lambda m: m.stream(["Hi", "Ho"]), PromptError, "Use generate for a batch"),
         (lambda m: m.generate([{"role": "user"}]), PromptError, "A message is"),
         (lambda m: m.generate([{"role": "user", "content": [{"type": "image", "image": CAT}]}], CAT), PromptError, "both inside"),
@@ -128,3 +137,22 @@ def test_caller_s_objects_are_not_changed(demo):
     demo.generate(**inputs, max_new_tokens=3)
     demo.logits(inputs)
     assert all((inputs[name] == array).all() for name, array in before.items())
+
+
+def test_without_max_new_tokens_a_long_prompt_gets_what_fits(demo):
+    text = "a" * 2000
+    assert demo.generate(text, raw=True, eos_token_id=[]).prompt_tokens == 2001
+    assert len(demo.generate(text, raw=True, eos_token_id=[]).token_ids) == 2048 - 2001
+    assert len(demo.generate("a", raw=True, eos_token_id=[]).token_ids) == 256
+
+
+def test_end_tokens_are_not_banned_and_pad_the_rest(model, reference):
+    """The reference lets a bad word through that is an end token, and pads with the first end token if nothing else is said."""
+    ours, theirs = model("plain"), reference("plain")
+    inputs = theirs.inputs(["some text", "and other text"], [[], []], splitting=False)
+    free = ours.generate(**inputs, max_new_tokens=12, eos_token_id=[], bad_words_ids=[])[:, inputs["input_ids"].shape[1] :]
+    ends = [int(free[0, 4]), 2]
+    options = {"max_new_tokens": 12, "eos_token_id": ends, "bad_words_ids": [[ends[0]], [int(free[1, 7])]]}
+    assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()
+    unset = type(ours.options)(eos_token_id=(7, 2))
+    assert _appended(np.array([[1], [1]]), [[5, 7], [5]], unset).tolist() == [[1, 5, 7], [1, 5, 7]]

@@ -29,7 +29,14 @@ def mistral(tmp_path_factory) -> Path:
     source, folder = tmp_path_factory.mktemp("sentencepiece"), tmp_path_factory.mktemp("mistral")
     shutil.copy(str(files("mistral_common") / "data" / "tokenizer.model.v1"), source / "tokenizer.model")
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
-    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>", "add_bos_token": True}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "add_bos_token": True,
+    }
     (source / "tokenizer_config.json").write_text(json.dumps(config | {"additional_special_tokens": specials}))
     (source / "config.json").write_text('{"model_type": "idefics2"}')
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
@@ -84,7 +91,9 @@ def test_ids_equal_the_reference(text, splitting, both):
     ids = expected["input_ids"][0].tolist()
     for skip in (True, False):
         assert ours.decode(ids, skip_special_tokens=skip) == reference.decode(ids, skip_special_tokens=skip)
-        assert ours.batch_decode([ids, ids[:3]], skip_special_tokens=skip) == reference.batch_decode([ids, ids[:3]], skip_special_tokens=skip)
+        assert ours.batch_decode([ids, ids[:3]], skip_special_tokens=skip) == reference.batch_decode(
+            [ids, ids[:3]], skip_special_tokens=skip
+        )
 
 
 @pytest.mark.parametrize("side", ["left", "right", None])
@@ -136,7 +145,12 @@ def test_truncation_never_cuts_an_image(both):
 
 CHATS = [
     [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
-    [{"role": "user", "content": [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": " and tell."}]}],
+    [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": " and tell."}],
+        }
+    ],
     [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Compare."}]},
@@ -157,7 +171,15 @@ def test_chats_equal_the_reference(prompt, both, tmp_path):
     path = tmp_path / "cat.png"
     photo("chelsea", 20, 30).save(path)
     encoded = base64.b64encode(path.read_bytes()).decode()
-    sources = iter([("image", photo("chelsea", 20, 30)), ("path", str(path)), ("base64", encoded), ("url", f"data:image/png;base64,{encoded}")] * 3)
+    sources = iter(
+        [
+            ("image", photo("chelsea", 20, 30)),
+            ("path", str(path)),
+            ("base64", encoded),
+            ("url", f"data:image/png;base64,{encoded}"),
+        ]
+        * 3
+    )
     chats = json.loads(json.dumps(CHATS))
     for chat in chats:
         for message in chat:
@@ -192,7 +214,10 @@ def test_legacy_tokenizer_files_are_used_as_transformers_5_uses_them(mistral, tm
     """A tokenizer.json of 2024, with a normaliser in place of Metaspace, as the real checkpoint has."""
     folder = Path(shutil.copytree(mistral, tmp_path / "legacy"))
     content = json.loads((folder / "tokenizer.json").read_text())
-    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}
+    content["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}],
+    }
     content["pre_tokenizer"] = None
     content["model"]["unk_token"] = "<unk>"
     (folder / "tokenizer.json").write_text(json.dumps(content))
@@ -258,4 +283,6 @@ def test_image_errors_come_through(both):
     with pytest.raises(ImageError, match="There is no image file"):
         both[0](text="<image>", images="nowhere.jpg")
     with pytest.raises(ImageError, match="downloads are off"):
-        both[0].apply_chat_template([{"role": "user", "content": [{"type": "image", "url": "https://example.org/a.png"}]}], tokenize=True)
+        both[0].apply_chat_template(
+            [{"role": "user", "content": [{"type": "image", "url": "https://example.org/a.png"}]}], tokenize=True
+        )
