@@ -104,23 +104,22 @@ def draw(shown: Preview, names: Sequence[str]) -> Image.Image:
     index = 0
     for row, (image, name) in enumerate(zip(shown.images, names, strict=True)):
         top = _GAP + row * row_height
-        pen.text((_GAP, top), _caption(f"{name}: {image.size}, {image.tokens} tokens"), fill=_INK, font=font)
+        pen.text((_GAP, top), _caption(name, image), fill=_INK, font=font)
         for column, tile in enumerate(image.tiles):
             left, upper = _GAP + column * (width + _GAP), top + _LINE
             thumbnail = Image.fromarray(np.moveaxis(shown.pixels[index], 0, -1)).resize((cell.width, cell.height))
             paper.paste(thumbnail, (left, upper))
             _hatch(paper, (left, upper), cell, Size(round(tile.size.height * scale), round(tile.size.width * scale)))
             pen.text((left, upper + cell.height + 2), f"{column + 1} {tile.place}", fill=_INK, font=font)
-            pen.text(
-                (left, upper + cell.height + 2 + _LINE), _caption(f"{tile.size}, {tile.tokens} tokens"), fill=_INK, font=font
-            )
+            pen.text((left, upper + cell.height + 2 + _LINE), _caption("", tile), fill=_INK, font=font)
             index += 1
     return paper
 
 
-def _caption(text: str) -> str:
-    """Pillow's own font has no multiplication sign."""
-    return text.replace("×", " x ")
+def _caption(name: str, shown: ImagePreview | TilePreview) -> str:
+    """Size and tokens; Pillow's own font has no multiplication sign."""
+    size = f"{shown.size.width} x {shown.size.height}, {shown.tokens} tokens"
+    return f"{name}: {size}" if name else size
 
 
 def _hatch(paper: Image.Image, corner: tuple[int, int], cell: Size, filled: Size) -> None:
