@@ -338,3 +338,28 @@ def test_tokenizer_defaults_are_written_down(copy, tmp_path):
     processor = Idefics2.from_pretrained(tmp_path / "out").processor
     tokenizer = AutoTokenizer.from_pretrained(copy)
     assert (processor.padding_side, processor.pad_token_id) == (tokenizer.padding_side, tokenizer.pad_token_id)
+
+
+def test_hub_ids_are_downloaded(copy, tmp_path, monkeypatch):
+    """The hub hands out a folder named after the commit; both names go into the manifest."""
+    snapshot = copy.rename(copy.parent / "0a1b2c")
+    asked = {}
+
+    def download(repo_id, revision=None, allow_patterns=None):
+        asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("idefics2_onnx.export.checkpoint.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    report = export_model("owner/some-idefics2", precision="fp32", revision="main", verify="never")
+    assert report.folder == Path("some-idefics2-fp32")
+    assert (report.manifest.source, report.manifest.revision) == ("owner/some-idefics2", "0a1b2c")
+    assert (asked["repo_id"], asked["revision"]) == ("owner/some-idefics2", "main")
+    assert "*.bin" not in asked["patterns"]
+
+
+def test_hub_ids_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="could not be downloaded from the hub"):
+        export_model("nobody/no-such-checkpoint", tmp_path / "out")
