@@ -11,6 +11,7 @@ from ..graphs.contract import AttentionFlavour, FileEntry, GraphName, Manifest, 
 from .architecture import choose_attention, load_config, match_tensors, model_sizes
 from .bundle import file_entry, new_folder, write_manifest
 from .checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from .errors import CheckpointError
 from .processor_files import write_processor_files
 from .trace import OPERATORS, folder_bytes, trace_graphs
 from .verify import Verification, verify_in_subprocess
@@ -27,7 +28,7 @@ class ExportReport:
     folder: Path
     manifest: Manifest
     verification: Verification | None
-    """None with verify="never"."""
+    """None with verify="never", and where the comparison could not be run."""
 
 
 class Listener:
@@ -91,10 +92,16 @@ def export_model(
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":
-            verification = verify_in_subprocess(partial, checkpoint.folder, whole=True if verify == "always" else None)
-            for line in verification.lines():
-                listener.say(line)
-            verification.raise_past_floor()
+            try:
+                verification = verify_in_subprocess(partial, checkpoint.folder, whole=True if verify == "always" else None)
+            except CheckpointError as error:
+                if verify == "always":
+                    raise
+                listener.say(f"Not compared, but kept: {error}")  # hours of export are not thrown away for want of memory
+            else:
+                for line in verification.lines():
+                    listener.say(line)
+                verification.raise_past_floor()
     return ExportReport(target, manifest, verification)
 
 

@@ -15,13 +15,13 @@ from .errors import ModelFolderError, PromptError
 from .folder import ModelFolder
 from .generation import (
     Generation,
-    GenerationOptions,
     Timings,
     check_samples,
     feature_rows,
     generate_tokens,
     right_padded,
 )
+from .generation_options import GenerationOptions
 from .padding import unpad_tiles
 from .processor import Idefics2Processor, Sample, share_images
 from .prompt import Message, images_in

@@ -363,3 +363,18 @@ def test_hub_ids_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="could not be downloaded from the hub"):
         export_model("nobody/no-such-checkpoint", tmp_path / "out")
+
+
+def test_comparison_that_cannot_run_keeps_the_folder(checkpoint, tmp_path, monkeypatch):
+    """Out of memory, say: "auto" says so and keeps the export, "always" fails."""
+    monkeypatch.setattr("idefics2_onnx.export.verify.sys.executable", "/bin/false")
+    said = []
+    listener = Listener()
+    monkeypatch.setattr(listener, "say", said.append)
+    report = export_model(checkpoint("plain"), tmp_path / "out", "fp32", listener=listener)
+    assert report.verification is None
+    assert "Not compared, but kept" in said[-1]
+    assert Idefics2.from_pretrained(report.folder).generate("Hi", max_new_tokens=1).token_ids
+    with pytest.raises(CheckpointError, match="could not be compared"):
+        export_model(checkpoint("plain"), tmp_path / "strict", "fp32", verify="always")
+    assert not (tmp_path / "strict").exists()
