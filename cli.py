@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 _DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
 
 
@@ -101,6 +102,8 @@ def run(
     *images, prompt = arguments
     if os.path.isfile(prompt):  # noqa: PTH113  unlike Path's, it answers for a prompt longer than any file name
         raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
+    if not images and prompt.lower().endswith(_IMAGE_ENDINGS) and " " not in prompt:
+        raise click.UsageError(f"There is no file {prompt}, and the prompt is missing. Check the path and put the question last.")
     from .runtime.image_source import open_image
     from .runtime.model import Idefics2
 
@@ -136,6 +139,8 @@ def preview(
     from .runtime.folder import ModelFolder
     from .runtime.processor import Idefics2Processor
 
+    if not as_json and any(os.path.realpath(image) == os.path.realpath(output) for image in images):
+        raise click.UsageError(f"{output} is one of the images and would be overwritten. Choose another with -o.")
     _raise_pixel_limit(max_image_pixels)
     processor = Idefics2Processor.from_pretrained(ModelFolder.open(_choose_model(model)).path, allow_urls=True)
     shown = previews.preview(processor, images, **({"do_image_splitting": False} if no_split else {}))

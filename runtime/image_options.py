@@ -12,6 +12,9 @@ from .errors import PromptError
 from .geometry import Box, Size, resized
 from .pixels import Layout, MeanStd
 
+_LARGEST = 1e30
+"""Below what float32 holds, with room for a division; NaN is not below it either."""
+
 
 @dataclass(frozen=True)
 class ImageOptions:
@@ -69,8 +72,8 @@ def _normal(name: str, value: Any) -> Any:
         numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
             raise PromptError(f"{name} is {value!r}. Give a number, or one per channel.")
-        if name == "image_std" and 0 in numbers:
-            raise PromptError(f"image_std is {value!r}. Give numbers other than 0.")
+        if not all(abs(n) < _LARGEST for n in numbers) or (name == "image_std" and 0 in numbers):
+            raise PromptError(f"{name} is {value!r:.60}. Give finite numbers{', other than 0' * (name == 'image_std')}.")
         return numbers if isinstance(value, list | tuple) else value
     if name == "size":
         if isinstance(value, list | tuple) and len(value) == 2:
@@ -85,8 +88,8 @@ def _normal(name: str, value: Any) -> Any:
             raise PromptError(f"resample is {value!r}. Give one of Pillow's filters, a number from 0 to 5.")
         return int(value)
     if name == "rescale_factor":
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise PromptError(f"rescale_factor is {value!r}. Give a number.")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
+            raise PromptError(f"rescale_factor is {value!r:.60}. Give a finite number.")
         return value
     if name in ("data_format", "input_data_format"):
         if value not in ("channels_first", "channels_last", None):

@@ -82,20 +82,22 @@ class Idefics2ImageProcessor:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / CONFIG).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
-    def __call__(self, images: Any, *, return_tensors: Literal["np"] | None = "np", **options: Any) -> dict[str, Any]:
+    def __call__(
+        self, images: Any, *, return_tensors: Literal["np"] | None = "np", upright: bool = False, **options: Any
+    ) -> dict[str, Any]:
         """Process one image, the images of one sample, or a list of samples (of which some may have none).
 
         Returns:
             pixel_values: [batch, num_tiles, channels, height, width], padded with zeros right, below and by whole tiles;
                 float32 unless neither rescaled nor normalised. With do_pad=False unpadded, and with return_tensors=None
-                then a list of lists of tiles.
+                then a list of lists of tiles. `upright` is explained at `tiles`.
             pixel_attention_mask: int64 [batch, num_tiles, height, width], 1 where there is an image; only with do_pad.
         """
         if return_tensors not in ("np", None):
             raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
         chosen = self.options.replace(**options)
         samples = nested(images)
-        tiles = iter(self._tile_pixels([image for sample in samples for image in sample], chosen))
+        tiles = iter(self._tile_pixels([image for sample in samples for image in sample], chosen, upright))
         per_sample = [[tile for _ in sample for tile in next(tiles)] for sample in samples]
         if chosen.do_pad:
             return pad_pixels(per_sample, chosen.scale, chosen.mean_std)
@@ -129,7 +131,10 @@ class Idefics2ImageProcessor:
                 image = upright_rgb(image)
             return to_picture(image, options.do_convert_rgb, options.input_data_format)
 
-        pictures = in_parallel(open_picture, images)
+        # Once each: decoding one Pillow image or file from two threads at once breaks it.
+        distinct = {id(image): image for image in images}
+        opened = dict(zip(distinct, in_parallel(open_picture, distinct.values()), strict=True))
+        pictures = [opened[id(image)] for image in images]
         boxes = [_boxes(picture_size(picture), options) for picture in pictures]
         jobs = [(picture, box) for picture, own in zip(pictures, boxes, strict=True) for box in own]
         pixels = iter(in_parallel(lambda job: _cut_and_resize(*job, options), jobs))

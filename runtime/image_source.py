@@ -44,7 +44,9 @@ def open_image(source: ImageSource, allow_urls: bool = False) -> Image.Image | N
     if isinstance(source, bytes | bytearray | memoryview):
         return _open(io.BytesIO(source), "The image")
     if hasattr(source, "read"):
-        return _open(source, str(getattr(source, "name", "The image")))
+        name = str(getattr(source, "name", "The image"))
+        seekable = getattr(source, "seekable", None)
+        return _open(source if seekable and seekable() else io.BytesIO(source.read()), name)
     raise ImageError(f"A {type(source).__name__} is not an image. Give a path, bytes, a Pillow image or a NumPy array.")
 
 

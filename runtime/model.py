@@ -43,8 +43,8 @@ class Idefics2:
         processor: prompts and images → arrays, ids → text.
     """
 
-    def __init__(self, folder: ModelFolder, engine: Engine) -> None:
-        self.folder, self._engine = folder, engine
+    def __init__(self, folder: ModelFolder, engine: Engine, allow_urls: bool = False) -> None:
+        self.folder, self._engine, self._allow_urls = folder, engine, allow_urls
         self.options = GenerationOptions.from_configs(folder.json("generation_config.json"), folder.json("config.json"))
 
     @classmethod
@@ -56,6 +56,7 @@ class Idefics2:
         providers: Sequence[Provider] | None = None,
         session_options: ort.SessionOptions | None = None,
         revision: str | None = None,
+        allow_urls: bool = False,
     ) -> Idefics2:
         """Open a model folder.
 
@@ -63,17 +64,18 @@ class Idefics2:
             source: folder, hub id, or None for the small model that ships with the package.
             device: "auto", "cpu", "cuda" or "tensorrt".
             providers, session_options: passed to ONNX Runtime as they are; providers replace the device.
+            allow_urls: whether images may be http(s) URLs, which are downloaded.
 
         Raises:
             ModelFolderError: no model folder, or a damaged one.
             ProviderError: the device does not work here.
         """
         folder = ModelFolder.open(source, revision)
-        return cls(folder, Engine.open(folder, open_sessions(folder, device, providers, session_options)))
+        return cls(folder, Engine.open(folder, open_sessions(folder, device, providers, session_options)), allow_urls)
 
     @cached_property
     def processor(self) -> Idefics2Processor:
-        processor = Idefics2Processor.from_pretrained(self.folder.path)
+        processor = Idefics2Processor.from_pretrained(self.folder.path, allow_urls=self._allow_urls)
         sizes = self.folder.manifest.model
         if processor.image_seq_len != sizes.image_seq_len:
             raise ModelFolderError(
@@ -159,6 +161,10 @@ class Idefics2:
         """
         if "input_ids" not in inputs:
             raise PromptError("The inputs have no input_ids. Give the processor's dict for text.")
+        known = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask")
+        for name in inputs:
+            if name not in known:
+                raise PromptError(f"The inputs have {name!r}, which the model does not take. Give {', '.join(known)}.")
         samples = _samples(**inputs)
         check_samples(self._engine, samples, 0)
         tiles = [tile for sample in samples for tile in sample.tiles]
@@ -190,7 +196,7 @@ class Idefics2:
             own = share_images([""], images)
         texts = [self.processor.prompt_text(prompt, len(i), raw) for prompt, i in zip(prompts, own, strict=True)]
         options = {} if do_image_splitting is None else {"do_image_splitting": do_image_splitting}
-        return self.processor.samples(texts, own, **options)
+        return self.processor.samples(texts, own, raw or not self.processor.starts_with_bos(texts[0]), **options)
 
     def _collect(
         self, samples: Sequence[Sample], options: GenerationOptions, timings: Timings
@@ -275,7 +281,14 @@ def _samples(
     pixel_attention_mask: NDArray[Any] | None = None,
 ) -> list[Sample]:
     """The processor's dict, padded on either side, → samples."""
-    ids = np.asarray(input_ids)
+    try:
+        ids = np.asarray(input_ids)
+    except ValueError as error:
+        raise PromptError("input_ids has rows of different lengths. Pad them, and give an attention_mask.") from error
+    if not np.issubdtype(ids.dtype, np.integer) or not ids.size:
+        raise PromptError(
+            f"input_ids has the dtype {ids.dtype} and the shape {list(ids.shape)}. Give whole numbers [batch, seq]."
+        )
     mask = _mask(ids, attention_mask)
     if pixel_values is None:
         tiles: list[Any] = [[] for _ in ids]

@@ -17,6 +17,10 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="idefics2-onnx-image")
 
 
+if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child makes its own
+    os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
 def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """[function(item) for item in items], in threads: Pillow and NumPy let go of the interpreter in their loops.
 

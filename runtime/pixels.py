@@ -40,6 +40,7 @@ def to_picture(image: Image.Image | NDArray[Any], do_convert_rgb: bool, layout: 
         if do_convert_rgb:
             return _pillow_to_rgb(image)
         array = np.asarray(_loaded(image))
+        _check(array)
         return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
     _check(image)
     if image.ndim == 2 and (layout or not do_convert_rgb):

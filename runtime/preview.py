@@ -77,7 +77,8 @@ def preview(processor: Idefics2Processor, sources: Sequence[ImageSource], **imag
     """Process images as for one prompt. ImageError, PromptError as from the processor."""
     opened = [open_image(source, processor.image_processor.allow_urls) for source in sources]
     images = [upright_rgb(image) if isinstance(image, Image.Image) else image for image in opened]
-    inputs = processor.image_processor([images], **image_options, do_rescale=False, do_normalize=False)
+    plain = {"do_rescale": False, "do_normalize": False, "do_pad": True, "do_convert_rgb": True}
+    inputs = processor.image_processor([images], **image_options | plain)
     pixels, mask = inputs["pixel_values"][0], inputs["pixel_attention_mask"][0]
     sizes = iter([Size(int(own.any(1).sum()), int(own.any(0).sum())) for own in mask])
     split = processor.image_processor.options.replace(**image_options).do_image_splitting

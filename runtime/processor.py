@@ -19,9 +19,20 @@ from .errors import ModelFolderError, PromptError
 from .folder import find_json
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
-from .padding import Tile, pad_tiles
+from .padding import Tile
 from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
-from .tokenizer import Padding, Side, check_side, encode, is_llama, load_tokenizer, pad_ids, padded_width
+from .tokenizer import (
+    Padding,
+    Side,
+    Truncation,
+    check_side,
+    encode,
+    is_llama,
+    load_tokenizer,
+    pad_ids,
+    padded_width,
+    truncation_length,
+)
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -53,10 +64,11 @@ class Idefics2Processor:
         pad_token_id: int = 0,
         padding_side: Side = "left",
         truncation_side: Side = "right",
+        bos_token: str | None = None,
     ) -> None:
         self.image_processor, self.tokenizer, self.image_seq_len = image_processor, tokenizer, image_seq_len
         self.chat_template, self.pad_token_id = chat_template, pad_token_id
-        self.padding_side, self.truncation_side = padding_side, truncation_side
+        self.padding_side, self.truncation_side, self.bos_token = padding_side, truncation_side, bos_token
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **image_options: Any) -> Idefics2Processor:
@@ -80,18 +92,19 @@ class Idefics2Processor:
             load_chat_template(folder, special),
             0 if pad is None else pad,
             check_side(config.get("padding_side") or ("left" if is_llama(config) else "right")),
-            check_side(config.get("truncation_side") or "right"),
+            check_side(config.get("truncation_side") or "right", "truncation_side"),
+            special.get("bos_token"),
         )
 
     def __call__(
         self,
-        text: str | Sequence[str] | None = None,
         images: Any = None,
+        text: str | Sequence[str] | None = None,
         *,
         padding: Padding = False,
         padding_side: Side | None = None,
         pad_to_multiple_of: int | None = None,
-        truncation: bool = False,
+        truncation: Truncation = None,
         max_length: int | None = None,
         add_special_tokens: bool = True,
         return_tensors: Literal["np"] | None = "np",
@@ -103,7 +116,8 @@ class Idefics2Processor:
             text: one prompt or several, with one ``<image>`` per image.
             images: one image, the images of all prompts in order, or one list per prompt.
             padding: True (or "longest") pads shorter prompts, "max_length" all of them to `max_length`.
-            truncation: cut prompts to `max_length` tokens; a prompt whose image tokens would be cut is refused.
+            truncation: cut prompts to `max_length` tokens; a prompt whose image tokens would be cut is refused. None cuts
+                where `max_length` is given and padding is not.
             image_options: options of the image processor for this call, do_image_splitting among them.
 
         Returns:
@@ -117,38 +131,44 @@ class Idefics2Processor:
             raise PromptError("Neither text nor images were given. Give at least one of them.")
         if return_tensors not in ("np", None):
             raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
-        if truncation and max_length is None:
-            raise PromptError("truncation is on without a max_length. Give one.")
         if text is None:
-            tiles = self.image_processor.tiles
-            return pad_tiles([[t for own in tiles(sample, upright=True) for t in own] for sample in nested(images)])
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts or not all(isinstance(t, str) for t in texts):
+            return self.image_processor(images, return_tensors=return_tensors, upright=True, **image_options)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) for t in texts):
             raise PromptError("text is not a string or a list of strings. Use apply_chat_template for messages.")
-        limit = max_length if truncation else None
-        samples = self.samples(texts, share_images(texts, images), add_special_tokens, limit, **image_options)
-        width = padded_width([len(sample.ids) for sample in samples], padding, max_length, pad_to_multiple_of)
-        inputs = pad_ids(
-            [sample.ids for sample in samples], self.pad_token_id, check_side(padding_side or self.padding_side), width
-        )
-        if any(sample.tiles for sample in samples):
-            inputs |= pad_tiles([sample.tiles for sample in samples])
+        own = share_images(texts, images)
+        limit = truncation_length(truncation, max_length, padding)
+        # The tiles are made in one go with their padding, so only the ids are asked for here.
+        split = self.image_processor.options.replace(**image_options).do_image_splitting
+        ids = self._ids(texts, own, split, add_special_tokens, limit)
+        width = padded_width([len(row) for row in ids], padding, max_length, pad_to_multiple_of)
+        side = check_side(padding_side or self.padding_side)
+        inputs = pad_ids(ids, self.pad_token_id, side, width)
+        if any(own):
+            inputs |= self.image_processor(own, return_tensors=return_tensors, upright=True, **image_options)
         return inputs
 
     def samples(
-        self,
-        texts: Sequence[str],
-        images: Sequence[Sequence[ImageSource]],
-        add_special_tokens: bool = True,
-        max_length: int | None = None,
-        **image_options: Any,
+        self, texts: Sequence[str], images: Sequence[Sequence[ImageSource]], add_special_tokens: bool = True, **image_options: Any
     ) -> list[Sample]:
         """Tokenize tagged prompts and process their images, without padding."""
         options = self.image_processor.options.replace(**image_options)
+        ids = self._ids(texts, images, options.do_image_splitting, add_special_tokens, None)
+        tiles = iter(self.image_processor.tiles([image for own in images for image in own], options, upright=True))
+        return [Sample(row, [t for _ in own for t in next(tiles)]) for row, own in zip(ids, images, strict=True)]
+
+    def _ids(
+        self,
+        texts: Sequence[str],
+        images: Sequence[Sequence[ImageSource]],
+        split: bool,
+        add_special_tokens: bool,
+        max_length: int | None,
+    ) -> list[list[int]]:
         for text, own in zip(texts, images, strict=True):
             check_text(text)
             check_image_count(text, len(own))
-        expanded = [expand_images(text, self.image_seq_len, options.do_image_splitting) for text in texts]
+        expanded = [expand_images(text, self.image_seq_len, split) for text in texts]
         encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self.truncation_side)
         image_token = self.tokenizer.token_to_id(IMAGE)
         assert image_token is not None, "the tokenizer was loaded with its image token"
@@ -159,8 +179,7 @@ class Idefics2Processor:
                     f"The prompt's images need {needed} tokens, and {kept} would be left of them in {len(encoding.ids)}. "
                     "Raise max_length, or use fewer or unsplit images."
                 )
-        tiles = iter(self.image_processor.tiles([image for own in images for image in own], options, upright=True))
-        return [Sample(e.ids, [t for _ in own for t in next(tiles)]) for e, own in zip(encodings, images, strict=True)]
+        return [encoding.ids for encoding in encodings]
 
     def apply_chat_template(
         self,
@@ -178,16 +197,23 @@ class Idefics2Processor:
         """
         if self.chat_template is None:
             raise PromptError("This model has no chat template, so it cannot take messages. Give a plain prompt instead.")
-        batch = bool(messages) and isinstance(messages[0], list)
+        if not isinstance(messages, list) or not messages:
+            raise PromptError(f"messages is {messages!r:.60}. Give a list of messages, or a list of such lists.")
+        batch = isinstance(messages[0], list)
         conversations: Any = messages if batch else [messages]
         texts = [self.chat_template.render(conversation, add_generation_prompt) for conversation in conversations]
         if not tokenize:
             if options:
-                raise PromptError(f"{next(iter(options))!r} is an option of tokenize=True. Set that, too.")
+                raise PromptError(f"{next(iter(options))!r} is no option here. The processor's own need tokenize=True.")
             return texts if batch else texts[0]
         images = [images_in(conversation) for conversation in conversations]
-        inputs = self(texts, images if any(images) else None, **options)
+        options.setdefault("add_special_tokens", not self.starts_with_bos(texts[0]))
+        inputs = self(images if any(images) else None, texts, **options)
         return inputs if return_dict else inputs["input_ids"]
+
+    def starts_with_bos(self, text: str) -> bool:
+        """Whether a template has put the token in front that the tokenizer would add once more."""
+        return bool(self.bos_token) and text.startswith(str(self.bos_token))
 
     def prompt_text(self, prompt: str | list[Message], num_images: int, raw: bool = False) -> str:
         """What a user wrote → the tagged text the model reads: one user turn, a whole conversation, or (raw) itself."""
@@ -201,7 +227,10 @@ class Idefics2Processor:
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of one sequence of ids."""
-        return self.tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=skip_special_tokens)
+        ids = [int(i) for i in token_ids]
+        if ids and not 0 <= min(ids) <= max(ids) < 1 << 32:
+            raise PromptError(f"The ids go from {min(ids)} to {max(ids)}. Give token ids, from 0; labels' -100 is none.")
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
         """Text of each sequence of ids."""

@@ -52,7 +52,8 @@ def images_in(messages: list[Message]) -> list[Any]:
             if isinstance(item, dict) and item.get("type") == "image":
                 key = next((key for key in ("image", "url", "path", "base64") if item.get(key) is not None), None)
                 if key is not None:
-                    found.append(f"data:image/*;base64,{item[key]}" if key == "base64" else item[key])
+                    bare = key == "base64" and not str(item[key]).startswith("data:")
+                    found.append(f"data:image/*;base64,{item[key]}" if bare else item[key])
             elif isinstance(item, dict) and item.get("type") == "image_url":  # OpenAI's form
                 url = item.get("image_url")
                 found.append(url.get("url") if isinstance(url, dict) else url)

@@ -50,6 +50,8 @@ def open_sessions(
     """
     import onnxruntime as ort  # here, so that importing the package does not load it
 
+    if isinstance(providers, str):
+        raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
     if providers is None:
         candidates = _candidates(device, ort.get_available_providers(), "bf16" in folder.manifest.precision.values())
     else:

@@ -16,6 +16,7 @@ from .folder import find_file, find_json, read_json_object
 from .prompt import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 
 Side = Literal["left", "right"]
+Truncation = bool | Literal["longest_first", "do_not_truncate"] | None
 Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
 
@@ -40,7 +41,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_truncation()
     text_config = find_json(folder, "config.json").get("text_config")
     vocab_size = text_config.get("vocab_size") if isinstance(text_config, dict) else None
-    for token in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
+    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    own = [token for token in (extra if isinstance(extra, list) else []) if isinstance(token, str)]
+    for token in (*own, FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
         if tokenizer.token_to_id(token) is None and (vocab_size is None or tokenizer.get_vocab_size() < vocab_size):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     return tokenizer
@@ -51,13 +54,28 @@ def is_llama(config: dict[str, Any]) -> bool:
     return str(config.get("tokenizer_class") or "LlamaTokenizer").removesuffix("Fast") == "LlamaTokenizer"
 
 
-def check_side(side: Any) -> Side:
+def truncation_length(truncation: Truncation, max_length: int | None, padding: Padding) -> int | None:
+    """How many tokens a prompt may keep, None for all, by the reference's options."""
+    if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
+        raise PromptError(f"max_length is {max_length!r}. Give a number of tokens, 1 or more.")
+    if truncation in (True, "longest_first"):
+        if max_length is None:
+            raise PromptError("truncation is on without a max_length. Give one.")
+        return max_length
+    if truncation in (False, "do_not_truncate"):
+        return None
+    if truncation is not None:
+        raise PromptError(f"truncation is {truncation!r}. Give True or False.")
+    return max_length if padding in (False, "do_not_pad") else None
+
+
+def check_side(side: Any, name: str = "padding_side") -> Side:
     """ "left" or "right"; PromptError for anything else."""
     if side == "left":
         return "left"
     if side == "right":
         return "right"
-    raise PromptError(f"padding_side is {side!r}. Give 'left' or 'right'.")
+    raise PromptError(f"{name} is {side!r}. Give 'left' or 'right'.")
 
 
 def encode(

@@ -122,6 +122,7 @@ def test_bad_folders_in_run(cli, tmp_path):
 def test_bad_prompts_and_usage_in_run(cli):
     assert "has 2 <image> but 1 image was given" in error_of(cli("run", CAT, "<image><image>", exit_code=1))
     assert f"The last argument, {CAT}, is a file, so the prompt is missing" in error_of(cli("run", CAT, exit_code=2))
+    assert "There is no file gone.jpg, and the prompt is missing" in error_of(cli("run", "gone.jpg", exit_code=2))
     assert "No such option" in error_of(cli("run", CAT, "Hi", "--colour", exit_code=2))
     assert cli("run", "What is this? " * 40, "--max-new-tokens", 1).stdout
     assert "There is no image file" in error_of(cli("run", "x" * 300, "Hi", exit_code=1))

@@ -6,6 +6,8 @@ import base64
 import http.server
 import io
 import json
+import multiprocessing
+import os
 import threading
 import warnings
 
@@ -254,3 +256,27 @@ def test_outputs_are_not_shared_and_inputs_not_changed():
     first["pixel_values"][:] = 7
     assert (image == before).all()
     assert not (second["pixel_values"] == 7).any()
+
+
+def test_one_lazy_image_many_times(tmp_path):
+    """Decoded once, not by two threads at the same time; the same for one open file."""
+    path = tmp_path / "large.jpg"
+    photo("astronaut").resize((1500, 1200)).save(path)
+    processor = Idefics2ImageProcessor(size={"height": 9, "width": 9})
+    expected = processor(path)["pixel_values"][0, 0]
+    for _ in range(3):
+        lazy = Image.open(path)
+        assert (processor([lazy] * 5)["pixel_values"] == expected).all()
+        with path.open("rb") as file:
+            assert (processor([file] * 3)["pixel_values"] == expected).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_works_in_a_forked_process():
+    processor, images = Idefics2ImageProcessor(), [photo("chelsea", 40, 40), photo("coffee", 40, 40)]
+    processor(images)  # starts the threads
+    child = multiprocessing.get_context("fork").Process(target=processor, args=(images,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0

@@ -50,6 +50,9 @@ def test_command(tmp_path, monkeypatch):
     assert Image.open("seen.png").width > 1000
     result = CliRunner().invoke(main, ["preview", "cat.png", "--no-split", "--json"])
     assert json.loads(result.stdout)["tokens"] == 66
+    result = CliRunner().invoke(main, ["preview", "cat.png", "-o", "./cat.png"])
+    assert result.exit_code == 2
+    assert "would be overwritten" in result.stderr
     for arguments, message in (
         (["none.png"], "There is no image file"),
         (["cat.png", "-o", "seen.xyz"], "cannot be written"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from idefics2_onnx import Idefics2, Idefics2Processor, ImageError, PromptError
 from idefics2_onnx.demo.random_model import CHAT_TEMPLATE
+from idefics2_onnx.runtime.chat_template import ChatTemplate
 from idefics2_onnx.runtime.folder import DEMO
 from parity import photo
 from prompts import PROMPTS
@@ -122,6 +123,10 @@ def test_batches_equal_the_reference(side, splitting, both):
         {"padding": True, "truncation": True, "max_length": 9},
         {"padding": "max_length", "truncation": True, "max_length": 5},
         {"padding": True, "truncation": True, "max_length": 5, "add_special_tokens": False},
+        {"padding": True, "truncation": "longest_first", "max_length": 5},
+        {"padding": True, "truncation": "do_not_truncate", "max_length": 5},
+        {"padding": True, "max_length": 5},
+        {"max_length": 2},
     ],
 )
 def test_padding_and_truncation_equal_the_reference(options, both):
@@ -261,6 +266,12 @@ def test_no_token_past_the_vocabulary_is_added(tmp_path):
     [
         (lambda p: p(text="x", truncation=True), "without a max_length"),
         (lambda p: p(text="x", truncation=True, max_length=1), "max_length is 1"),
+        (lambda p: p(text="x", max_length="5"), "max_length is '5'"),
+        (lambda p: p(text="x", truncation="middle"), "truncation is 'middle'"),
+        (lambda p: p(text=5), "not a string"),
+        (lambda p: p(images=photo("chelsea", 9, 9), nonsense=1), "'nonsense'"),
+        (lambda p: p.apply_chat_template(None), "messages is None"),
+        (lambda p: p.decode([-100]), "from -100"),
         (lambda p: p(text="x", padding="max_length"), "without a max_length"),
         (lambda p: p(text="x", padding="widest"), "'widest'"),
         (lambda p: p(text=["x", "long text"], padding="max_length", max_length=2), "2 to .* tokens, more than max_length 2"),
@@ -269,7 +280,7 @@ def test_no_token_past_the_vocabulary_is_added(tmp_path):
         (lambda p: p.apply_chat_template([{"role": "user", "content": "plain text"}]), "leaves out the text 'plain text'"),
         (lambda p: p.apply_chat_template([{"role": "user", "content": []}]), "refuses these messages"),
         (lambda p: p.apply_chat_template(["hello"]), "A message is 'hello'"),
-        (lambda p: p.apply_chat_template(CHATS[0], padding=True), "'padding' is an option of tokenize=True"),
+        (lambda p: p.apply_chat_template(CHATS[0], padding=True), "'padding' is no option here"),
         (lambda p: p.apply_chat_template(CHATS[0], tokenize=True), "has 1 <image> but 0 images"),
     ],
 )  # fmt: skip
@@ -286,3 +297,44 @@ def test_image_errors_come_through(both):
         both[0].apply_chat_template(
             [{"role": "user", "content": [{"type": "image", "url": "https://example.org/a.png"}]}], tokenize=True
         )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_rescale": False, "do_normalize": False},
+        {"size": {"height": 20, "width": 30}},
+        {"do_convert_rgb": True, "resample": 0},
+    ],
+)
+def test_image_options_reach_the_pixels(options, both):
+    ours, reference = both
+    reference.image_processor.do_image_splitting = False
+    images = [photo("chelsea", 20, 30), photo("coffee", 25, 25).convert("RGBA")]
+    same(
+        ours(images, ["<image>", "<image>x"], padding=True, **options),
+        reference(images, ["<image>", "<image>x"], padding=True, return_tensors="np", **options),
+    )
+    same(ours(images=images, **options), reference(images=images, return_tensors="np", **options))
+
+
+def test_template_that_writes_the_bos_token(both):
+    ours, reference = both
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content[0].text }}{% endfor %}"
+    chat = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    with_bos = Idefics2Processor(
+        ours.image_processor, ours.tokenizer, chat_template=ChatTemplate(source, {"bos_token": "<s>"}), bos_token="<s>"
+    )
+    expected = reference.apply_chat_template(chat, chat_template=source, tokenize=True, return_tensors="np")
+    assert np.array_equal(with_bos.apply_chat_template(chat, tokenize=True), expected)
+    assert expected[0].tolist().count(1) == 1
+
+
+def test_added_special_tokens_of_the_config(mistral, tmp_path):
+    folder = Path(shutil.copytree(mistral, tmp_path / "more"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["extra_special_tokens"] = ["<foo>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text('{"model_type": "idefics2", "text_config": {"vocab_size": 32004}}')
+    tokenizer, ours = AutoTokenizer.from_pretrained(folder), Idefics2Processor.from_pretrained(folder)
+    assert ours.tokenizer.encode("a<foo>b").ids == tokenizer("a<foo>b").input_ids
