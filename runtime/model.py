@@ -22,7 +22,7 @@ from .generation import (
     right_padded,
 )
 from .generation_options import GenerationOptions
-from .padding import unpad_tiles
+from .inputs import samples_of, token_mask, with_answers
 from .processor import Idefics2Processor, Sample, share_images
 from .prompt import Message, images_in
 from .sessions import Provider, open_sessions
@@ -131,9 +131,9 @@ class Idefics2:
         if input_ids is not None:
             if prompt is not None or images is not None:
                 raise PromptError("Both a prompt and input_ids were given. Give one of them.")
-            samples = _samples(input_ids, attention_mask, pixel_values, pixel_attention_mask)
+            samples = samples_of(input_ids, attention_mask, pixel_values, pixel_attention_mask)
             answers, _ = self._collect(samples, chosen, timings)
-            return _appended(np.asarray(input_ids), answers, chosen)
+            return with_answers(np.asarray(input_ids), answers, chosen)
         batch = _is_batch(prompt)
         samples = self._prepare(prompt if batch else [prompt], images, raw, do_image_splitting, batch)
         answers, reasons = self._collect(samples, chosen, timings)
@@ -165,7 +165,7 @@ class Idefics2:
         for name in inputs:
             if name not in known:
                 raise PromptError(f"The inputs have {name!r}, which the model does not take. Give {', '.join(known)}.")
-        samples = _samples(**inputs)
+        samples = samples_of(**inputs)
         check_samples(self._engine, samples, 0)
         tiles = [tile for sample in samples for tile in sample.tiles]
         features = self._engine.encode_images(tiles) if tiles else None
@@ -174,7 +174,7 @@ class Idefics2:
         embeds = self._engine.embed(ids, features, feature_rows(samples, features, self._engine))
         cache = self._engine.new_cache(len(samples), ids.shape[1])
         found = self._engine.decode(embeds, lengths, cache, np.broadcast_to(np.arange(ids.shape[1]), ids.shape).copy())
-        mask = _mask(np.asarray(inputs["input_ids"]), inputs.get("attention_mask"))
+        mask = token_mask(np.asarray(inputs["input_ids"]), inputs.get("attention_mask"))
         aligned = np.zeros((*mask.shape, found.shape[-1]), np.float32)
         aligned[mask] = found[np.arange(ids.shape[1]) < lengths[:, None]]
         return aligned
@@ -261,57 +261,3 @@ def _is_batch(prompt: Any) -> bool:
     if isinstance(prompt, list | tuple) and all(isinstance(p, str | list) for p in prompt):
         return True
     raise PromptError("The prompt is neither text, a list of messages, nor a list of either. Give one of these.")
-
-
-def _mask(input_ids: NDArray[Any], attention_mask: NDArray[Any] | None) -> NDArray[np.bool_]:
-    if input_ids.ndim != 2:
-        raise PromptError(f"input_ids has the shape {list(input_ids.shape)}. Give [batch, seq].")
-    if attention_mask is None:
-        return np.ones(input_ids.shape, bool)
-    mask: NDArray[np.bool_] = np.asarray(attention_mask) != 0
-    if mask.shape != input_ids.shape:
-        raise PromptError(f"attention_mask has the shape {list(mask.shape)}, input_ids {list(input_ids.shape)}. Make them equal.")
-    return mask
-
-
-def _samples(
-    input_ids: NDArray[Any],
-    attention_mask: NDArray[Any] | None = None,
-    pixel_values: NDArray[Any] | None = None,
-    pixel_attention_mask: NDArray[Any] | None = None,
-) -> list[Sample]:
-    """The processor's dict, padded on either side, → samples."""
-    try:
-        ids = np.asarray(input_ids)
-    except ValueError as error:
-        raise PromptError("input_ids has rows of different lengths. Pad them, and give an attention_mask.") from error
-    if not np.issubdtype(ids.dtype, np.integer) or not ids.size:
-        raise PromptError(
-            f"input_ids has the dtype {ids.dtype} and the shape {list(ids.shape)}. Give whole numbers [batch, seq]."
-        )
-    mask = _mask(ids, attention_mask)
-    if pixel_values is None:
-        tiles: list[Any] = [[] for _ in ids]
-    else:
-        pixel_values = np.asarray(pixel_values, np.float32)
-        if pixel_values.ndim != 5 or pixel_values.shape[2] != 3 or len(pixel_values) != len(ids):
-            raise PromptError(
-                f"pixel_values has the shape {list(pixel_values.shape)} for {len(ids)} prompts. "
-                "Give [batch, num_tiles, 3, height, width]."
-            )
-        expected = (*pixel_values.shape[:2], *pixel_values.shape[3:])
-        if pixel_attention_mask is not None and np.shape(pixel_attention_mask) != expected:
-            raise PromptError(
-                f"pixel_attention_mask has the shape {list(np.shape(pixel_attention_mask))}. Give {list(expected)}."
-            )
-        tiles = unpad_tiles(pixel_values, None if pixel_attention_mask is None else np.asarray(pixel_attention_mask))
-    return [Sample(row[own].tolist(), images) for row, own, images in zip(ids, mask, tiles, strict=True)]
-
-
-def _appended(input_ids: NDArray[Any], answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
-    """Prompts as they came with the answers behind them, int64 [batch, seq + longest answer]."""
-    pad = options.eos_token_id[0] if options.pad_token_id is None and options.eos_token_id else options.pad_token_id or 0
-    new = np.full((len(answers), max(map(len, answers))), pad, np.int64)
-    for row, answer in enumerate(answers):
-        new[row, : len(answer)] = answer
-    return np.concatenate([input_ids.astype(np.int64), new], axis=1)

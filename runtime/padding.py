@@ -16,13 +16,8 @@ Tile = NDArray[np.float32]
 """Values of one tile, unpadded: float32 [3, height, width]."""
 
 
-def pad_tiles(samples: Sequence[Sequence[Tile]]) -> dict[str, NDArray[Any]]:
-    """Tiles of each sample → one padded array and its mask."""
-    return pad_pixels([[TilePixels(tile, False) for tile in sample] for sample in samples], None, None)
-
-
 def unpad_tiles(pixel_values: NDArray[Any], mask: NDArray[Any] | None) -> list[list[Tile]]:
-    """The inverse of `pad_tiles`: whole padding tiles dropped, the others cut to their mask.
+    """The inverse of `pad_pixels`: whole padding tiles dropped, the others cut to their mask.
 
     Without a mask every tile is an image of full size, except those that are zero throughout, as in the reference.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from idefics2_onnx import Idefics2, ImageError, PromptError
-from idefics2_onnx.runtime.model import _appended
+from idefics2_onnx.runtime.inputs import with_answers
 from parity import photo, photos
 
 CAT = "examples/cat.jpg"
@@ -155,4 +155,4 @@ def test_end_tokens_are_not_banned_and_pad_the_rest(model, reference):
     options = {"max_new_tokens": 12, "eos_token_id": ends, "bad_words_ids": [[ends[0]], [int(free[1, 7])]]}
     assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()
     unset = type(ours.options)(eos_token_id=(7, 2))
-    assert _appended(np.array([[1], [1]]), [[5, 7], [5]], unset).tolist() == [[1, 5, 7], [1, 5, 7]]
+    assert with_answers(np.array([[1], [1]]), [[5, 7], [5]], unset).tolist() == [[1, 5, 7], [1, 5, 7]]
