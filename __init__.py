@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .graphs.errors import Idefics2OnnxError, ModelFolderError
+    from .runtime.answer import Generation
     from .runtime.errors import ImageError, PromptError, ProviderError
-    from .runtime.generation import Generation
     from .runtime.image_processor import Idefics2ImageProcessor
     from .runtime.model import Idefics2
     from .runtime.processor import Idefics2Processor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Generation": "generation", "Idefics2": "model", "Idefics2ImageProcessor": "image_processor",
+    "Generation": "answer", "Idefics2": "model", "Idefics2ImageProcessor": "image_processor",
     "Idefics2OnnxError": "errors", "Idefics2Processor": "processor", "ImageError": "errors", "ModelFolderError": "errors",
     "PromptError": "errors", "ProviderError": "errors",
 }  # fmt: skip

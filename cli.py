@@ -16,7 +16,7 @@ from .graphs.contract import FLAVOURS, GRAPHS, MANIFEST, PRECISIONS, Manifest, d
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
 
 if TYPE_CHECKING:
-    from .runtime.generation import Generation
+    from .runtime.answer import Generation
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256

@@ -2,49 +2,94 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..graphs.contract import ModelSizes, key_value_names
+from .buffer import Buffer, Storage
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-BFLOAT16 = 16
-"""ONNX's number of the type NumPy lacks."""
+GROWTH = 256
+"""Tokens of room that are added at least when a cache is full."""
 
 
 class KeyValueCache:
     """Keys and values of `batch` rows with room for `capacity` tokens each, and how many each row holds.
 
     Feeding the cache as arrays and taking it back would copy all of it at every token; with one buffer on both sides the
-    graph writes the new token in place.
+    graph writes the new token in place. What lies behind a row's tokens is never looked at, so to forget tokens is to lower
+    their number.
     """
 
-    def __init__(self, sizes: ModelSizes, batch: int, capacity: int, dtype: type[np.generic] | None, memory: str) -> None:
-        """`dtype` None stands for bfloat16; `memory` is ONNX Runtime's device name."""
-        import onnxruntime as ort
-
+    def __init__(self, sizes: ModelSizes, storage: Storage, batch: int, capacity: int) -> None:
+        self._sizes, self._storage = sizes, storage
+        self.batch, self.capacity = batch, capacity
         self.tokens: NDArray[np.int64] = np.zeros(batch, np.int64)
         """Tokens in each row."""
-        shape = (batch, sizes.num_key_value_heads, capacity, sizes.head_dim)
-        self._buffers: dict[str, Any] = {}
-        for name in key_value_names(sizes.num_layers, "past_key_values"):
-            if dtype is None:
-                buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, BFLOAT16, memory, 0)
-            else:
-                # Zero at first: standard attention multiplies what lies behind a row's end by 0, which must not be NaN.
-                buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), memory, 0)
-            self._buffers[name] = buffer
+        self._buffers = {name: self._buffer(capacity) for name in key_value_names(sizes.num_layers, "past_key_values")}
+        self.peak_bytes = self.nbytes
 
-    def bind(self, binding: ort.IOBinding) -> None:
-        """Bind every buffer as past input and as present output."""
+    @property
+    def nbytes(self) -> int:
+        """What the buffers take."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def bind(self, binding: ort.IOBinding, first_row: int, batch: int) -> None:
+        """Bind some rows of every buffer as past input and as present output."""
         for name, buffer in self._buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)
+            value = buffer.rows(first_row, first_row + batch)
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
 
-    def mask(self, new: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-        """attention_mask int64 [batch, width] of a call that adds `new` tokens to each row."""
-        return (np.arange(width) < (self.tokens + new)[:, None]).astype(np.int64)
+    def reserve(self, tokens: int, limit: int) -> None:
+        """Make room for that many tokens a row, and for some more up to a limit; buffer by buffer, to need little memory."""
+        if tokens <= self.capacity:
+            return
+        capacity = max(tokens, min(limit, max(self.capacity + GROWTH, self.capacity * 5 // 4)))
+        for name, old in self._buffers.items():
+            new = self._buffer(capacity)
+            for row, held in enumerate(self.tokens.tolist()):
+                new.copy(row, old, row, 0, held)
+            self._buffers[name] = new
+        self.capacity = capacity
+        self.peak_bytes = max(self.peak_bytes, self.nbytes)
+
+    def copy_row(
+        self, row: int, source_row: int, source: KeyValueCache | None = None, start: int = 0, stop: int | None = None
+    ) -> None:
+        """Make a row equal a row of another cache, or of this one, up to `stop` tokens; the first `start` are so already."""
+        source = source or self
+        stop = int(source.tokens[source_row]) if stop is None else stop
+        for name, buffer in self._buffers.items():
+            buffer.copy(row, source._buffers[name], source_row, start, stop)
+        self.tokens[row] = stop
+
+    def like(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache of the same model."""
+        return KeyValueCache(self._sizes, self._storage, batch, capacity)
+
+    def reorder(self, first_row: int, sources: Sequence[int], start: int) -> None:
+        """Rows first_row, first_row + 1, … become what rows first_row + sources[0], … were; all are equal before `start`."""
+        pending = {row: source for row, source in enumerate(sources) if row != source}
+        aside: KeyValueCache | None = None
+        while pending:
+            row = next((row for row in pending if row not in pending.values()), None)
+            if row is None:  # the rows that are left go round: one of them is put aside
+                row = next(iter(pending))
+                aside = aside or self.like(1, self.capacity)
+                aside.copy_row(0, first_row + row, self, start)
+                pending = {other: -1 if source == row else source for other, source in pending.items()}
+            source = pending.pop(row)
+            if source < 0:
+                assert aside is not None
+                self.copy_row(first_row + row, 0, aside, start)
+            else:
+                self.copy_row(first_row + row, first_row + source, start=start)
+
+    def _buffer(self, capacity: int) -> Buffer:
+        return self._storage.buffer(self.batch, self._sizes.num_key_value_heads, capacity, self._sizes.head_dim)

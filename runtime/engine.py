@@ -9,76 +9,189 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graphs.contract import GraphName, ModelSizes, graph_file
-from .cache import BFLOAT16, KeyValueCache
-from .errors import ProviderError
+from ..graphs.contract import GraphName, ModelSizes, Precision, graph_file
+from .buffer import Buffer, Storage
+from .cache import KeyValueCache
+from .errors import ModelFolderError, ProviderError
+from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
 from .padding import Tile
+from .parallel import in_parallel
 from .positions import position_ids
 from .sessions import Sessions
+from .timings import Timings
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 PATCHES_PER_CALL = 4 * 70 * 70
 """Images of one size are encoded together up to this many patches, which bounds the activations' memory."""
-_DTYPES: dict[str, type[np.generic] | None] = {
-    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(bfloat16)": None,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """Encoded tiles, in device memory."""
-
-    values: ort.OrtValue
-    """[num_rows, hidden]"""
-    first_rows: list[int]
-    """Where each tile's rows begin; they need not lie in the tiles' order."""
+_PIXELS: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 @dataclass
 class Engine:
-    """Runs the graphs of one model."""
+    """Runs the graphs of one model. Safe to use from several threads."""
 
     sessions: Sessions
     sizes: ModelSizes
-    _dtype: type[np.generic] | None = field(init=False)
-    _pixel_dtype: type[np.generic] | None = field(init=False)
+    precision: dict[GraphName, Precision]
+    features: FeatureCache = field(default_factory=lambda: FeatureCache(0))
+    storage: Storage = field(init=False)
+    _pixel_type: type[np.generic] = field(init=False)
 
     @classmethod
-    def open(cls, folder: ModelFolder, sessions: Sessions) -> Engine:
-        return cls(sessions, folder.manifest.model)
+    def open(cls, folder: ModelFolder, sessions: Sessions, image_cache: int = 0) -> Engine:
+        return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache))
 
     def __post_init__(self) -> None:
-        self._dtype = _DTYPES[self.sessions.vision.get_outputs()[0].type]
-        self._pixel_dtype = _DTYPES[self.sessions.vision.get_inputs()[0].type]
+        self.storage = Storage.of(self.sessions.vision, self.sessions.memory)
+        self._pixel_type = _PIXELS[self.sessions.vision.get_inputs()[0].type]
 
-    def encode_images(self, tiles: Sequence[Tile]) -> ImageFeatures:
-        """Encode tiles of any sizes, those of one size together and none of them padded."""
-        rows, hidden = self.sizes.image_seq_len, self.sizes.hidden_size
-        values = self._empty((len(tiles) * rows, hidden))
-        first_rows, done = [0] * len(tiles), 0
-        for group in self._groups(tiles):
-            height, width = tiles[group[0]].shape[1:]
-            grid = height // self.sizes.patch_size, width // self.sizes.patch_size
-            binding = self.sessions.vision.io_binding()
-            binding.bind_cpu_input("pixel_values", np.stack([tiles[i] for i in group]).astype(self._pixel_dtype, copy=False))
-            binding.bind_cpu_input("position_ids", position_ids(*grid, self.sizes.positions_per_side))
-            start = values.data_ptr() + done * rows * hidden * self._itemsize
-            shape = (len(group), rows, hidden)
-            binding.bind_output("image_features", self.sessions.memory, 0, self._dtype or BFLOAT16, shape, start)
-            _run("vision", self.sessions.vision, binding)
-            for i in group:
-                first_rows[i] = done * rows
-                done += 1
-        return ImageFeatures(values, first_rows)
+    def encode_images(self, tiles: Sequence[Tile], timings: Timings | None = None) -> list[Buffer]:
+        """Encode tiles of any sizes, those of one size together and none of them padded, and none that is known already.
 
-    def _groups(self, tiles: Sequence[Tile]) -> list[list[int]]:
+        Returns:
+            Features [1, 1, image_seq_len, hidden] of each tile.
+
+        Raises:
+            ModelFolderError: they are not finite.
+        """
+        keys: list[Any] = in_parallel(tile_digest, tiles) if self.features.max_bytes and tiles else list(range(len(tiles)))
+        features = {key: found for key in keys if isinstance(key, bytes) and (found := self.features.get(key))}
+        missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in features}
+        for group in self._groups(tiles, sorted(missing.values())):
+            encoded = self._encode([tiles[i] for i in group])
+            for row, index in enumerate(group):
+                own = features[keys[index]] = self._feature_buffer(1)
+                own.copy(0, encoded, row, 0, self.sizes.image_seq_len)
+                if isinstance(keys[index], bytes):
+                    self.features.put(keys[index], own)
+        if timings is not None:
+            timings.images_encoded += len(missing)
+            timings.images_reused += len(tiles) - len(missing)
+        return [features[key] for key in keys]
+
+    def gather(self, features: Sequence[Buffer]) -> Buffer:
+        """Features of several tiles, one after another: [tiles, 1, image_seq_len, hidden]."""
+        if len(features) == 1:
+            return features[0]
+        together = self._feature_buffer(len(features))
+        for row, part in enumerate(features):
+            together.copy(row, part, 0, 0, self.sizes.image_seq_len)
+        return together
+
+    def features_from(self, values: NDArray[Any]) -> Buffer:
+        """Features of one tile [image_seq_len, hidden] that the caller has."""
+        buffer = self._feature_buffer(1)
+        buffer.write(values)
+        return buffer
+
+    def embed(self, ids: NDArray[np.int64], features: Buffer | None = None, rows: NDArray[np.int64] | None = None) -> Buffer:
+        """Token ids [batch, seq] → inputs_embeds [batch, 1, seq, hidden]; `rows` as the contract's feature_rows."""
+        batch, seq = ids.shape
+        hidden = self.sizes.hidden_size
+        embeds = self.storage.buffer(batch, 1, seq, hidden)
+        features = features or self._feature_buffer(0)
+        tiles = features.shape[0]
+        binding = self.sessions.embedding.io_binding()
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("feature_rows", np.full_like(ids, -1) if rows is None else rows)
+        binding.bind_ortvalue_input("image_features", features.rows(0, tiles, (tiles * self.sizes.image_seq_len, hidden)))
+        binding.bind_ortvalue_output("inputs_embeds", embeds.rows(0, batch, (batch, seq, hidden)))
+        run("embedding", self.sessions.embedding, binding)
+        return embeds
+
+    def embeds_from(self, values: NDArray[Any]) -> Buffer:
+        """Embeddings [batch, seq, hidden] that the caller has, in a buffer as `embed` gives it."""
+        batch, seq, hidden = values.shape
+        buffer = self.storage.buffer(batch, 1, seq, hidden)
+        buffer.write(values)
+        return buffer
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `batch` rows of `capacity` tokens."""
+        return KeyValueCache(self.sizes, self.storage, batch, capacity)
+
+    def decode(
+        self, embeds: Buffer, new: NDArray[np.int64], cache: KeyValueCache, positions: NDArray[np.int64], first_row: int = 0
+    ) -> NDArray[np.float32]:
+        """Run the decoder over right-padded embeddings, add their tokens to rows of the cache, and return logits.
+
+        Args:
+            embeds: [batch, 1, seq, hidden].
+            new: tokens of each row that are not padding, int64 [batch].
+            cache: with room for them.
+            positions: where logits are wanted, counted from the first new token, int64 [batch, k].
+            first_row: the cache's row of the first of them.
+
+        Returns:
+            float32 [batch, k, vocab].
+        """
+        batch, _, seq, _ = embeds.shape
+        if batch > 1 and seq > 1 and cache.tokens[first_row : first_row + batch].any():
+            # GroupQueryAttention takes several new tokens behind a past for one row only.
+            calls = [(row, slice(row, row + 1)) for row in range(batch)]
+            rows = [self._decode(embeds, row, 1, new[own], cache, positions[own], first_row + row) for row, own in calls]
+            return np.concatenate(rows)
+        return self._decode(embeds, 0, batch, new, cache, positions, first_row)
+
+    def _decode(
+        self,
+        embeds: Buffer,
+        first: int,
+        batch: int,
+        new: NDArray[np.int64],
+        cache: KeyValueCache,
+        positions: NDArray[np.int64],
+        first_row: int,
+    ) -> NDArray[np.float32]:
+        """`decode` of some rows of the embeddings."""
+        seq, hidden = int(new.max()) if batch == 1 else embeds.shape[2], self.sizes.hidden_size
+        tokens = cache.tokens[first_row : first_row + batch] + new
+        width = seq if int(tokens.max()) == int(new.max()) else int(tokens.max())
+        assert max(width, int(tokens.max())) <= cache.capacity, "the caller reserves the room"
+        binding = self.sessions.decoder.io_binding()
+        binding.bind_ortvalue_input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
+        binding.bind_cpu_input("attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
+        binding.bind_cpu_input("logit_positions", positions)
+        binding.bind_output("logits", "cpu")
+        cache.bind(binding, first_row, batch)
+        run("decoder", self.sessions.decoder, binding)
+        cache.tokens[first_row : first_row + batch] = tokens
+        logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
+        return logits
+
+    def check_finite(self, logits: NDArray[np.float32], features: Sequence[Buffer] = ()) -> None:
+        """Raise ModelFolderError, naming the graph to blame, if logits are not numbers to choose a token by."""
+        if not logits.size or (np.isfinite(logits.max()) and np.isfinite(logits.min())):
+            return
+        graph: GraphName = "decoder"
+        if not all(np.isfinite(buffer.read()).all() for buffer in features):
+            graph = "vision"
+        advice = "Export the model again with --fp32 or --bf16, which overflow later."
+        if self.precision[graph] == "fp32":
+            advice = "Its weights may be damaged: run `idefics2-onnx verify`."
+        raise ModelFolderError(f"{graph_file(graph)} ({self.precision[graph]}) computed numbers that are not finite. {advice}")
+
+    def _encode(self, tiles: Sequence[Tile]) -> Buffer:
+        """Features of tiles of one size."""
+        height, width = tiles[0].shape[1:]
+        grid = height // self.sizes.patch_size, width // self.sizes.patch_size
+        encoded = self._feature_buffer(len(tiles))
+        shape = (len(tiles), self.sizes.image_seq_len, self.sizes.hidden_size)
+        binding = self.sessions.vision.io_binding()
+        binding.bind_cpu_input("pixel_values", np.stack(tiles).astype(self._pixel_type, copy=False))
+        binding.bind_cpu_input("position_ids", position_ids(*grid, self.sizes.positions_per_side))
+        binding.bind_ortvalue_output("image_features", encoded.rows(0, len(tiles), shape))
+        run("vision", self.sessions.vision, binding)
+        return encoded
+
+    def _groups(self, tiles: Sequence[Tile], wanted: Sequence[int]) -> list[list[int]]:
         """Indices of tiles of one size, at most `PATCHES_PER_CALL` patches together."""
         by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, tile in enumerate(tiles):
-            by_size.setdefault(tile.shape, []).append(index)
+        for index in wanted:
+            by_size.setdefault(tiles[index].shape, []).append(index)
         groups = []
         for (_, height, width), members in by_size.items():
             patches = (height // self.sizes.patch_size) * (width // self.sizes.patch_size)
@@ -86,61 +199,12 @@ class Engine:
             groups += [members[i : i + step] for i in range(0, len(members), step)]
         return groups
 
-    def embed(self, ids: NDArray[np.int64], features: ImageFeatures | None = None, rows: NDArray[np.int64] | None = None) -> Any:
-        """Token ids [batch, seq] → inputs_embeds [batch, seq, hidden] as an OrtValue; `rows` as the contract's feature_rows."""
-        binding = self.sessions.embedding.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("feature_rows", np.full_like(ids, -1) if rows is None else rows)
-        binding.bind_ortvalue_input("image_features", self._no_features if features is None else features.values)
-        binding.bind_output("inputs_embeds", self.sessions.memory)
-        _run("embedding", self.sessions.embedding, binding)
-        return binding.get_outputs()[0]
-
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens."""
-        return KeyValueCache(self.sizes, batch, capacity, self._dtype, self.sessions.memory)
-
-    def decode(
-        self, embeds: Any, new: NDArray[np.int64], cache: KeyValueCache, positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Run the decoder over right-padded embeddings, add their tokens to the cache, and return logits.
-
-        Args:
-            embeds: OrtValue [batch, seq, hidden].
-            new: tokens of each row that are not padding, int64 [batch].
-            positions: where logits are wanted, counted from the first new token, int64 [batch, k].
-
-        Returns:
-            float32 [batch, k, vocab].
-        """
-        seq = embeds.shape()[1]
-        width = seq if not cache.tokens.any() else int((cache.tokens + new).max())
-        binding = self.sessions.decoder.io_binding()
-        binding.bind_ortvalue_input("inputs_embeds", embeds)
-        binding.bind_cpu_input("attention_mask", cache.mask(new, width))
-        binding.bind_cpu_input("logit_positions", positions)
-        binding.bind_output("logits", "cpu")
-        cache.bind(binding)
-        _run("decoder", self.sessions.decoder, binding)
-        cache.tokens = cache.tokens + new
-        logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
-        return logits
-
-    @property
-    def _itemsize(self) -> int:
-        return 4 if self._dtype is np.float32 else 2
-
-    @property
-    def _no_features(self) -> Any:
-        return self._empty((0, self.sizes.hidden_size))
-
-    def _empty(self, shape: tuple[int, ...]) -> Any:
-        import onnxruntime as ort
-
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, self._dtype or BFLOAT16, self.sessions.memory, 0)
+    def _feature_buffer(self, tiles: int) -> Buffer:
+        return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)
 
 
-def _run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+def run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Run a bound graph; ProviderError if ONNX Runtime cannot."""
     try:
         session.run_with_iobinding(binding)
     except Exception as error:  # onnxruntime's errors share no base but Exception

@@ -1,137 +1,285 @@
-"""The loop: prefill, then step; and what it takes and returns."""
+"""The loop: prefill, then step."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine, ImageFeatures
-from .errors import PromptError
+from .answer import Answer, Generation
+from .beam_search import BeamSearch
+from .cache import GROWTH, KeyValueCache
+from .decode_step import DecodeStep
+from .engine import Engine
 from .generation_options import GenerationOptions
-from .processor import Sample
-from .sampling import ban, greedy
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass
-class Timings:
-    """Seconds each part of a call took."""
-
-    images: float = 0.0
-    """Encoding images."""
-    prefill: float = 0.0
-    """Reading the prompts, up to the first token."""
-    decode: float = 0.0
-    """The tokens after the first."""
-    steps: int = 0
-    """Decoder calls after the prefill."""
+from .prefill import read_prompts
+from .prefix_cache import PrefixCache, prompt_key
+from .processor import Idefics2Processor
+from .prompt_lookup import draft
+from .sample import Sample
+from .sampling import log_softmax
+from .text_stream import TextStream
+from .timings import Timings
+from .token_chooser import History, TokenChooser
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One answer."""
+class Generator:
+    """One call's generation: prompts in, answers out.
 
-    text: str
-    """Without special tokens."""
-    token_ids: list[int]
-    """All generated tokens, the end token included."""
-    finish_reason: FinishReason
-    """"stop" at an end token, "length" at max_new_tokens."""
-    prompt_tokens: int
-    timings: Timings = field(default_factory=Timings)
-    """Of the whole call, shared by the answers of a batch."""
-
-
-def generate_tokens(
-    engine: Engine, samples: Sequence[Sample], options: GenerationOptions, timings: Timings
-) -> Iterator[list[int | None]]:
-    """Greedy tokens of a ragged batch, one list per step: each row's token, None for rows that have ended.
-
-    Raises:
-        PromptError: a prompt and its answer do not fit the model; before any work.
+    Attributes:
+        answers: of the first prompt, then of the second, …; they grow while `run` is iterated.
+        timings: what it took so far.
     """
-    longest = max(len(sample.ids) for sample in samples)
-    new_tokens = options.new_tokens(longest, engine.sizes.max_positions)
-    check_samples(engine, samples, new_tokens)
-    bad_words = [word for word in options.banned if max(word) < engine.sizes.vocab_size]
-    clock = time.perf_counter
-    start = clock()
-    tiles = [tile for sample in samples for tile in sample.tiles]
-    features = engine.encode_images(tiles) if tiles else None
-    timings.images = clock() - start
 
-    start = clock()
-    lengths = np.array([len(sample.ids) for sample in samples], np.int64)
-    cache = engine.new_cache(len(samples), longest + new_tokens - 1)
-    embeds = engine.embed(right_padded(samples), features, feature_rows(samples, features, engine))
-    logits = engine.decode(embeds, lengths, cache, lengths[:, None] - 1)[:, 0]
-    histories = [list(sample.ids) for sample in samples]
-    ended = np.zeros(len(samples), bool)
-    ones = np.ones(len(samples), np.int64)
-    for step in range(new_tokens):
-        ban(logits, histories, bad_words)
-        tokens = greedy(logits)
-        if step == 0:
-            timings.prefill, start = clock() - start, clock()
-        timings.decode, timings.steps = (clock() - start if step else 0.0), step
-        yield [None if done else int(token) for done, token in zip(ended, tokens, strict=True)]
-        ended |= np.isin(tokens, options.eos_token_id)
-        if ended.all() or step + 1 == new_tokens:
-            return
-        for history, token in zip(histories, tokens, strict=True):
-            history.append(int(token))
-        logits = engine.decode(engine.embed(tokens[:, None]), ones, cache, np.zeros((len(samples), 1), np.int64))[:, 0]
+    def __init__(
+        self,
+        engine: Engine,
+        samples: Sequence[Sample],
+        options: GenerationOptions,
+        new_text: Callable[[], TextStream] | None = None,
+        prefixes: PrefixCache | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> None:
+        """Check everything that can be checked before any work.
+
+        Args:
+            new_text: makes the stream that turns an answer's tokens into text as they come.
+            prefixes: keys and values of earlier prompts.
+            cache: of one row, holding the tokens that the one sample has `reused`; it keeps what is read and generated.
+
+        Raises:
+            PromptError: a prompt and its answer do not fit the model.
+        """
+        self._engine, self._options, self._new_text = engine, options, new_text
+        self._prefixes, self._cache = prefixes, cache
+        limits = [options.new_tokens(sample.tokens, engine.sizes.max_positions) for sample in samples]
+        for sample, limit in zip(samples, limits, strict=True):
+            sample.check(engine.sizes, limit)
+        self._samples = list(samples)
+        self._chooser = TokenChooser(options, engine.sizes.vocab_size)
+        self.timings = Timings()
+        self.answers = [
+            Answer(prompt, sequence, History(list(sample.ids)), limit, options, new_text() if new_text else None)
+            for prompt, (sample, limit) in enumerate(zip(samples, limits, strict=True))
+            for sequence in range(options.num_return_sequences)
+        ]
+
+    def run(self) -> Iterator[None]:
+        """Generate, with a stop after each decoder call that gave tokens."""
+        # Rows of the cache stand in the order of their prompts' lengths, so that prompts of one length are read together.
+        order = sorted(range(len(self._samples)), key=lambda i: self._samples[i].tokens)
+        cache = self._cache or self._engine.new_cache(len(order) * self._rows_per_prompt, self._first_capacity())
+        self._cache = cache
+        logits = self._prefill(cache, order)
+        several = self._options.num_return_sequences
+        if self._options.num_beams > 1:
+            yield from self._search(cache, logits, order)
+        else:
+            rows = [self.answers[prompt * several] for prompt in order]
+            for sequence in range(1, several):
+                for row, prompt in enumerate(order):
+                    cache.copy_row(len(rows), row)
+                    rows.append(self.answers[prompt * several + sequence])
+            yield from self._decode(cache, np.concatenate([logits] * several), rows)
+
+    def result(self, index: int, processor: Idefics2Processor) -> Generation:
+        """An answer, so far."""
+        answer = self.answers[index]
+        sample = self._samples[answer.prompt]
+        return answer.result(sample.ids, sample.tokens, self.timings, processor)
+
+    def echoed(self, index: int, processor: Idefics2Processor) -> str:
+        """The prompt's text in front of an answer, if that is asked for."""
+        answer = self.answers[index]
+        return answer.echoed(self._samples[answer.prompt].ids, processor)
+
+    def free(self) -> None:
+        """Let go of what only generating needs."""
+        self._cache = None
+        self._samples = [replace(sample, tiles=[]) for sample in self._samples]
+
+    @property
+    def cached_tokens(self) -> list[int]:
+        """The tokens that the cache of a single answer holds."""
+        ids = self._samples[0].ids + self.answers[0].token_ids
+        return ids[: int(self._cache.tokens[0])] if self._cache else []
+
+    @property
+    def _rows_per_prompt(self) -> int:
+        return max(self._options.num_beams, self._options.num_return_sequences)
+
+    def _first_capacity(self) -> int:
+        """Room for the prompts and the start of their answers."""
+        longest = max(sample.tokens for sample in self._samples)
+        return min(max(sample.tokens + self._limit(i) for i, sample in enumerate(self._samples)) - 1, longest + GROWTH)
+
+    def _limit(self, prompt: int) -> int:
+        return self.answers[prompt * self._options.num_return_sequences].limit
+
+    def _prefill(self, cache: KeyValueCache, order: Sequence[int]) -> NDArray[np.float32]:
+        """Read the prompts; logits [prompts, vocab] behind each, in the cache's order."""
+        start = time.perf_counter()
+        samples = [self._samples[prompt] for prompt in order]
+        sizes = self._engine.sizes
+        cache.reserve(max(sample.tokens for sample in samples), sizes.max_positions)
+        echoed = self._options.echo and self._options.logprobs
+        prefixes = None if echoed else self._prefixes
+        keys = [prompt_key(sample, sizes) if prefixes else None for sample in samples]
+        for row, key in enumerate(keys):
+            if prefixes and key and (found := prefixes.find(key)):
+                known, tokens = found
+                cache.copy_row(row, 0, known, stop=tokens)
+                samples[row] = samples[row].after(tokens, sizes)
+        self.timings.prompt_tokens_reused += sum(sample.reused for sample in samples)
+        last = np.empty((len(samples), sizes.vocab_size), np.float32)
+        for part in read_prompts(self._engine, samples, cache, self.timings, everywhere=echoed):
+            for row, logits in enumerate(part.logits, part.first_row):
+                if echoed:
+                    logits = logits[: samples[row].tokens - part.start]
+                    self._note_prompt(order[row], part.start, logits)
+                last[row] = logits[-1]
+        for row, key in enumerate(keys):
+            if prefixes and key:
+                prefixes.put(key, cache, row, len(key))
+        self.timings.cache_bytes = cache.peak_bytes
+        self.timings.prefill = time.perf_counter() - start - self.timings.images
+        return last
+
+    def _note_prompt(self, prompt: int, start: int, logits: NDArray[np.float32]) -> None:
+        """Log-probabilities of an echoed prompt's tokens, by the logits in front of each."""
+        ids = self._samples[prompt].ids[start + 1 : start + 1 + len(logits)]
+        found = log_softmax(logits[: len(ids)])[np.arange(len(ids)), ids].tolist()
+        for answer in self.answers:
+            if answer.prompt == prompt:
+                answer.logprobs += ([] if start else [None]) + found
+                answer.top_logprobs += [{} for _ in range(len(ids) + (not start))]
+
+    def _decode(self, cache: KeyValueCache, logits: NDArray[np.float32], rows: list[Answer]) -> Iterator[None]:
+        """Greedy and sampled answers: choose, let the ended ones leave, step."""
+        start = time.perf_counter()
+        self._accept(logits, rows)
+        self.timings.first_tokens = len(rows)
+        self.timings.prefill += time.perf_counter() - start
+        yield
+        step: DecodeStep | None = None
+        while _leave(rows, cache):
+            start = time.perf_counter()
+            drafts = [self._draft(answer) for answer in rows]
+            tokens = int(cache.tokens[: len(rows)].max()) + 1 + max(map(len, drafts))
+            cache.reserve(tokens, self._room(rows))
+            if any(drafts):
+                for row, (answer, guesses) in enumerate(zip(rows, drafts, strict=True)):
+                    self._verify(cache, row, answer, guesses)
+            else:
+                if step is None or (step.batch, step.capacity) != (len(rows), cache.capacity):
+                    step = DecodeStep(self._engine, cache, len(rows))
+                self._accept(step([answer.token_ids[-1] for answer in rows]), rows)
+                self.timings.steps += 1
+            self.timings.cache_bytes = cache.peak_bytes
+            self.timings.decode += time.perf_counter() - start
+            yield
+
+    def _room(self, rows: Sequence[Answer]) -> int:
+        """Tokens of the longest row if it goes on to its limit."""
+        return max(len(answer.history.ids) - len(answer.token_ids) + answer.limit for answer in rows)
+
+    def _accept(self, logits: NDArray[np.float32], rows: Sequence[Answer]) -> None:
+        """Choose the next token of every row."""
+        self._engine.check_finite(logits)
+        raw = logits.copy() if self._options.logprobs else [None] * len(rows)
+        tokens = self._chooser.choose(logits, [(answer.history, answer.random) for answer in rows])
+        for answer, token, own in zip(rows, tokens, raw, strict=True):
+            answer.push(token, own)
+        self.timings.new_tokens += len(rows)
+
+    def _draft(self, answer: Answer) -> list[int]:
+        asked = self._options.prompt_lookup_num_tokens
+        return draft(answer.history.ids, min(asked, answer.limit - len(answer.token_ids) - 1)) if asked else []
+
+    def _verify(self, cache: KeyValueCache, row: int, answer: Answer, guesses: list[int]) -> None:
+        """Read the last token and the guesses behind it in one call, and keep what the model would have said."""
+        held = int(cache.tokens[row])
+        ids = np.array([[answer.token_ids[-1], *guesses]], np.int64)
+        logits = self._engine.decode(
+            self._engine.embed(ids), np.array([ids.size]), cache, np.arange(ids.size)[None], first_row=row
+        )
+        right = 0
+        for place, guess in enumerate([*guesses, None]):
+            self._accept(logits[:, place], [answer])
+            if answer.finish_reason or answer.token_ids[-1] != guess:
+                break
+            right += 1
+        cache.tokens[row] = held + 1 + right
+        self.timings.steps += 1
+        self.timings.drafted += len(guesses)
+        self.timings.accepted += right
+
+    def _search(self, cache: KeyValueCache, logits: NDArray[np.float32], order: Sequence[int]) -> Iterator[None]:
+        """Beam search: every prompt has `num_beams` rows of the cache, side by side."""
+        beams = self._options.num_beams
+        _spread(cache, len(order), beams)
+        logits = np.repeat(logits, beams, axis=0)
+        searches = {
+            prompt: BeamSearch(self._options, self._chooser, self._samples[prompt].ids, self._limit(prompt), self._new_text)
+            for prompt in order
+        }
+        running, step = list(order), None
+        while True:
+            start = time.perf_counter()
+            self._engine.check_finite(logits)
+            for place, prompt in enumerate(running):
+                first = place * beams
+                sources = searches[prompt].advance(logits[first : first + beams])
+                cache.reorder(first, sources, self._samples[prompt].tokens)
+            for place in reversed(range(len(running))):
+                if searches[running[place]].done:
+                    self._finish(running[place], searches[running[place]])
+                    for beam in reversed(range(beams)) if place != len(running) - 1 else ():
+                        cache.copy_row(place * beams + beam, (len(running) - 1) * beams + beam)
+                    running[place] = running[-1]
+                    running.pop()
+            self.timings.decode += time.perf_counter() - start
+            yield
+            if not running:
+                return
+            start = time.perf_counter()
+            rows = len(running) * beams
+            cache.reserve(int(cache.tokens[:rows].max()) + 1, self._engine.sizes.max_positions)
+            if step is None or (step.batch, step.capacity) != (rows, cache.capacity):
+                step = DecodeStep(self._engine, cache, rows)
+            logits = step([token for prompt in running for token in searches[prompt].last_tokens])
+            self.timings.steps += 1
+            self.timings.cache_bytes = cache.peak_bytes
+            self.timings.decode += time.perf_counter() - start
+
+    def _finish(self, prompt: int, search: BeamSearch) -> None:
+        """Hand the best answers of a prompt over."""
+        several = self._options.num_return_sequences
+        answers = self.answers[prompt * several : (prompt + 1) * several]
+        for answer, tokens in zip(answers, search.best(several), strict=True):
+            for token in tokens:
+                answer.push(token)
+            self.timings.new_tokens += len(tokens)
+            self.timings.first_tokens += 1
 
 
-def right_padded(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """Token ids int64 [batch, longest]; what stands behind a row's end is never looked at."""
-    ids = np.zeros((len(samples), max(len(sample.ids) for sample in samples)), np.int64)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.ids)] = sample.ids
-    return ids
-
-
-def feature_rows(samples: Sequence[Sample], features: ImageFeatures | None, engine: Engine) -> NDArray[np.int64]:
-    """The contract's feature_rows int64 [batch, longest] for samples whose tiles were encoded in order."""
-    ids = right_padded(samples)
-    rows = np.full_like(ids, -1)
-    if features is None:
-        return rows
-    tile = 0
-    for row, sample in enumerate(samples):
-        firsts = np.array(features.first_rows[tile : tile + len(sample.tiles)], np.int64)
-        rows[row, ids[row] == engine.sizes.image_token_id] = (firsts[:, None] + np.arange(engine.sizes.image_seq_len)).reshape(-1)
-        tile += len(sample.tiles)
+def _leave(rows: list[Answer], cache: KeyValueCache) -> list[Answer]:
+    """Take the answers that ended, and their rows of the cache, out; the order changes."""
+    for row in reversed(range(len(rows))):
+        if rows[row].finish_reason:
+            if row != len(rows) - 1:
+                cache.copy_row(row, len(rows) - 1)
+            rows[row] = rows[-1]
+            rows.pop()
     return rows
 
 
-def check_samples(engine: Engine, samples: Sequence[Sample], max_new_tokens: int) -> None:
-    """Raise PromptError unless every sample's image tokens match its tiles and its tokens fit the model."""
-    sizes = engine.sizes
-    for sample in samples:
-        found, needed = sample.ids.count(sizes.image_token_id), len(sample.tiles) * sizes.image_seq_len
-        if not sample.ids:
-            raise PromptError("The prompt is empty: 0 tokens. Give some text.")
-        if max(sample.ids) >= sizes.vocab_size or min(sample.ids) < 0:
-            raise PromptError(
-                f"The prompt has the token {max(sample.ids)}, but the model knows {sizes.vocab_size}. Check the ids."
-            )
-        if found != needed:
-            raise PromptError(
-                f"The prompt has {found} image tokens but {len(sample.tiles)} tiles take {needed}. "
-                "Use one processor for text and images."
-            )
-        if sample.tiles and min(min(tile.shape[1:]) for tile in sample.tiles) < sizes.patch_size:
-            raise PromptError(f"An image is smaller than one patch of {sizes.patch_size} pixels. Resize images (do_resize=True).")
-        total = len(sample.ids) + max_new_tokens
-        if total > sizes.max_positions:
-            raise PromptError(
-                f"The prompt's {len(sample.ids)} tokens and {max_new_tokens} new ones make {total}, more than the model's "
-                f"{sizes.max_positions}. Use fewer or unsplit images, a shorter prompt or a smaller max_new_tokens."
-            )
+def _spread(cache: KeyValueCache, prompts: int, beams: int) -> None:
+    """Give each of the first rows `beams` rows, side by side; from the end, so that none is overwritten before it is copied."""
+    for row in reversed(range(prompts)):
+        for beam in range(beams):
+            if row * beams + beam != row:
+                cache.copy_row(row * beams + beam, row)

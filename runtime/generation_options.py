@@ -1,10 +1,13 @@
-"""How to generate: the reference's options under its names, from generation_config.json and per call."""
+"""How to generate: the reference's options under its names, from generation_config.json and per call.
+
+Source: transformers 5.23, GenerationConfig.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,57 +22,121 @@ class GenerationOptions:
 
     max_new_tokens: int | None = None
     """None: DEFAULT_MAX_NEW_TOKENS, or as many as fit the model behind the prompt."""
-    eos_token_id: tuple[int, ...] = ()
-    """Any of these ends an answer."""
+    min_new_tokens: int = 0
+    """No end token before that many."""
+    do_sample: bool = False
+    """Draw tokens by their probability instead of taking the likeliest."""
+    temperature: float = 1.0
+    top_k: int = 50
+    """Draw from the k likeliest only; 0: from all."""
+    top_p: float = 1.0
+    """Draw from the fewest that hold this share of the probability."""
+    min_p: float | None = None
+    """Draw from those at least this much times as likely as the likeliest."""
+    typical_p: float = 1.0
+    """Draw from those of nearly expected surprise that hold this share of the probability."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that occurred, in the prompt too, are less likely."""
+    no_repeat_ngram_size: int = 0
+    """No sequence of that many tokens occurs twice, the prompt included."""
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     """Sequences of tokens that are never generated."""
+    suppress_tokens: tuple[int, ...] = ()
+    """Tokens that are never generated."""
+    eos_token_id: tuple[int, ...] = ()
+    """Any of these ends an answer."""
     pad_token_id: int | None = None
     """What stands behind the answers of a batch that ended; None is the first end token, or 0."""
+    stop_strings: tuple[str, ...] = ()
+    """Text that ends an answer and is cut off it."""
+    seed: int | None = None
+    """Same seed, same text, alone or in a batch; None draws a new one."""
+    num_return_sequences: int = 1
+    """Answers per prompt, one after another in the result."""
+    num_beams: int = 1
+    """Above 1: beam search."""
+    length_penalty: float = 1.0
+    """Above 0, beam search prefers long answers, below it short ones."""
+    early_stopping: bool | Literal["never"] = False
+    """When beam search ends: True at num_beams answers, False when better ones are unlikely, "never" when impossible."""
+    prompt_lookup_num_tokens: int = 0
+    """Guess that many tokens at most from what followed the same words before, and check them in one decoder call."""
+    logprobs: bool = False
+    """Give each token's log-probability, before any option changed it."""
+    top_logprobs: int = 0
+    """Give those of the likeliest tokens too."""
+    echo: bool = False
+    """Put the prompt in front of the answer."""
 
     @classmethod
     def from_configs(cls, generation: dict[str, Any], config: dict[str, Any]) -> GenerationOptions:
-        """From generation_config.json, with config.json for the end tokens where the former has none."""
+        """From generation_config.json, with config.json for the end tokens where the former has none.
+
+        Raises:
+            ModelFolderError: an option is wrong, or one that would change answers is not known here.
+        """
         text = config.get("text_config")
         places = (generation, config, text if isinstance(text, dict) else {})
-        eos = next((c["eos_token_id"] for c in places if c.get("eos_token_id") is not None), ())
+        eos = next((c["eos_token_id"] for c in places if c.get("eos_token_id") is not None), None)
+        chosen = {name: generation[name] for name in _CHECKS if generation.get(name) is not None}
+        unknown = [name for name in _NOT_OFFERED if generation.get(name) not in (None, False, 0, 1, [], {})]
         try:
-            return cls().replace(
-                max_new_tokens=generation.get("max_new_tokens"),
-                eos_token_id=eos,
-                bad_words_ids=generation.get("bad_words_ids"),
-                pad_token_id=generation.get("pad_token_id"),
-            )
+            if unknown:
+                raise PromptError(f"it sets {', '.join(unknown)}, which this package does not offer. Remove it to go without.")
+            return cls()._with(chosen if eos is None else chosen | {"eos_token_id": eos})
         except PromptError as error:
             raise ModelFolderError(f"generation_config.json cannot be used: {error}") from error
 
-    def replace(
-        self,
-        max_new_tokens: int | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        bad_words_ids: Sequence[Sequence[int]] | None = None,
-        pad_token_id: int | None = None,
-    ) -> GenerationOptions:
-        """These options with some changed; None keeps one."""
-        if max_new_tokens is not None and _ids("max_new_tokens", [max_new_tokens])[0] < 1:
-            raise PromptError(f"max_new_tokens is {max_new_tokens}. Give 1 or more.")
-        eos, words, pad = self.eos_token_id, self.bad_words_ids, self.pad_token_id
-        if eos_token_id is not None:
-            eos = _ids("eos_token_id", [eos_token_id] if isinstance(eos_token_id, int | np.integer) else eos_token_id)
-        if bad_words_ids is not None:
-            if not isinstance(bad_words_ids, list | tuple):
-                raise PromptError(f"bad_words_ids is {bad_words_ids!r:.60}. Give a list of lists of token ids.")
-            words = tuple(_ids("bad_words_ids", word) for word in bad_words_ids)
-            if not all(words):
-                raise PromptError("bad_words_ids has an empty sequence. Give at least one token id in each.")
-        if pad_token_id is not None:
-            pad = _ids("pad_token_id", [pad_token_id])[0]
-        return GenerationOptions(self.max_new_tokens if max_new_tokens is None else int(max_new_tokens), eos, words, pad)
+    def replace(self, **options: Any) -> GenerationOptions:
+        """These options with some changed; None keeps one.
+
+        Raises:
+            PromptError: an option is unknown, wrong, or contradicts another.
+        """
+        for name in options:
+            if name not in _CHECKS:
+                raise PromptError(f"There is no generation option {name!r}. The options are {', '.join(_CHECKS)}.")
+        given = {name: value for name, value in options.items() if value is not None}
+        changed = self._with(given)
+        for name in given:
+            if getattr(changed, name) == getattr(GenerationOptions(), name):
+                continue
+            if name in _SAMPLING and not changed.do_sample:
+                raise PromptError(f"{name} is {given[name]!r}, but do_sample is False. Give do_sample=True, or leave {name} out.")
+            if name in _BEAMS and changed.num_beams == 1:
+                raise PromptError(f"{name} is {given[name]!r}, but num_beams is 1. Give num_beams above 1, or leave {name} out.")
+        changed._check_together()
+        return changed
+
+    def _with(self, options: dict[str, Any]) -> GenerationOptions:
+        return replace(self, **{name: _CHECKS[name](name, value) for name, value in options.items()})
+
+    def _check_together(self) -> None:
+        """Raise PromptError for options that exclude each other."""
+        beams, several = self.num_beams, self.num_return_sequences
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise PromptError(
+                f"min_new_tokens is {self.min_new_tokens}, more than max_new_tokens, {self.max_new_tokens}. Lower it."
+            )
+        if several > 1 and beams == 1 and not self.do_sample:
+            raise PromptError(
+                f"num_return_sequences is {several}, but greedy answers would all be equal. Give do_sample=True or num_beams."
+            )
+        if 1 < beams < several:
+            raise PromptError(f"num_return_sequences is {several}, more than num_beams, {beams}. Raise num_beams.")
+        for name in ("do_sample", "prompt_lookup_num_tokens", "logprobs"):
+            if beams > 1 and getattr(self, name):
+                raise PromptError(
+                    f"num_beams is {beams} and {name} {getattr(self, name)}, which exclude each other. Leave one out."
+                )
+        if self.top_logprobs and not self.logprobs:
+            raise PromptError(f"top_logprobs is {self.top_logprobs}, but logprobs is False. Give logprobs=True.")
 
     def new_tokens(self, prompt_tokens: int, max_positions: int) -> int:
         """How many tokens may follow a prompt: what was asked for, or without that what is usual and fits."""
         if self.max_new_tokens is not None:
             return self.max_new_tokens
-        return max(1, min(DEFAULT_MAX_NEW_TOKENS, max_positions - prompt_tokens))
+        return max(1, self.min_new_tokens, min(DEFAULT_MAX_NEW_TOKENS, max_positions - prompt_tokens))
 
     @property
     def banned(self) -> list[tuple[int, ...]]:
@@ -77,10 +144,100 @@ class GenerationOptions:
         return [word for word in self.bad_words_ids if len(word) > 1 or word[0] not in self.eos_token_id]
 
 
+def _whole(least: int) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}.")
+        return int(value)
+
+    return check
+
+
+def _number(low: float, high: float = np.inf, *, open_low: bool = False) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not number or not np.isfinite(value) or not low <= value <= high or (open_low and value == low):
+            bounds = "a number" if low == -np.inf else f"a number {'above' if open_low else 'from'} {low:g}"
+            raise PromptError(f"{name} is {value!r:.60}. Give {bounds}{'' if high == np.inf else f' up to {high:g}'}.")
+        return float(value)
+
+    return check
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise PromptError(f"{name} is {value!r:.60}. Give True or False.")
+    return bool(value)
+
+
 def _ids(name: str, values: Any) -> tuple[int, ...]:
-    """Token ids or counts as a tuple of ints; PromptError if they are none."""
-    if isinstance(values, list | tuple | np.ndarray) and all(isinstance(v, int | np.integer) for v in values):
-        found = tuple(int(v) for v in values)
-        if all(v >= 0 for v in found):
-            return found
+    if isinstance(values, int | np.integer) and not isinstance(values, bool):
+        values = [values]
+    if isinstance(values, list | tuple | np.ndarray) and all(
+        isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= 0 for v in values
+    ):
+        return tuple(int(v) for v in values)
     raise PromptError(f"{name} has {values!r:.60}. Give whole numbers from 0.")
+
+
+def _words(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(word, list | tuple) for word in values):
+        raise PromptError(f"{name} is {values!r:.60}. Give a list of lists of token ids.")
+    words = tuple(_ids(name, word) for word in values)
+    if not all(words):
+        raise PromptError(f"{name} has an empty sequence. Give at least one token id in each.")
+    return words
+
+
+def _strings(name: str, values: Any) -> tuple[str, ...]:
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) and v for v in values):
+        raise PromptError(f"{name} is {values!r:.60}. Give a string that is not empty, or a list of such strings.")
+    return tuple(values)
+
+
+def _early(name: str, value: Any) -> bool | Literal["never"]:
+    if value == "never":
+        return "never"
+    if not isinstance(value, bool):
+        raise PromptError(f'{name} is {value!r:.60}. Give True, False or "never".')
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "max_new_tokens": _whole(1),
+    "min_new_tokens": _whole(0),
+    "do_sample": _flag,
+    "temperature": _number(0, open_low=True),
+    "top_k": _whole(0),
+    "top_p": _number(0, 1),
+    "min_p": _number(0, 1),
+    "typical_p": _number(0, 1, open_low=True),
+    "repetition_penalty": _number(0, open_low=True),
+    "no_repeat_ngram_size": _whole(0),
+    "bad_words_ids": _words,
+    "suppress_tokens": _ids,
+    "eos_token_id": _ids,
+    "pad_token_id": _whole(0),
+    "stop_strings": _strings,
+    "seed": _whole(0),
+    "num_return_sequences": _whole(1),
+    "num_beams": _whole(1),
+    "length_penalty": _number(-np.inf),
+    "early_stopping": _early,
+    "prompt_lookup_num_tokens": _whole(0),
+    "logprobs": _flag,
+    "top_logprobs": _whole(0),
+    "echo": _flag,
+}
+assert list(_CHECKS) == [field.name for field in fields(GenerationOptions)]
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+_BEAMS = ("length_penalty", "early_stopping")
+_NOT_OFFERED = (
+    "begin_suppress_tokens", "diversity_penalty", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
+    "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
+    "guidance_scale", "min_length", "num_beam_groups", "penalty_alpha", "renormalize_logits", "sequence_bias", "top_h",
+    "watermarking_config",
+)  # fmt: skip
+"""Options of the reference that would change an answer; a folder that sets one is refused rather than answered otherwise."""

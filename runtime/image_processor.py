@@ -173,3 +173,11 @@ def nested(images: Any) -> list[list[ImageSource]]:
     if isinstance(first, np.ndarray) and first.ndim == 4:
         return [list(sample) for sample in images]
     return [list(images)]
+
+
+def flat_images(images: Any) -> list[ImageSource]:
+    """One image or a list of images → a list of images."""
+    samples = nested(images)
+    if len(samples) != 1:
+        raise ImageError(f"images has {len(samples)} lists of images. Give one list.")
+    return samples[0]

@@ -47,7 +47,33 @@ def open_image(source: ImageSource, allow_urls: bool = False) -> Image.Image | N
         name = str(getattr(source, "name", "The image"))
         seekable = getattr(source, "seekable", None)
         return _open(source if seekable and seekable() else io.BytesIO(source.read()), name)
-    raise ImageError(f"A {type(source).__name__} is not an image. Give a path, bytes, a Pillow image or a NumPy array.")
+    raise _no_image(source)
+
+
+def read_source(source: ImageSource, allow_urls: bool = False) -> bytes | Image.Image | NDArray[Any]:
+    """An image that no file, URL or later change stands behind: a file's bytes, an upright RGB image, or an array's copy.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    if isinstance(source, Image.Image):
+        return upright_rgb(source).copy()
+    if isinstance(source, np.ndarray):
+        return source.copy()
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+    elif isinstance(source, str) and source.startswith("data:"):
+        content = _data_url(source)
+    elif isinstance(source, str) and source.startswith(("http://", "https://")):
+        content = _download(_allowed(source, allow_urls))
+    elif isinstance(source, str | Path):
+        content = _file(source).read_bytes()
+    elif hasattr(source, "read"):
+        content = source.read()
+    else:
+        raise _no_image(source)
+    open_image(content)
+    return content
 
 
 def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
@@ -66,19 +92,32 @@ def _open_named(source: str | Path, allow_urls: bool) -> Image.Image:
     if name.startswith("data:"):
         return _open(io.BytesIO(_data_url(name)), "The data: URL")
     if name.startswith(("http://", "https://")):
-        if not allow_urls:
-            raise ImageError(f"{name:.200} is a URL, and downloads are off. Set allow_urls=True, or give the image itself.")
-        return _open(io.BytesIO(_download(name)), name)
+        return _open(io.BytesIO(_download(_allowed(name, allow_urls))), name)
+    return _open(_file(source), name)
+
+
+def _no_image(source: object) -> ImageError:
+    return ImageError(f"A {type(source).__name__} is not an image. Give a path, bytes, a Pillow image or a NumPy array.")
+
+
+def _allowed(url: str, allow_urls: bool) -> str:
+    if not allow_urls:
+        raise ImageError(f"{url:.200} is a URL, and downloads are off. Set allow_urls=True, or give the image itself.")
+    return url
+
+
+def _file(source: str | Path) -> Path:
+    """The path of a file that is there."""
     try:
         path = Path(source)
         missing, is_file = not path.exists(), path.is_file()
     except (OSError, ValueError):  # a name too long, or with a zero byte
         missing, is_file = True, False
     if missing:
-        raise ImageError(f"There is no image file {name:.200}. Check the path.")
+        raise ImageError(f"There is no image file {source!s:.200}. Check the path.")
     if not is_file:
-        raise ImageError(f"{name} is not a file. Give the path of one image.")
-    return _open(path, name)
+        raise ImageError(f"{source} is not a file. Give the path of one image.")
+    return path
 
 
 def _open(file: Path | IO[bytes], name: str) -> Image.Image:

@@ -1,68 +1,109 @@
-"""The processor's dict, as `generate` and `logits` take it and as the reference's `generate` hands it back."""
+"""The processor's dict, as `generate`, `logits` and `score` take it and as the reference's `generate` hands it back."""
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..graphs.contract import ModelSizes
 from .errors import PromptError
 from .generation_options import GenerationOptions
 from .padding import unpad_tiles
-from .processor import Sample
+from .sample import Sample
+
+INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "inputs_embeds", "image_features")
+"""What the model takes in place of a prompt: the processor's dict, embeddings for its ids, features for its pixels."""
 
 
-def token_mask(input_ids: NDArray[Any], attention_mask: NDArray[Any] | None) -> NDArray[np.bool_]:
-    """Which positions are tokens rather than padding, bool [batch, seq]; all without a mask."""
-    if input_ids.ndim != 2:
-        raise PromptError(f"input_ids has the shape {list(input_ids.shape)}. Give [batch, seq].")
+def token_mask(tokens: NDArray[Any], attention_mask: NDArray[Any] | None) -> NDArray[np.bool_]:
+    """Which positions of [batch, seq, ...] are tokens rather than padding, bool [batch, seq]; all without a mask."""
+    shape = tokens.shape[:2]
     if attention_mask is None:
-        return np.ones(input_ids.shape, bool)
+        return np.ones(shape, bool)
     mask: NDArray[np.bool_] = np.asarray(attention_mask) != 0
-    if mask.shape != input_ids.shape:
-        raise PromptError(f"attention_mask has the shape {list(mask.shape)}, input_ids {list(input_ids.shape)}. Make them equal.")
+    if mask.shape != shape:
+        raise PromptError(f"attention_mask has the shape {list(mask.shape)}, the tokens {list(shape)}. Make them equal.")
     return mask
 
 
-def samples_of(
-    input_ids: NDArray[Any],
-    attention_mask: NDArray[Any] | None = None,
-    pixel_values: NDArray[Any] | None = None,
-    pixel_attention_mask: NDArray[Any] | None = None,
-) -> list[Sample]:
-    """The processor's dict, padded on either side, → samples."""
+def tokens_of(inputs: dict[str, Any]) -> NDArray[Any]:
+    """input_ids [batch, seq], or inputs_embeds [batch, seq, hidden] in their place."""
+    for name in inputs:
+        if name not in INPUTS:
+            raise PromptError(f"The inputs have {name!r}, which the model does not take. Give {', '.join(INPUTS)}.")
+    given = {name: inputs.get(name) for name in ("input_ids", "inputs_embeds")}
+    if all(value is None for value in given.values()):
+        raise PromptError("The inputs have no input_ids. Give the processor's dict for text.")
+    if all(value is not None for value in given.values()):
+        raise PromptError("Both input_ids and inputs_embeds were given. Give one of them.")
+    name, value = next((name, value) for name, value in given.items() if value is not None)
     try:
-        ids = np.asarray(input_ids)
+        tokens = np.asarray(value)
     except ValueError as error:
-        raise PromptError("input_ids has rows of different lengths. Pad them, and give an attention_mask.") from error
-    if not np.issubdtype(ids.dtype, np.integer) or not ids.size:
-        raise PromptError(
-            f"input_ids has the dtype {ids.dtype} and the shape {list(ids.shape)}. Give whole numbers [batch, seq]."
-        )
-    mask = token_mask(ids, attention_mask)
-    if pixel_values is None:
-        tiles: list[Any] = [[] for _ in ids]
+        raise PromptError(f"{name} has rows of different lengths. Pad them, and give an attention_mask.") from error
+    kind, shape = (np.integer, "[batch, seq]") if name == "input_ids" else (np.floating, "[batch, seq, hidden]")
+    if not np.issubdtype(tokens.dtype, kind) or not tokens.size or tokens.ndim != shape.count(",") + 1:
+        numbers = "whole numbers" if name == "input_ids" else "floats"
+        raise PromptError(f"{name} has the dtype {tokens.dtype} and the shape {list(tokens.shape)}. Give {numbers} {shape}.")
+    return tokens
+
+
+def samples_of(inputs: dict[str, Any], sizes: ModelSizes) -> list[Sample]:
+    """The processor's dict, padded on either side, → samples."""
+    tokens = tokens_of(inputs)
+    mask = token_mask(tokens, inputs.get("attention_mask"))
+    pixels, features = inputs.get("pixel_values"), inputs.get("image_features")
+    if tokens.ndim == 3:
+        if pixels is not None or features is not None:
+            raise PromptError("inputs_embeds have their images in them already. Leave pixel_values and image_features out.")
+        return [Sample([], embeds=row[own].astype(np.float32)) for row, own in zip(tokens, mask, strict=True)]
+    if pixels is not None and features is not None:
+        raise PromptError("Both pixel_values and image_features were given. Give one of them.")
+    ids = [row[own].tolist() for row, own in zip(tokens, mask, strict=True)]
+    if features is not None:
+        tiles = _shared_features(ids, np.asarray(features), sizes)
+    elif pixels is not None:
+        tiles = _unpadded(np.asarray(pixels, np.float32), inputs.get("pixel_attention_mask"), len(ids))
     else:
-        pixel_values = np.asarray(pixel_values, np.float32)
-        if pixel_values.ndim != 5 or pixel_values.shape[2] != 3 or len(pixel_values) != len(ids):
-            raise PromptError(
-                f"pixel_values has the shape {list(pixel_values.shape)} for {len(ids)} prompts. "
-                "Give [batch, num_tiles, 3, height, width]."
-            )
-        expected = (*pixel_values.shape[:2], *pixel_values.shape[3:])
-        if pixel_attention_mask is not None and np.shape(pixel_attention_mask) != expected:
-            raise PromptError(
-                f"pixel_attention_mask has the shape {list(np.shape(pixel_attention_mask))}. Give {list(expected)}."
-            )
-        tiles = unpad_tiles(pixel_values, None if pixel_attention_mask is None else np.asarray(pixel_attention_mask))
-    return [Sample(row[own].tolist(), images) for row, own, images in zip(ids, mask, tiles, strict=True)]
+        tiles = [[] for _ in ids]
+    return [Sample(row, own) for row, own in zip(ids, tiles, strict=True)]
 
 
-def with_answers(input_ids: NDArray[Any], answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
-    """Prompts as they came with the answers behind them, int64 [batch, seq + longest answer]."""
+def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
+    """Prompts as they came, each as often as it has answers, with the answers behind, int64 [answers, seq + longest answer].
+
+    Without ids, as for embeddings, the answers alone.
+    """
     pad = options.eos_token_id[0] if options.pad_token_id is None and options.eos_token_id else options.pad_token_id or 0
     new = np.full((len(answers), max(map(len, answers))), pad, np.int64)
     for row, answer in enumerate(answers):
         new[row, : len(answer)] = answer
-    return np.concatenate([input_ids.astype(np.int64), new], axis=1)
+    if input_ids is None:
+        return new
+    prompts = np.repeat(np.asarray(input_ids, np.int64), len(answers) // len(input_ids), axis=0)
+    return np.concatenate([prompts, new], axis=1)
+
+
+def _unpadded(pixels: NDArray[np.float32], mask: Any, prompts: int) -> list[list[NDArray[np.float32]]]:
+    if pixels.ndim != 5 or pixels.shape[2] != 3 or len(pixels) != prompts:
+        raise PromptError(
+            f"pixel_values has the shape {list(pixels.shape)} for {prompts} prompts. Give [batch, num_tiles, 3, height, width]."
+        )
+    expected = (*pixels.shape[:2], *pixels.shape[3:])
+    if mask is not None and np.shape(mask) != expected:
+        raise PromptError(f"pixel_attention_mask has the shape {list(np.shape(mask))}. Give {list(expected)}.")
+    return unpad_tiles(pixels, None if mask is None else np.asarray(mask))
+
+
+def _shared_features(ids: list[list[int]], features: NDArray[Any], sizes: ModelSizes) -> list[list[NDArray[np.float32]]]:
+    """Features of all prompts' tiles in order, [tiles, image_seq_len, hidden], shared out by the prompts' image tokens."""
+    ends = list(accumulate((row.count(sizes.image_token_id) // sizes.image_seq_len for row in ids), initial=0))
+    if features.ndim != 3 or len(features) != ends[-1]:
+        raise PromptError(
+            f"image_features have the shape {list(features.shape)}, and the prompts' image tokens stand for {ends[-1]} tiles. "
+            "Give [tiles, image_seq_len, hidden]."
+        )
+    return [list(features[start:stop]) for start, stop in pairwise(ends)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .answer import Generation
+from .chat import Chat
 from .engine import Engine
 from .errors import ModelFolderError, PromptError
+from .feature_cache import DEFAULT_IMAGE_CACHE
 from .folder import ModelFolder
-from .generation import (
-    Generation,
-    Timings,
-    check_samples,
-    feature_rows,
-    generate_tokens,
-    right_padded,
-)
+from .generation import Generator
 from .generation_options import GenerationOptions
-from .inputs import samples_of, token_mask, with_answers
-from .processor import Idefics2Processor, Sample, share_images
-from .prompt import Message, images_in
+from .image_processor import flat_images
+from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
+from .prefix_cache import PrefixCache
+from .processor import Idefics2Processor
+from .prompt import Message
+from .request import Request, is_batch
+from .sample import Sample
+from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
 from .sessions import Provider, open_sessions
 from .text_stream import TextStream
+from .token_stream import TokenStream
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -38,13 +40,17 @@ Prompt = str | list[Message]
 class Idefics2:
     """Idefics2 on ONNX Runtime, from a model folder.
 
+    One model may be used from several threads at once: each call has its own cache, the graphs run side by side on ONNX
+    Runtime's threads, and the caches of images and prefixes are shared. A `Chat` belongs to one thread at a time.
+
     Attributes:
         folder: the folder's path and manifest.
-        processor: prompts and images → arrays, ids → text.
+        options: how to generate, from generation_config.json.
     """
 
-    def __init__(self, folder: ModelFolder, engine: Engine, allow_urls: bool = False) -> None:
+    def __init__(self, folder: ModelFolder, engine: Engine, allow_urls: bool = False, prefix_cache: int = 0) -> None:
         self.folder, self._engine, self._allow_urls = folder, engine, allow_urls
+        self._prefixes = PrefixCache(prefix_cache) if prefix_cache else None
         self.options = GenerationOptions.from_configs(folder.json("generation_config.json"), folder.json("config.json"))
 
     @classmethod
@@ -57,6 +63,8 @@ class Idefics2:
         session_options: ort.SessionOptions | None = None,
         revision: str | None = None,
         allow_urls: bool = False,
+        image_cache: int = DEFAULT_IMAGE_CACHE,
+        prefix_cache: int = 0,
     ) -> Idefics2:
         """Open a model folder.
 
@@ -65,16 +73,20 @@ class Idefics2:
             device: "auto", "cpu", "cuda" or "tensorrt".
             providers, session_options: passed to ONNX Runtime as they are; providers replace the device.
             allow_urls: whether images may be http(s) URLs, which are downloaded.
+            image_cache: bytes of image features to keep, for images that come again; 0 for none.
+            prefix_cache: bytes of keys and values to keep, for prompts that begin alike; 0 for none.
 
         Raises:
             ModelFolderError: no model folder, or a damaged one.
             ProviderError: the device does not work here.
         """
         folder = ModelFolder.open(source, revision)
-        return cls(folder, Engine.open(folder, open_sessions(folder, device, providers, session_options)), allow_urls)
+        sessions = open_sessions(folder, device, providers, session_options)
+        return cls(folder, Engine.open(folder, sessions, image_cache), allow_urls, prefix_cache)
 
     @cached_property
     def processor(self) -> Idefics2Processor:
+        """Prompts and images → arrays, ids → text."""
         processor = Idefics2Processor.from_pretrained(self.folder.path, allow_urls=self._allow_urls)
         sizes = self.folder.manifest.model
         if processor.image_seq_len != sizes.image_seq_len:
@@ -102,10 +114,7 @@ class Idefics2:
         *,
         raw: bool = False,
         do_image_splitting: bool | None = None,
-        input_ids: NDArray[np.int64] | None = None,
-        attention_mask: NDArray[np.int64] | None = None,
-        pixel_values: NDArray[np.float32] | None = None,
-        pixel_attention_mask: NDArray[np.int64] | None = None,
+        image_features: Any = None,
         **options: Any,
     ) -> Generation | list[Generation] | NDArray[np.int64]:
         """Answer a prompt about images.
@@ -116,148 +125,169 @@ class Idefics2:
             images: paths, bytes, Pillow images or arrays; one, a list, or one list per prompt of a batch.
             raw: take the text literally, tags included, instead of as a user turn.
             do_image_splitting: override the folder's choice to split images in four.
-            input_ids, attention_mask, pixel_values, pixel_attention_mask: the processor's dict instead of a prompt.
-            options: max_new_tokens, eos_token_id, bad_words_ids, pad_token_id; defaults from generation_config.json.
+            image_features: in place of images, what `encode_images` returned for them; with input_ids, in place of
+                pixel_values, [tiles, image_seq_len, hidden] of all prompts in order.
+            options: any field of GenerationOptions, and, in place of a prompt, the processor's dict: input_ids (or
+                inputs_embeds [batch, seq, hidden]), attention_mask, pixel_values, pixel_attention_mask.
 
         Returns:
-            A Generation, a list of them for a batch; for the processor's dict, like the reference, int64 [batch, seq + new]
-            with prompts as they came, answers behind them, and pad_token_id behind those.
+            A Generation, or a list of them for a batch or several sequences. For the processor's dict, like the reference,
+            int64 [answers, seq + new] with prompts as they came, answers behind them, and pad_token_id behind those; for
+            inputs_embeds the answers alone.
 
         Raises:
-            PromptError, ImageError: the prompt or an image cannot be used.
+            PromptError, ImageError: the prompt, an option or an image cannot be used, or they do not fit the model.
+            ModelFolderError: the model's numbers are not finite.
         """
-        chosen = self.options.replace(**_known(options))
-        timings = Timings()
-        if input_ids is not None:
+        inputs = {name: options.pop(name) for name in INPUTS if options.get(name) is not None}
+        chosen = self.options.replace(**{name: value for name, value in options.items() if name not in INPUTS})
+        if inputs:
             if prompt is not None or images is not None:
-                raise PromptError("Both a prompt and input_ids were given. Give one of them.")
-            samples = samples_of(input_ids, attention_mask, pixel_values, pixel_attention_mask)
-            answers, _ = self._collect(samples, chosen, timings)
-            return with_answers(np.asarray(input_ids), answers, chosen)
-        batch = _is_batch(prompt)
-        samples = self._prepare(prompt if batch else [prompt], images, raw, do_image_splitting, batch)
-        answers, reasons = self._collect(samples, chosen, timings)
-        results = [
-            Generation(self.processor.decode(ids, True), ids, "stop" if stopped else "length", len(sample.ids), timings)
-            for ids, stopped, sample in zip(answers, reasons, samples, strict=True)
-        ]
-        return results if batch else results[0]
+                raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")
+            if image_features is not None:
+                inputs["image_features"] = image_features
+            samples = samples_of(inputs, self._engine.sizes)
+            answers = self._run(samples, chosen).answers
+            return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in answers], chosen)
+        request = Request.read(
+            self.processor,
+            prompt,
+            images,
+            raw=raw,
+            do_image_splitting=do_image_splitting,
+            image_features=image_features,
+        )
+        run = self._run(request.samples(), chosen)
+        results = [run.result(index, self.processor) for index in range(len(run.answers))]
+        return results if request.batch or len(results) > 1 else results[0]
 
     def stream(
-        self, prompt: Prompt, images: Any = None, *, raw: bool = False, do_image_splitting: bool | None = None, **options: Any
+        self,
+        prompt: Prompt,
+        images: Any = None,
+        *,
+        raw: bool = False,
+        do_image_splitting: bool | None = None,
+        image_features: Any = None,
+        **options: Any,
     ) -> TokenStream:
         """Like `generate` for one prompt, but an iterator of text pieces that join to its text."""
-        if _is_batch(prompt):
+        if is_batch(prompt):
             raise PromptError(f"stream answers one prompt, and {len(prompt)} were given. Use generate for a batch.")
-        chosen = self.options.replace(**_known(options))
-        sample = self._prepare([prompt], images, raw, do_image_splitting, False)[0]
-        return TokenStream(self._engine, sample, chosen, TextStream(self.processor.tokenizer))
+        chosen = self.options.replace(**options)
+        if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
+            raise PromptError(
+                f"num_beams is {chosen.num_beams} and num_return_sequences {chosen.num_return_sequences}, but one answer is "
+                "streamed, as it grows. Use generate."
+            )
+        request = Request.read(
+            self.processor,
+            prompt,
+            images,
+            raw=raw,
+            do_image_splitting=do_image_splitting,
+            image_features=image_features,
+        )
+        generator = Generator(self._engine, request.samples(), chosen, self._text(chosen), self._prefixes)
+        return TokenStream(generator, self.processor)
 
-    def logits(self, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Logits of every position of the processor's dict.
+    def chat(self, messages: list[Message] | None = None, **options: Any) -> Chat:
+        """A conversation whose earlier turns are not read again, empty or continued; options are defaults of its turns."""
+        return Chat(self._engine, self.processor, self.options.replace(**options), messages)
+
+    def encode_images(self, images: Any, do_image_splitting: bool | None = None) -> list[NDArray[np.float32]]:
+        """Features of images, to keep in an index and give back as image_features.
+
+        Args:
+            images: one image or several, as `generate` takes them.
 
         Returns:
-            float32 [batch, seq, vocab], aligned with input_ids on whichever side those are padded; zero at padding.
+            One array [tiles, image_seq_len, hidden] per image, float32; five tiles with splitting, else one.
         """
-        if "input_ids" not in inputs:
-            raise PromptError("The inputs have no input_ids. Give the processor's dict for text.")
-        known = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask")
-        for name in inputs:
-            if name not in known:
-                raise PromptError(f"The inputs have {name!r}, which the model does not take. Give {', '.join(known)}.")
-        samples = samples_of(**inputs)
-        check_samples(self._engine, samples, 0)
-        tiles = [tile for sample in samples for tile in sample.tiles]
-        features = self._engine.encode_images(tiles) if tiles else None
-        ids = right_padded(samples)
-        lengths = np.array([len(sample.ids) for sample in samples], np.int64)
-        embeds = self._engine.embed(ids, features, feature_rows(samples, features, self._engine))
-        cache = self._engine.new_cache(len(samples), ids.shape[1])
-        found = self._engine.decode(embeds, lengths, cache, np.broadcast_to(np.arange(ids.shape[1]), ids.shape).copy())
-        mask = token_mask(np.asarray(inputs["input_ids"]), inputs.get("attention_mask"))
-        aligned = np.zeros((*mask.shape, found.shape[-1]), np.float32)
-        aligned[mask] = found[np.arange(ids.shape[1]) < lengths[:, None]]
+        options = {} if do_image_splitting is None else {"do_image_splitting": do_image_splitting}
+        prepared = self.processor.image_processor
+        tiles = prepared.tiles(flat_images(images), prepared.options.replace(**options), upright=True)
+        features = iter(self._engine.encode_images([tile for own in tiles for tile in own]))
+        return [np.concatenate([next(features).read()[0] for _ in own]) for own in tiles]
+
+    def logits(self, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Logits of every position of the processor's dict, or of one with inputs_embeds or image_features.
+
+        Returns:
+            float32 [batch, seq, vocab], aligned with the tokens on whichever side those are padded; zero at padding.
+        """
+        samples = samples_of(inputs, self._engine.sizes)
+        mask = token_mask(tokens_of(inputs), inputs.get("attention_mask"))
+        aligned = np.zeros((*mask.shape, self._engine.sizes.vocab_size), np.float32)
+        for row, found in enumerate(all_logits(self._engine, samples)):
+            aligned[row, mask[row]] = found
         return aligned
 
-    def _prepare(
-        self, prompts: Sequence[Any], images: Any, raw: bool, do_image_splitting: bool | None, batch: bool
-    ) -> list[Sample]:
-        """Prompts as a caller gives them → samples."""
-        if not prompts:
-            raise PromptError("The batch has no prompts. Give at least one.")
-        inside = [images_in(prompt) if isinstance(prompt, list) else [] for prompt in prompts]
-        if any(inside):
-            if images is not None:
-                raise PromptError("Images were given both inside the messages and beside them. Give them in one place.")
-            own = inside
-        elif batch:
-            own = share_images([p if isinstance(p, str) else self.processor.prompt_text(p, 0) for p in prompts], images)
-        else:
-            own = share_images([""], images)
-        texts = [self.processor.prompt_text(prompt, len(i), raw) for prompt, i in zip(prompts, own, strict=True)]
-        options = {} if do_image_splitting is None else {"do_image_splitting": do_image_splitting}
-        return self.processor.samples(texts, own, raw or not self.processor.starts_with_bos(texts[0]), **options)
+    @overload
+    def score(self, prompt: Prompt, images: Any = None, answer: str = ..., **inputs: Any) -> Score: ...
+    @overload
+    def score(self, prompt: list[str] | list[list[Message]], images: Any, answer: list[str], **inputs: Any) -> list[Score]: ...
+    @overload
+    def score(self, *, input_ids: NDArray[np.int64], **inputs: Any) -> list[Score]: ...
+    def score(
+        self,
+        prompt: Any = None,
+        images: Any = None,
+        answer: Any = None,
+        *,
+        labels: NDArray[np.int64] | None = None,
+        raw: bool = False,
+        do_image_splitting: bool | None = None,
+        image_features: Any = None,
+        **inputs: Any,
+    ) -> Score | list[Score]:
+        """How likely the model finds an answer to a prompt, or the labels of the processor's dict.
 
-    def _collect(
-        self, samples: Sequence[Sample], options: GenerationOptions, timings: Timings
-    ) -> tuple[list[list[int]], list[bool]]:
-        """Every row's tokens, and whether an end token stopped it."""
-        answers: list[list[int]] = [[] for _ in samples]
-        for step in generate_tokens(self._engine, samples, options, timings):
-            for answer, token in zip(answers, step, strict=True):
-                if token is not None:
-                    answer.append(token)
-        return answers, [answer[-1] in options.eos_token_id for answer in answers]
+        Args:
+            prompt, images, raw, do_image_splitting, image_features: as in `generate`.
+            answer: the text to score; one per prompt of a batch. As a turn it is scored with its end token; raw, as it is.
+            labels: with input_ids, int64 [batch, seq], each at its token's place, −100 where none counts, as in the
+                reference; left out, the ids themselves, but for image tokens and padding.
 
+        Returns:
+            A Score, or one per row; the reference's loss of a batch is the mean over all tokens of all rows.
+        """
+        if inputs:
+            if prompt is not None or answer is not None:
+                raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")
+            given = inputs if image_features is None else inputs | {"image_features": image_features}
+            samples = samples_of(given, self._engine.sizes)
+            mask = token_mask(tokens_of(given), given.get("attention_mask"))
+            if labels is None:
+                own = default_labels(samples, self._engine.sizes.image_token_id)
+            else:
+                own = check_labels(labels, mask, self._engine.sizes.vocab_size)
+            return score(self._engine, samples, own)
+        if labels is not None:
+            raise PromptError("labels go with input_ids. Give answer for a prompt.")
+        request = Request.read(
+            self.processor,
+            prompt,
+            images,
+            raw=raw,
+            do_image_splitting=do_image_splitting,
+            image_features=image_features,
+        )
+        answers = answer if request.batch else [answer]
+        if not isinstance(answers, list | tuple) or not all(isinstance(a, str) for a in answers):
+            raise PromptError(f"answer is {answer!r:.60}. Give text, or one text per prompt of a batch.")
+        if len(answers) != len(request.prompts):
+            raise PromptError(f"There are {len(request.prompts)} prompts and {len(answers)} answers. Give one answer per prompt.")
+        samples = request.samples(list(answers))
+        scores = score(self._engine, samples, answer_labels(request.ids(), samples, self.options.eos_token_id))
+        return scores if request.batch else scores[0]
 
-class TokenStream:
-    """An iterator of text pieces; `result` holds the whole answer once it is exhausted."""
+    def _text(self, options: GenerationOptions) -> Callable[[], TextStream]:
+        return lambda: TextStream(self.processor.tokenizer, options.stop_strings)
 
-    def __init__(self, engine: Engine, sample: Sample, options: GenerationOptions, text: TextStream) -> None:
-        self._sample, self._options, self._text = sample, options, text
-        self._timings, self._ids = Timings(), list[int]()
-        new_tokens = options.new_tokens(len(sample.ids), engine.sizes.max_positions)
-        check_samples(engine, [sample], new_tokens)  # before the first piece, where the caller still is
-        self._tokens = generate_tokens(engine, [sample], options, self._timings)
-        self._pieces = self._run()
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    @property
-    def result(self) -> Generation:
-        """The answer so far."""
-        stopped = bool(self._ids) and self._ids[-1] in self._options.eos_token_id
-        reason = "stop" if stopped else "length"
-        return Generation(self._text.text, self._ids, reason, len(self._sample.ids), self._timings)  # type: ignore[arg-type]
-
-    def _run(self) -> Iterator[str]:
-        for (token,) in self._tokens:
-            assert token is not None
-            self._ids.append(token)
-            if piece := self._text.push(token):
-                yield piece
-        if piece := self._text.close():
-            yield piece
-
-
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    known = ("max_new_tokens", "eos_token_id", "bad_words_ids", "pad_token_id")
-    for name in options:
-        if name not in known:
-            raise PromptError(f"There is no generation option {name!r}. The options are {', '.join(known)}.")
-    return options
-
-
-def _is_batch(prompt: Any) -> bool:
-    """A list of strings or of conversations; a conversation itself is a list of dicts."""
-    if isinstance(prompt, str):
-        return False
-    if isinstance(prompt, list) and prompt and all(isinstance(message, dict) for message in prompt):
-        return False
-    if isinstance(prompt, list | tuple) and all(isinstance(p, str | list) for p in prompt):
-        return True
-    raise PromptError("The prompt is neither text, a list of messages, nor a list of either. Give one of these.")
+    def _run(self, samples: Sequence[Sample], options: GenerationOptions) -> Generator:
+        text = self._text(options) if options.stop_strings else None
+        generator = Generator(self._engine, samples, options, text, self._prefixes)
+        for _ in generator.run():
+            pass
+        return generator

@@ -6,7 +6,6 @@ Source: transformers 5.23, Idefics2Processor and ProcessorMixin.apply_chat_templ
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,6 @@ from .errors import ModelFolderError, PromptError
 from .folder import find_json
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
-from .padding import Tile
 from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
 from .tokenizer import (
     Padding,
@@ -35,14 +33,6 @@ from .tokenizer import (
 )
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt, ready for the model: token ids and the tiles its image tokens stand for, in order."""
-
-    ids: list[int]
-    tiles: list[Tile] = field(default_factory=list)
 
 
 class Idefics2Processor:
@@ -140,7 +130,7 @@ class Idefics2Processor:
         limit = truncation_length(truncation, max_length, padding)
         # The tiles are made in one go with their padding, so only the ids are asked for here.
         split = self.image_processor.options.replace(**image_options).do_image_splitting
-        ids = self._ids(texts, own, split, add_special_tokens, limit)
+        ids = self.ids(texts, own, split, add_special_tokens, limit)
         width = padded_width([len(row) for row in ids], padding, max_length, pad_to_multiple_of)
         side = check_side(padding_side or self.padding_side)
         inputs = pad_ids(ids, self.pad_token_id, side, width)
@@ -148,23 +138,15 @@ class Idefics2Processor:
             inputs |= self.image_processor(own, return_tensors=return_tensors, upright=True, **image_options)
         return inputs
 
-    def samples(
-        self, texts: Sequence[str], images: Sequence[Sequence[ImageSource]], add_special_tokens: bool = True, **image_options: Any
-    ) -> list[Sample]:
-        """Tokenize tagged prompts and process their images, without padding."""
-        options = self.image_processor.options.replace(**image_options)
-        ids = self._ids(texts, images, options.do_image_splitting, add_special_tokens, None)
-        tiles = iter(self.image_processor.tiles([image for own in images for image in own], options, upright=True))
-        return [Sample(row, [t for _ in own for t in next(tiles)]) for row, own in zip(ids, images, strict=True)]
-
-    def _ids(
+    def ids(
         self,
         texts: Sequence[str],
-        images: Sequence[Sequence[ImageSource]],
+        images: Sequence[Sequence[Any]],
         split: bool,
-        add_special_tokens: bool,
-        max_length: int | None,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
     ) -> list[list[int]]:
+        """Token ids of tagged prompts with so many images; the images are not looked at."""
         for text, own in zip(texts, images, strict=True):
             check_text(text)
             check_image_count(text, len(own))
@@ -215,15 +197,19 @@ class Idefics2Processor:
         """Whether a template has put the token in front that the tokenizer would add once more."""
         return bool(self.bos_token) and text.startswith(str(self.bos_token))
 
-    def prompt_text(self, prompt: str | list[Message], num_images: int, raw: bool = False) -> str:
-        """What a user wrote → the tagged text the model reads: one user turn, a whole conversation, or (raw) itself."""
-        if not isinstance(prompt, str):
-            return str(self.apply_chat_template(prompt, add_generation_prompt=True))
-        if raw:
-            return prompt
-        if self.chat_template is None:
-            return with_tags(prompt, num_images)
-        return str(self.apply_chat_template(user_turn(prompt, num_images), add_generation_prompt=True))
+    def prompt_text(self, prompt: str | list[Message], num_images: int, raw: bool = False, answer: str | None = None) -> str:
+        """What a user wrote → the tagged text the model reads: one user turn, a whole conversation, or (raw) itself.
+
+        Up to where the model answers, or with an answer as far as a template goes on behind it.
+        """
+        if self.chat_template is None or raw:
+            if not isinstance(prompt, str):
+                return str(self.apply_chat_template(prompt))  # which says why not
+            return (prompt if raw else with_tags(prompt, num_images)) + (answer or "")
+        messages = user_turn(prompt, num_images) if isinstance(prompt, str) else prompt
+        if answer is not None:
+            messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        return str(self.apply_chat_template(messages, add_generation_prompt=answer is None))
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of one sequence of ids."""

@@ -1,26 +1,95 @@
-"""Which token comes next: pure functions on logits."""
+"""Which tokens may come next, and which one does: pure functions on one row of scores.
+
+Source: transformers 5.23, generation/logits_process.py; each rule here bears its option's name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def ban(logits: NDArray[np.float32], histories: Sequence[Sequence[int]], bad_words: Sequence[Sequence[int]]) -> None:
-    """Set to −inf, in place, each token that would complete a bad word; float32 [batch, vocab].
-
-    `histories` holds each row's tokens so far, prompt included.
-    """
-    for word in bad_words:
-        *prefix, last = word
-        for row, history in enumerate(histories):
-            if not prefix or list(history[-len(prefix) :]) == prefix:
-                logits[row, last] = -np.inf
+Scores = NDArray[np.float32]
+"""[vocab], or [kept] of the tokens that are left."""
+Keep = NDArray[np.bool_]
 
 
-def greedy(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The likeliest token of each row, the first of equals, int64 [batch]."""
-    tokens: NDArray[np.int64] = logits.argmax(-1)
-    return tokens
+def repetition_penalty(scores: Scores, seen: NDArray[np.int64], penalty: float) -> None:
+    """Make tokens that were seen before less likely, in place."""
+    found = scores[seen]
+    scores[seen] = np.where(found < 0, found * np.float32(penalty), found / np.float32(penalty))
+
+
+def bad_words(history: Sequence[int], words: Iterable[Sequence[int]]) -> list[int]:
+    """The tokens that would complete one of the words (of two tokens or more) behind a history."""
+    return [last for *prefix, last in words if list(history[-len(prefix) :]) == prefix]
+
+
+def top_k(scores: Scores, k: int, scratch: Scores | None = None) -> Keep:
+    """The k best and whatever equals the last of them."""
+    if k >= len(scores):
+        return np.ones(len(scores), bool)
+    if scratch is None:
+        scratch = np.empty_like(scores)
+    np.copyto(scratch, scores)
+    scratch.partition(len(scores) - k)
+    kept: Keep = scores >= scratch[len(scores) - k]
+    return kept
+
+
+def top_p(scores: Scores, p: float) -> Keep:
+    """The fewest best that hold a share p of the probability."""
+    order = np.argsort(scores, kind="stable")
+    cumulative = np.cumsum(softmax(scores[order]), dtype=np.float32)
+    keep = cumulative > np.float32(1 - p)
+    keep[-1] = True
+    return _unsorted(keep, order)
+
+
+def min_p(scores: Scores, p: float) -> Keep:
+    """Those at least p times as likely as the best."""
+    probabilities = softmax(scores)
+    keep: Keep = probabilities >= np.float32(p) * probabilities.max()
+    keep[probabilities.argmax()] = True
+    return keep
+
+
+def typical_p(scores: Scores, mass: float) -> Keep:
+    """Those whose surprise is nearest to the expected one, up to a share of the probability."""
+    logs = log_softmax(scores)
+    with np.errstate(invalid="ignore"):
+        entropy = -np.nansum(logs * np.exp(logs))
+    distance = np.abs(-logs - entropy)
+    order = np.argsort(distance, kind="stable")
+    cumulative = np.cumsum(softmax(scores[order]), dtype=np.float32)
+    last = min(int((cumulative < np.float32(mass)).sum()), len(scores) - 1)
+    keep = distance[order] <= distance[order[last]]
+    keep[0] = True
+    return _unsorted(keep, order)
+
+
+def softmax(scores: Scores) -> Scores:
+    """Probabilities of scores."""
+    raised: Scores = np.exp(scores - scores.max())
+    raised /= raised.sum()
+    return raised
+
+
+def log_softmax(scores: Scores) -> Scores:
+    """Log-probabilities of scores [..., vocab]."""
+    shifted: Scores = scores - scores.max(-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted
+
+
+def draw(scores: Scores, random: np.random.Generator) -> int:
+    """An index by its probability, from one uniform number."""
+    cumulative = np.cumsum(np.exp((scores - scores.max()).astype(np.float64)))
+    return int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+
+
+def _unsorted(keep: Keep, order: NDArray[np.int64]) -> Keep:
+    found = np.empty_like(keep)
+    found[order] = keep
+    return found

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from .engine import Engine
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
-from .generation import feature_rows, right_padded
-from .processor import Idefics2Processor, Sample
+from .prefill import embed_prompts
+from .processor import Idefics2Processor
+from .sample import Sample
 from .sessions import open_sessions
 
 
@@ -51,12 +52,11 @@ def _outputs(engine: Engine) -> Iterator[tuple[str, NDArray[np.float32]]]:
     features = engine.encode_images([random.uniform(-1, 1, (3, side, side)).astype(np.float32)])
     text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
     sample = Sample([*text, *[sizes.image_token_id] * sizes.image_seq_len], [np.zeros((3, side, side), np.float32)])
-    embeds = engine.embed(right_padded([sample]), features, feature_rows([sample], features, engine))
-    length = np.array([len(sample.ids)])
-    cache = engine.new_cache(1, len(sample.ids) + 1)
+    embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
+    length = np.array([sample.tokens])
+    cache = engine.new_cache(1, sample.tokens + 1)
     prefill = engine.decode(embeds, length, cache, length[:, None] - 1)
     step = engine.decode(engine.embed(np.array([text[:1]])), np.array([1]), cache, np.zeros((1, 1), np.int64))
-    if engine.sessions.memory == "cpu":
-        yield "vision.onnx", features.values.numpy().astype(np.float32)
-        yield "embedding.onnx", embeds.numpy().astype(np.float32)
+    yield "vision.onnx", features[0].read()
+    yield "embedding.onnx", embeds.read()
     yield "decoder.onnx", np.concatenate([prefill, step])

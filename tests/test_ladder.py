@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from idefics2_onnx.runtime.generation import feature_rows, right_padded
 from idefics2_onnx.runtime.padding import unpad_tiles
-from idefics2_onnx.runtime.processor import Sample
+from idefics2_onnx.runtime.prefill import embed_prompts
+from idefics2_onnx.runtime.sample import Sample
 from parity import assert_close, photos, tensors
 from small_models import SMALL_MODELS
 
@@ -36,21 +36,20 @@ def test_ladder(case, splitting, num_images, model, reference):
 
     engine = ours._engine
     tiles = unpad_tiles(inputs["pixel_values"], inputs["pixel_attention_mask"])[0] if num_images else []
-    sample, features, merged = Sample(inputs["input_ids"][0].tolist(), tiles), None, None
+    sample, features, merged = Sample(inputs["input_ids"][0].tolist(), tiles), [], None
     if num_images:
         features = engine.encode_images(tiles)
         arrays = tensors({"pixel_values": inputs["pixel_values"], "pixel_attention_mask": inputs["pixel_attention_mask"]})
         with torch.no_grad():
             merged = torch.cat(theirs.model.get_image_features(**arrays).pooler_output)
-        order = np.concatenate([np.arange(row, row + ours.processor.image_seq_len) for row in features.first_rows])
-        assert_close("vision", precision, features.values.numpy()[order], merged.numpy())
-    embeds = engine.embed(right_padded([sample]), features, feature_rows([sample], features, engine))
+        assert_close("vision", precision, engine.gather(features).read().reshape(merged.shape), merged.numpy())
+    embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
     with torch.no_grad():
         ids = torch.from_numpy(inputs["input_ids"])
         wanted = theirs.model.get_input_embeddings()(ids)
         if merged is not None:
             wanted = theirs.model.model.inputs_merger(ids, wanted, merged)
-    assert_close("embedding", precision, embeds.numpy(), wanted.numpy())
+    assert_close("embedding", precision, embeds.read()[0], wanted.numpy())
 
     length = np.array([len(sample.ids)])
     cache = engine.new_cache(1, len(sample.ids) + 1)

@@ -1,0 +1,107 @@
+"""An answer while it grows, and the whole one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .generation_options import GenerationOptions
+from .processor import Idefics2Processor
+from .sampling import log_softmax
+from .text_stream import TextStream
+from .timings import Timings
+from .token_chooser import History
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer."""
+
+    text: str
+    """Without special tokens, and without the stop string that ended it."""
+    token_ids: list[int]
+    """All generated tokens, the end token included; with echo, the prompt's in front."""
+    finish_reason: FinishReason
+    """"stop" at an end token or stop string, "length" at max_new_tokens or where reading stopped."""
+    prompt_tokens: int
+    timings: Timings = field(default_factory=Timings)
+    """Of the whole call, shared by the answers of a batch."""
+    logprobs: list[float | None] | None = None
+    """Natural logarithm of each token's probability by the model alone, with logprobs=True; None for an echoed first token."""
+    top_logprobs: list[dict[int, float]] | None = None
+    """Those of the likeliest tokens at each place, best first, with top_logprobs; empty for echoed tokens."""
+
+
+class Answer:
+    """One answer while it grows.
+
+    Attributes:
+        prompt: index of its prompt.
+        sequence: which of the prompt's answers it is.
+        history: prompt and answer, for options that look back.
+        random: its own source of numbers, the same in every batch.
+        token_ids: the answer so far.
+        finish_reason: None while it runs.
+    """
+
+    def __init__(
+        self, prompt: int, sequence: int, history: History, limit: int, options: GenerationOptions, text: TextStream | None
+    ) -> None:
+        self.prompt, self.sequence, self.history, self.text = prompt, sequence, history, text
+        self.random = np.random.default_rng(None if options.seed is None else [options.seed, sequence])
+        self.limit = limit
+        """Tokens it may have."""
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.logprobs: list[float | None] = []
+        self.top_logprobs: list[dict[int, float]] = []
+        self._pieces: list[str] = []
+        self._options = options
+
+    def push(self, token: int, raw: NDArray[np.float32] | None = None) -> None:
+        """Take a token, with the model's own logits [vocab] if their probabilities are asked for."""
+        self.token_ids.append(token)
+        self.history.append(token)
+        if raw is not None:
+            logs = log_softmax(raw)
+            self.logprobs.append(float(logs[token]))
+            best = np.argsort(-logs, kind="stable")[: self._options.top_logprobs].tolist()
+            self.top_logprobs.append({i: float(logs[i]) for i in best})
+        if self.text is not None and (piece := self.text.push(token)):
+            self._pieces.append(piece)
+        if token in self._options.eos_token_id or (self.text is not None and self.text.stopped):
+            self.finish_reason = "stop"
+        elif len(self.token_ids) >= self.limit:
+            self.finish_reason = "length"
+        if self.finish_reason and self.text is not None and (piece := self.text.close()):
+            self._pieces.append(piece)
+
+    def take(self) -> str:
+        """The text that became certain since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return "".join(pieces)
+
+    def echoed(self, prompt_ids: list[int], processor: Idefics2Processor) -> str:
+        """With echo, the prompt's text as it stands in front of this answer; else nothing."""
+        if not self._options.echo:
+            return ""
+        whole = processor.decode([*prompt_ids, *self.token_ids], True)
+        return whole[: len(whole) - len(processor.decode(self.token_ids, True))]
+
+    def result(self, prompt_ids: list[int], prompt_tokens: int, timings: Timings, processor: Idefics2Processor) -> Generation:
+        """The answer so far."""
+        text = self.text.text if self.text is not None and self.text.stopped else processor.decode(self.token_ids, True)
+        return Generation(
+            self.echoed(prompt_ids, processor) + text,
+            (prompt_ids if self._options.echo else []) + self.token_ids,
+            self.finish_reason or "length",
+            prompt_tokens,
+            timings,
+            self.logprobs if self._options.logprobs else None,
+            self.top_logprobs if self._options.top_logprobs else None,
+        )

@@ -1,0 +1,138 @@
+"""Numbers in the memory the graphs run in, of which parts are bound and copied without passing through the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+"""ONNX's numbers of the types a graph's features, embeddings and cache may have."""
+_BFLOAT16 = 16
+_STORED: dict[int, Any] = {1: np.float32, 10: np.float16, _BFLOAT16: np.uint16}
+"""NumPy has no bfloat16: its bits are kept."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where buffers live and what they hold."""
+
+    device: Literal["cpu", "cuda"]
+    element_type: int
+    """ONNX's number of the type."""
+    session: ort.InferenceSession
+    """One that runs there."""
+
+    @classmethod
+    def of(cls, session: ort.InferenceSession, device: Literal["cpu", "cuda"]) -> Storage:
+        """Of the type of a session's first output."""
+        return cls(device, _TYPES[session.get_outputs()[0].type], session)
+
+    @property
+    def item_bytes(self) -> int:
+        return int(np.dtype(_STORED[self.element_type]).itemsize)
+
+    def buffer(self, rows: int, groups: int, length: int, width: int) -> Buffer:
+        """A buffer of zeros."""
+        return Buffer((rows, groups, length, width), self)
+
+
+class Buffer:
+    """Numbers [rows, groups, length, width]: a cache's keys are [batch, heads, tokens, head_dim].
+
+    Attributes:
+        shape: the four sizes.
+        nbytes: what it takes.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], storage: Storage) -> None:
+        import onnxruntime as ort
+
+        self.shape, self._storage = shape, storage
+        self.nbytes = int(np.prod(shape)) * storage.item_bytes
+        # Zero at first: standard attention multiplies what lies behind a row's end by 0, which must not be NaN.
+        array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
+        self._array, self._value = array, _wrap(array, storage.element_type)
+        if storage.device != "cpu":
+            host = self._value
+            self._value = ort.OrtValue.ortvalue_from_shape_and_type(shape, storage.element_type, storage.device, 0)
+            _copy(host, self._value)
+            del self._array
+
+    def rows(self, start: int, stop: int, shape: Sequence[int] | None = None) -> ort.OrtValue:
+        """Rows start to stop, not copied, in their own shape or another; a shape of fewer numbers takes the first."""
+        _, *rest = self.shape
+        return self._part(start * int(np.prod(rest)), (stop - start, *rest) if shape is None else tuple(shape))
+
+    def copy(self, row: int, source: Buffer, source_row: int, start: int, stop: int) -> None:
+        """Take [:, start:stop] of a row from a row of another buffer, or of this one."""
+        if self._storage.device == "cpu":
+            self._array[row, :, start:stop] = source._array[source_row, :, start:stop]
+            return
+        _, groups, _, width = self.shape
+        for group in range(groups):  # each is one stretch of memory
+            shape = (stop - start, width)
+            _copy(source._at(source_row, group, start, shape), self._at(row, group, start, shape))
+
+    def write(self, values: NDArray[np.floating[Any]]) -> None:
+        """Fill the buffer with as many numbers from the host."""
+        flat = np.ascontiguousarray(values, np.float32).reshape(self.shape)
+        array = (
+            _to_bfloat16(flat) if self._storage.element_type == _BFLOAT16 else flat.astype(_STORED[self._storage.element_type])
+        )
+        if self._storage.device == "cpu":
+            self._array[...] = array
+        else:
+            _copy(_wrap(array, self._storage.element_type), self._value)
+
+    def read(self) -> NDArray[np.float32]:
+        """A copy on the host, float32."""
+        if self._storage.device == "cpu":
+            array = self._array
+        else:
+            array = np.empty(self.shape, _STORED[self._storage.element_type])
+            _copy(self._value, _wrap(array, self._storage.element_type))
+        if self._storage.element_type == _BFLOAT16:
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.astype(np.float32)
+
+    def _at(self, row: int, group: int, start: int, shape: tuple[int, ...]) -> ort.OrtValue:
+        _, groups, length, width = self.shape
+        return self._part(((row * groups + group) * length + start) * width, shape)
+
+    def _part(self, offset: int, shape: tuple[int, ...]) -> ort.OrtValue:
+        """The numbers from an offset on, as a tensor of some shape over the same memory."""
+        storage = self._storage
+        if storage.device == "cpu":
+            return _wrap(self._array.reshape(-1)[offset : offset + int(np.prod(shape))].reshape(shape), storage.element_type)
+        binding = storage.session.io_binding()  # the one way of its Python interface to a tensor at an address
+        pointer = self._value.data_ptr() + offset * storage.item_bytes
+        binding.bind_output(storage.session.get_outputs()[0].name, storage.device, 0, storage.element_type, shape, pointer)
+        part = binding.get_outputs()[0]
+        part.owner = self._value  # the address is good as long as this lives
+        return part
+
+
+def _wrap(array: NDArray[Any], element_type: int) -> ort.OrtValue:
+    import onnxruntime as ort
+
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, element_type)
+
+
+def _copy(source: ort.OrtValue, target: ort.OrtValue) -> None:
+    """Copy between host and device or on the device; ONNX Runtime offers no copy on the host."""
+    import onnxruntime as ort
+
+    ort.copy_tensors([source], [target])
+
+
+def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of the nearest bfloat16, of the even one of two as near."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -1,0 +1,237 @@
+"""A conversation whose earlier turns stay in the key/value cache."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .answer import Generation
+from .engine import Engine
+from .errors import ImageError, PromptError
+from .generation import Generator
+from .generation_options import GenerationOptions
+from .image_processor import flat_images
+from .image_source import read_source
+from .prefix_cache import common_length
+from .processor import Idefics2Processor
+from .prompt import TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
+from .sample import Sample
+from .text_stream import TextStream
+from .token_stream import TokenStream
+
+
+class Chat:
+    """Turns of a user and the model, about images of any turn.
+
+    Each turn's answer is what `generate` would give for the whole conversation, but only what is new is read: the tokens
+    behind the longest beginning that this turn's conversation shares with what the cache holds. To be used from one thread
+    at a time.
+
+    Attributes:
+        options: defaults of every turn.
+    """
+
+    def __init__(
+        self, engine: Engine, processor: Idefics2Processor, options: GenerationOptions, messages: list[Message] | None = None
+    ) -> None:
+        if processor.chat_template is None:
+            raise PromptError("This model has no chat template, so it cannot chat. Use generate with a plain prompt.")
+        self._engine, self._processor, self.options = engine, processor, options
+        self._cache = engine.new_cache(1, 1)
+        self._cached_ids: list[int] = []
+        self._cached_images: list[Any] = []
+        self._messages: list[Message] = []
+        self._open: TokenStream | None = None
+        if messages:
+            self._messages = [_own(message, processor.image_processor.allow_urls) for message in messages]
+            processor.apply_chat_template(self._messages)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation in the reference's format, images inside; a copy."""
+        return [dict(message) for message in self._messages]
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the conversation's keys and values take."""
+        return self._cache.nbytes
+
+    def send(self, text: str, images: Any = None, **options: Any) -> Generation:
+        """Add a user's turn with its new images, and the model's answer to it.
+
+        An interruption (Ctrl-C) or error keeps the turn with the answer so far, or leaves the chat as it was before the
+        first token.
+        """
+        stream = self.stream(text, images, **options)
+        with stream:
+            for _ in stream:
+                pass
+        return stream.result
+
+    def stream(self, text: str, images: Any = None, **options: Any) -> TokenStream:
+        """Like `send`, but an iterator of text pieces; closed early, the chat keeps the answer so far."""
+        self._close()
+        chosen = self.options.replace(**options)
+        for name in ("num_beams", "num_return_sequences"):
+            if getattr(chosen, name) > 1:
+                raise PromptError(f"{name} is {getattr(chosen, name)}, but a chat has one answer, as it grows. Leave it out.")
+        if chosen.echo:
+            raise PromptError("echo is True, but a chat's turns are in its messages. Leave it out.")
+        if not isinstance(text, str):
+            raise PromptError(f"The turn is {text!r:.60}. Give text.")
+        own = [
+            read_source(image, self._processor.image_processor.allow_urls)
+            for image in ([] if images is None else flat_images(images))
+        ]
+        messages = [*self._messages, *_user_turn(text, own)]
+        sample = self._sample(messages)
+        self._cache.tokens[0] = sample.reused
+        self._cached_ids = self._cached_ids[: sample.reused]
+        generator = Generator(
+            self._engine,
+            [sample],
+            chosen,
+            lambda: TextStream(self._processor.tokenizer, chosen.stop_strings),
+            cache=self._cache,
+        )
+        stream = TokenStream(generator, self._processor, lambda answer: self._end(messages, generator, answer))
+        self._open = stream
+        return stream
+
+    def undo(self) -> None:
+        """Take back the last turn and its answer; PromptError without one."""
+        self._close()
+        last = next((i for i in reversed(range(len(self._messages))) if self._messages[i].get("role") == "user"), None)
+        if last is None:
+            raise PromptError("The chat has no turn to undo. Send something first.")
+        del self._messages[last:]
+
+    def reset(self) -> None:
+        """Forget the conversation and free its cache."""
+        self._close()
+        self._messages, self._cached_ids, self._cached_images = [], [], []
+        self._cache = self._engine.new_cache(1, 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the messages as JSON, images inside as data: URLs."""
+        self._close()
+        Path(path).write_text(
+            json.dumps([_portable(message) for message in self._messages], ensure_ascii=False, indent=1), "utf-8"
+        )
+
+    def load(self, path: str | Path) -> None:
+        """Go on with messages that `save` wrote, in place of this conversation.
+
+        Raises:
+            PromptError: the file is missing or no such list. An image in it may not be a path or URL: a stranger's file must
+                not make this program read others.
+        """
+        try:
+            messages = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise PromptError(f"{path} cannot be read as a chat ({error}). Give a file that a chat was saved to.") from error
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise PromptError(f"{path} is not a list of messages. Give a file that a chat was saved to.")
+        for image in images_in(messages):
+            if not isinstance(image, str) or not image.startswith("data:"):
+                raise PromptError(
+                    f"{path} names the image {image!r:.60} instead of holding it. Give a file that a chat was saved to."
+                )
+        loaded = Chat(self._engine, self._processor, self.options, messages)
+        self.reset()
+        self._messages = loaded._messages
+
+    def _sample(self, messages: list[Message]) -> Sample:
+        """The whole conversation, without what the cache holds of it."""
+        text = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        images = images_in(messages)
+        options = self._processor.image_processor.options
+        split = options.do_image_splitting
+        ids = self._processor.ids([text], [images], split, not self._processor.starts_with_bos(text))[0]
+        per_image = self._processor.image_seq_len * (TILES_OF_SPLIT_IMAGE if split else 1)
+        reused, known = self._reusable(ids, images, per_image)
+        # Images are changed to pixels only here, and only those that are new.
+        tiles = self._processor.image_processor.tiles(images[known:], options, upright=True)
+        return Sample(ids, [tile for own in tiles for tile in own], reused=reused)
+
+    def _reusable(self, ids: Sequence[int], images: Sequence[Any], per_image: int) -> tuple[int, int]:
+        """How many tokens of the cache serve this conversation, whole images only, and how many images those are."""
+        image_token = self._engine.sizes.image_token_id
+        places = np.flatnonzero(np.array(ids) == image_token)
+        # The last token is read again, for its logits.
+        reused = common_length(self._cached_ids, ids[:-1])
+        same = 0
+        while same < min(len(images), len(self._cached_images)) and images[same] is self._cached_images[same]:
+            same += 1
+        if same < len(images):
+            reused = min(reused, int(places[same * per_image]))
+        known = int((places < reused).sum()) // per_image
+        if (places < reused).sum() % per_image:
+            reused = int(places[known * per_image])
+        return reused, known
+
+    def _end(self, messages: list[Message], generator: Generator, answer: Generation) -> None:
+        """Remember what the cache holds, and the turn if it has an answer."""
+        self._cached_ids, self._cached_images = generator.cached_tokens, images_in(messages)
+        if answer.token_ids:
+            self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}]
+        self._open = None
+
+    def _close(self) -> None:
+        """End an answer that is still being streamed."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def _user_turn(text: str, images: Sequence[Any]) -> list[Message]:
+    """A user's message with its images inside."""
+    check_image_count(with_tags(text, len(images)), len(images))
+    (message,) = user_turn(text, len(images))
+    own = iter(images)
+    items = [{"type": "image", "image": next(own)} if item["type"] == "image" else item for item in message["content"]]
+    return [message | {"content": items}]
+
+
+def _own(message: Message, allow_urls: bool) -> Message:
+    """A message of the caller's with its images read, so that files and arrays may change behind it."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+    read = iter([read_source(image, allow_urls) for image in images_in([message])])
+    items = [
+        {"type": "image", "image": next(read)} if isinstance(item, dict) and images_in([{"content": [item]}]) else item
+        for item in content
+    ]
+    return message | {"content": items}
+
+
+def _portable(message: Message) -> Message:
+    """A message as JSON takes it."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return message
+    return message | {"content": [item | {"image": _data_url(item["image"])} if "image" in item else item for item in content]}
+
+
+def _data_url(image: bytes | Image.Image | NDArray[Any]) -> str:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ImageError(
+                f"An image array of the chat is {image.dtype} {list(image.shape)}, which no image file holds. "
+                "Give uint8 [height, width, 3], a Pillow image or a file."
+            )
+        image = Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        image = file.getvalue()
+    return f"data:image/*;base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,97 @@
+"""Keys and values of prompts that were read once, for prompts that begin alike."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from ..graphs.contract import ModelSizes
+from .cache import KeyValueCache
+from .feature_cache import tile_digest
+from .sample import Sample
+
+Key = tuple[object, ...]
+"""A prompt's tokens; an image's are told apart by the image."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    key: Key
+    cache: KeyValueCache
+
+
+class PrefixCache:
+    """Least recently used prompts go first. Safe to share between threads.
+
+    Attributes:
+        max_bytes: what the keys and values may take; 0 keeps none.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """What the keys and values take now."""
+        return sum(entry.cache.nbytes for entry in self._entries.values())
+
+    def find(self, key: Key) -> tuple[KeyValueCache, int] | None:
+        """A cache of one row that begins like a prompt, and for how many tokens; the last one is left, for its logits."""
+        with self._lock:
+            shared = {entry.key: _whole_images(key, common_length(entry.key, key[:-1])) for entry in self._entries.values()}
+            best = max(shared, key=lambda k: shared[k], default=None)
+            if best is None or not shared[best]:
+                return None
+            self._entries.move_to_end(best)
+            return self._entries[best].cache, shared[best]
+
+    def put(self, key: Key, cache: KeyValueCache, row: int, tokens: int) -> None:
+        """Keep a copy of a row's keys and values, if it fits at all, in place of shorter ones it begins with."""
+        size = cache.nbytes // (cache.batch * cache.capacity) * tokens
+        with self._lock:
+            if size > self.max_bytes or any(entry.key[:tokens] == key for entry in self._entries.values()):
+                return
+        own = cache.like(1, tokens)
+        own.copy_row(0, row, cache, stop=tokens)
+        with self._lock:
+            for other in [other for other in self._entries if key[: len(other)] == other]:
+                del self._entries[other]
+            self._entries[key] = _Entry(key, own)
+            while self.nbytes > self.max_bytes:
+                self._entries.popitem(last=False)
+
+
+def prompt_key(sample: Sample, sizes: ModelSizes) -> Key | None:
+    """The key of a whole prompt; None for embeddings, which have no tokens."""
+    if sample.embeds is not None:
+        return None
+    digests = iter([tile_digest(tile) for tile in sample.tiles])
+    key: list[object] = []
+    seen = 0
+    for token in sample.ids:
+        if token == sizes.image_token_id:
+            # An image's tokens are one digest and then numbers, so that no image is reused in part.
+            key.append((next(digests), 0) if seen % sizes.image_seq_len == 0 else (key[-1][0], seen % sizes.image_seq_len))  # type: ignore[index]
+            seen += 1
+        else:
+            key.append(token)
+    return tuple(key)
+
+
+def _whole_images(key: Key, length: int) -> int:
+    """The length, less what it has of an image that it does not end behind."""
+    while isinstance(key[length], tuple) and key[length][1]:  # type: ignore[index]
+        length -= 1
+    return length
+
+
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many items two sequences begin with in common."""
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    return next(i for i in range(length) if a[i] != b[i])

@@ -1,0 +1,112 @@
+"""Prompts with their images as a caller writes them, matched up, and what the model takes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import PromptError
+from .processor import Idefics2Processor, share_images
+from .prompt import TILES_OF_SPLIT_IMAGE, images_in
+from .sample import Sample
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt or a batch of them."""
+
+    prompts: list[Any]
+    """Text or a conversation each."""
+    images: list[list[Any]]
+    """Of each prompt: images, or arrays of features [tiles, image_seq_len, hidden]."""
+    processor: Idefics2Processor
+    raw: bool
+    split: bool
+    encoded: bool
+    """Whether the images are features."""
+    batch: bool
+
+    @classmethod
+    def read(
+        cls,
+        processor: Idefics2Processor,
+        prompt: Any,
+        images: Any = None,
+        *,
+        raw: bool = False,
+        do_image_splitting: bool | None = None,
+        image_features: Any = None,
+    ) -> Request:
+        """Images may lie in any accepted nesting beside the prompts, or inside conversations; features stand in their place."""
+        batch = is_batch(prompt)
+        prompts = list(prompt) if batch else [prompt]
+        if not prompts:
+            raise PromptError("The batch has no prompts. Give at least one.")
+        if images is not None and image_features is not None:
+            raise PromptError("Both images and image_features were given. Give one of them.")
+        beside = images if image_features is None else image_features
+        inside = [images_in(prompt) if isinstance(prompt, list) else [] for prompt in prompts]
+        if any(inside):
+            if beside is not None:
+                raise PromptError("Images were given both inside the messages and beside them. Give them in one place.")
+            own = inside
+        elif batch:
+            own = share_images([p if isinstance(p, str) else processor.prompt_text(p, 0) for p in prompts], beside)
+        else:
+            own = share_images([""], beside)
+        encoded = image_features is not None
+        split = (
+            _is_split(own)
+            if encoded
+            else processor.image_processor.options.replace(
+                **({} if do_image_splitting is None else {"do_image_splitting": do_image_splitting})
+            ).do_image_splitting
+        )
+        return cls(prompts, own, processor, raw, split, encoded, batch)
+
+    def ids(self, answers: list[str] | None = None) -> list[list[int]]:
+        """Token ids of each prompt, with an answer behind it or without."""
+        texts = [
+            self.processor.prompt_text(prompt, len(images), self.raw, None if answers is None else answers[i])
+            for i, (prompt, images) in enumerate(zip(self.prompts, self.images, strict=True))
+        ]
+        # A template may have put the token in front that the tokenizer would add.
+        add_special_tokens = self.raw or not self.processor.starts_with_bos(texts[0])
+        return self.processor.ids(texts, self.images, self.split, add_special_tokens)
+
+    def samples(self, answers: list[str] | None = None) -> list[Sample]:
+        """What the model takes."""
+        ids = self.ids(answers)  # first, since it needs little and finds most mistakes
+        flat = [image for own in self.images for image in own]
+        if self.encoded:
+            tiles = [list(np.asarray(features)) for features in flat]
+        else:
+            processor = self.processor.image_processor
+            tiles = processor.tiles(flat, processor.options.replace(do_image_splitting=self.split), upright=True)
+        each = iter(tiles)
+        return [Sample(row, [tile for _ in own for tile in next(each)]) for row, own in zip(ids, self.images, strict=True)]
+
+
+def is_batch(prompt: Any) -> bool:
+    """A list of strings or of conversations; a conversation itself is a list of dicts."""
+    if isinstance(prompt, str):
+        return False
+    if isinstance(prompt, list) and prompt and all(isinstance(message, dict) for message in prompt):
+        return False
+    if isinstance(prompt, list | tuple) and all(isinstance(p, str | list) for p in prompt):
+        return True
+    raise PromptError("The prompt is neither text, a list of messages, nor a list of either. Give one of these.")
+
+
+def _is_split(features: list[list[Any]]) -> bool:
+    """Whether features are of split images; PromptError unless all are or none is."""
+    shapes = [np.shape(image) for own in features for image in own]
+    counts = {shape[0] if len(shape) == 3 else 0 for shape in shapes}
+    if not counts <= {1} and not counts <= {TILES_OF_SPLIT_IMAGE}:
+        raise PromptError(
+            f"image_features have the shapes {[list(shape) for shape in shapes]}. Give one array [tiles, image_seq_len, hidden] "
+            f"per image, all with 1 tile or all with {TILES_OF_SPLIT_IMAGE}, as encode_images returns them."
+        )
+    return counts == {TILES_OF_SPLIT_IMAGE}

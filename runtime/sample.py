@@ -1,0 +1,80 @@
+"""A prompt as the model takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..graphs.contract import ModelSizes
+from .errors import PromptError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt, ready for the model: token ids and what its image tokens stand for, or embeddings."""
+
+    ids: list[int]
+    tiles: list[NDArray[np.float32]] = field(default_factory=list)
+    """Of the image tokens behind `reused`, in order: pixels [3, height, width], or features [image_seq_len, hidden]."""
+    embeds: NDArray[np.float32] | None = None
+    """[tokens, hidden] in place of ids, which are empty then, and of tiles."""
+    reused: int = 0
+    """Tokens at the start whose keys and values are in the cache."""
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.ids) if self.embeds is None else len(self.embeds)
+
+    def after(self, reused: int, sizes: ModelSizes) -> Sample:
+        """This sample when its first tokens, whole images only, are in the cache."""
+        passed = self.ids[self.reused : reused].count(sizes.image_token_id) // sizes.image_seq_len
+        return replace(self, tiles=self.tiles[passed:], reused=reused)
+
+    def check(self, sizes: ModelSizes, max_new_tokens: int) -> None:
+        """Raise PromptError unless image tokens match tiles and everything fits the model."""
+        if not self.tokens:
+            raise PromptError("The prompt is empty: 0 tokens. Give some text.")
+        if self.embeds is not None:
+            if self.embeds.shape[1:] != (sizes.hidden_size,):
+                raise PromptError(
+                    f"inputs_embeds are {self.embeds.shape[-1]} wide, the model {sizes.hidden_size}. Take them from this model."
+                )
+        else:
+            self._check_ids(sizes)
+        total = self.tokens + max_new_tokens
+        if total > sizes.max_positions:
+            raise PromptError(
+                f"The prompt's {self.tokens} tokens and {max_new_tokens} new ones make {total}, more than the model's "
+                f"{sizes.max_positions}. Use fewer or unsplit images, a shorter prompt or a smaller max_new_tokens."
+            )
+
+    def _check_ids(self, sizes: ModelSizes) -> None:
+        if max(self.ids) >= sizes.vocab_size or min(self.ids) < 0:
+            wrong = max(self.ids) if max(self.ids) >= sizes.vocab_size else min(self.ids)
+            raise PromptError(f"The prompt has the token {wrong}, but the model knows {sizes.vocab_size}. Check the ids.")
+        found, needed = self.ids[self.reused :].count(sizes.image_token_id), len(self.tiles) * sizes.image_seq_len
+        if found != needed:
+            raise PromptError(
+                f"The prompt has {found} image tokens but {len(self.tiles)} tiles take {needed}. "
+                "Use one processor for text and images."
+            )
+        for tile in self.tiles:
+            if tile.ndim == 2:
+                check_features(tile, sizes)
+            elif min(tile.shape[1:]) < sizes.patch_size:
+                raise PromptError(
+                    f"An image is smaller than one patch of {sizes.patch_size} pixels. Resize images (do_resize=True)."
+                )
+
+
+def check_features(features: NDArray[Any], sizes: ModelSizes) -> None:
+    """Raise PromptError unless these are one tile's features of this model."""
+    if features.shape != (sizes.image_seq_len, sizes.hidden_size):
+        raise PromptError(
+            f"Image features of one tile have the shape {list(features.shape)}. "
+            f"This model's are {[sizes.image_seq_len, sizes.hidden_size]}: take them from its encode_images."
+        )

@@ -1,0 +1,104 @@
+"""How likely the model finds a text: logits of every position, and the log-probabilities of given tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Engine
+from .errors import PromptError
+from .prefill import read_prompts
+from .prefix_cache import common_length
+from .sample import Sample
+from .sampling import log_softmax
+from .timings import Timings
+
+IGNORED = -100
+"""A label that does not count. Source: the reference's loss, ForCausalLMLoss."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely the model finds some tokens."""
+
+    token_ids: list[int]
+    """Those that were scored."""
+    logprobs: list[float]
+    """Natural logarithm of each one's probability behind everything in front of it."""
+
+    @property
+    def logprob(self) -> float:
+        """Of all tokens together."""
+        return float(np.sum(self.logprobs))
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-probability, the reference's loss; not a number without tokens."""
+        return -float(np.mean(self.logprobs)) if self.logprobs else float("nan")
+
+
+def all_logits(engine: Engine, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+    """Logits [tokens, vocab] of every token of each sample."""
+    found: list[list[NDArray[np.float32]]] = [[] for _ in samples]
+    for index, _, logits in _pieces(engine, samples):
+        found[index].append(logits)
+    return [np.concatenate(pieces) for pieces in found]
+
+
+def score(engine: Engine, samples: Sequence[Sample], labels: Sequence[Sequence[int]]) -> list[Score]:
+    """Score each sample's labels: one stands at its token's place and is predicted in front of it; IGNORED ones are left out."""
+    ids: list[list[int]] = [[] for _ in samples]
+    logprobs: list[list[float]] = [[] for _ in samples]
+    for index, start, logits in _pieces(engine, samples):
+        next_labels = np.array(labels[index][start + 1 : start + 1 + len(logits)], np.int64)
+        places = np.flatnonzero(next_labels != IGNORED)
+        wanted = next_labels[places]
+        ids[index] += wanted.tolist()
+        logprobs[index] += log_softmax(logits[places])[np.arange(len(places)), wanted].tolist()
+    return [Score(*pair) for pair in zip(ids, logprobs, strict=True)]
+
+
+def default_labels(samples: Sequence[Sample], image_token_id: int) -> list[list[int]]:
+    """Every token but those that stand for images."""
+    if any(sample.embeds is not None for sample in samples):
+        raise PromptError("inputs_embeds have no tokens to score. Give labels.")
+    return [[IGNORED if token == image_token_id else token for token in sample.ids] for sample in samples]
+
+
+def check_labels(labels: NDArray[Any], mask: NDArray[np.bool_], vocab_size: int) -> list[list[int]]:
+    """Labels [batch, seq] of the tokens that are not padding; PromptError for others than the vocabulary's and −100."""
+    labels = np.asarray(labels)
+    if labels.shape != mask.shape or not np.issubdtype(labels.dtype, np.integer):
+        raise PromptError(
+            f"labels has the dtype {labels.dtype} and the shape {list(labels.shape)}. Give int64 {list(mask.shape)}."
+        )
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))]
+    if wrong.size:
+        raise PromptError(f"labels has {wrong[0]}, but the model knows {vocab_size} tokens. Give {IGNORED} where none counts.")
+    return [row[own].tolist() for row, own in zip(labels, mask, strict=True)]
+
+
+def answer_labels(prompts: Sequence[Sequence[int]], samples: Sequence[Sample], end_tokens: Sequence[int]) -> list[list[int]]:
+    """The tokens of samples behind those of their prompts, up to the last end token, behind which a template may go on."""
+    labels = []
+    for prompt, sample in zip(prompts, samples, strict=True):
+        start = common_length(prompt, sample.ids)
+        ends = [i + 1 for i, token in enumerate(sample.ids) if token in end_tokens and i >= start]
+        stop = ends[-1] if ends else len(sample.ids)
+        labels.append([IGNORED] * start + sample.ids[start:stop] + [IGNORED] * (len(sample.ids) - stop))
+    return labels
+
+
+def _pieces(engine: Engine, samples: Sequence[Sample]) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Index of a sample, position of its first token, and logits [tokens, vocab], piece by piece of all samples."""
+    for sample in samples:
+        sample.check(engine.sizes, 0)
+    order = sorted(range(len(samples)), key=lambda i: samples[i].tokens)
+    cache = engine.new_cache(len(samples), samples[order[-1]].tokens)
+    for part in read_prompts(engine, [samples[i] for i in order], cache, Timings(), everywhere=True):
+        for row, logits in enumerate(part.logits, part.first_row):
+            yield order[row], part.start, logits[: samples[order[row]].tokens - part.start]

@@ -1,0 +1,129 @@
+"""The options that decide about the next token, in the reference's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import sampling
+from .errors import PromptError
+from .generation_options import GenerationOptions
+
+
+@dataclass
+class History:
+    """A row's tokens so far, prompt included, as far as options ask about them."""
+
+    ids: list[int]
+    new: int = 0
+    """How many of them were generated."""
+    _seen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    _followers: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    _read: int = 0
+    _ngrams_read: int = 0
+
+    def append(self, token: int) -> None:
+        self.ids.append(token)
+        self.new += 1
+
+    @property
+    def generated(self) -> list[int]:
+        """The tokens behind the prompt."""
+        return self.ids[len(self.ids) - self.new :]
+
+    def fork(self) -> History:
+        """A copy that goes its own way."""
+        return History(list(self.ids), self.new)
+
+    def seen(self) -> NDArray[np.int64]:
+        """Each token once."""
+        if self._read < len(self.ids):
+            self._seen = np.union1d(self._seen, self.ids[self._read :])
+            self._read = len(self.ids)
+        return self._seen
+
+    def repeating(self, size: int) -> list[int]:
+        """Tokens that would repeat a sequence of `size` tokens."""
+        for end in range(max(size, self._ngrams_read + 1), len(self.ids) + 1):
+            *start, last = self.ids[end - size : end]
+            self._followers.setdefault(tuple(start), []).append(last)
+        self._ngrams_read = max(self._ngrams_read, len(self.ids))
+        if len(self.ids) + 1 < size:
+            return []
+        return self._followers.get(tuple(self.ids[len(self.ids) + 1 - size :]), [])
+
+
+class TokenChooser:
+    """Chooses tokens by one call's options. It has scratch memory: one per call, not shared between threads."""
+
+    def __init__(self, options: GenerationOptions, vocab_size: int) -> None:
+        self.options = options
+        words = [word for word in options.banned if max(word) < vocab_size]
+        self._words = [word for word in words if len(word) > 1]
+        never = {word[0] for word in words if len(word) == 1} | {i for i in options.suppress_tokens if i < vocab_size}
+        self._never = np.array(sorted(never), np.int64)
+        self._ends = np.array([i for i in options.eos_token_id if i < vocab_size], np.int64)
+        self._looks_back = bool(
+            self._words or options.no_repeat_ngram_size or options.repetition_penalty != 1.0 or options.min_new_tokens
+        )
+        self._scratch: NDArray[np.float32] = np.empty(vocab_size, np.float32)
+
+    def constrain(self, scores: NDArray[np.float32], histories: Sequence[History]) -> None:
+        """Apply what holds for sampling, greedy and beam search alike, in place; scores float32 [rows, vocab]."""
+        if self._looks_back:
+            for row, history in zip(scores, histories, strict=True):
+                self._constrain_by_history(row, history)
+        if self._never.size:
+            scores[:, self._never] = -np.inf
+
+    def choose(self, logits: NDArray[np.float32], rows: Sequence[tuple[History, np.random.Generator]]) -> list[int]:
+        """The next token of every row; logits float32 [rows, vocab] are changed."""
+        self.constrain(logits, [history for history, _ in rows])
+        if self.options.do_sample:
+            return [self._sample(scores, random) for scores, (_, random) in zip(logits, rows, strict=True)]
+        tokens = logits.argmax(-1)
+        if np.isneginf(logits[np.arange(len(tokens)), tokens]).any():
+            raise _nothing_left()
+        return tokens.tolist()  # type: ignore[no-any-return]
+
+    def filter(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The tokens that may be drawn and their scores; scores float32 [vocab] are changed."""
+        options = self.options
+        if options.temperature != 1.0:
+            scores /= np.float32(options.temperature)
+        keep = sampling.top_k(scores, options.top_k, self._scratch) if options.top_k else np.isfinite(scores)
+        tokens = np.flatnonzero(keep & (scores > -np.inf))
+        left = scores[tokens]
+        for rule, value, off in (
+            (sampling.top_p, options.top_p, 1.0),
+            (sampling.min_p, options.min_p, None),
+            (sampling.typical_p, options.typical_p, 1.0),
+        ):
+            if value is not None and value != off:
+                kept = rule(left, value)
+                tokens, left = tokens[kept], left[kept]
+        return tokens, left
+
+    def _sample(self, scores: NDArray[np.float32], random: np.random.Generator) -> int:
+        tokens, left = self.filter(scores)
+        if not len(tokens):
+            raise _nothing_left()
+        return int(tokens[sampling.draw(left, random)])
+
+    def _constrain_by_history(self, scores: NDArray[np.float32], history: History) -> None:
+        options = self.options
+        if options.repetition_penalty != 1.0:
+            sampling.repetition_penalty(scores, history.seen(), options.repetition_penalty)
+        if options.no_repeat_ngram_size:
+            scores[history.repeating(options.no_repeat_ngram_size)] = -np.inf
+        if self._words:
+            scores[sampling.bad_words(history.ids, self._words)] = -np.inf
+        if history.new < options.min_new_tokens:
+            scores[self._ends] = -np.inf
+
+
+def _nothing_left() -> PromptError:
+    return PromptError("The options forbid every token. Ease suppress_tokens, bad_words_ids or no_repeat_ngram_size.")

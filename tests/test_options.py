@@ -1,0 +1,212 @@
+"""Every deterministic option against the reference's generate: the same token ids, image by image, batched and split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from idefics2_onnx import ModelFolderError, PromptError
+from idefics2_onnx.runtime.generation_options import GenerationOptions
+from parity import photos
+from small_models import SMALL_MODELS
+
+A, B, C = photos()
+BATCHES = [  # 24 prompts: (texts, images, splitting)
+    (["Two: <image><image>", "no picture", "<image>", "A rather long question about <image>, the longest of all?"], [[A, B], [], [C], [A]], True),
+    (["What is <image>", "<image>?", "first <image>, then <image>", "<image> said the <image> to the <image>"], [[B], [C], [C, A], [A, B, C]], False),
+    (["abcabcabcabcabc", "the cat and the cat and the cat and", "0101010101", "x"], [[]] * 4, False),
+    (["<image>aaaa", "<image>bbbb bbbb bbbb", "<image>", "<image>1 2 3 1 2 3 1 2"], [[A], [B], [C], [A]], True),
+    (["one", "two", "three", "four"], [[]] * 4, False),
+    (["<image> one", "<image> two", "<image> three", "<image> four"], [[C], [C], [C], [B]], False),
+]  # fmt: skip
+OPTIONS = {
+    "greedy": {},
+    "min_new_tokens": {"min_new_tokens": 9, "eos_token_id": list(range(40, 200))},
+    "repetition_penalty": {"repetition_penalty": 1.7},
+    "repetition_reward": {"repetition_penalty": 0.6},
+    "no_repeat_ngram_1": {"no_repeat_ngram_size": 1},
+    "no_repeat_ngram_2": {"no_repeat_ngram_size": 2},
+    "no_repeat_ngram_3": {"no_repeat_ngram_size": 3},
+    "bad_words": {"bad_words_ids": [[i] for i in range(60, 120)] + [[7, 8], [200, 201, 202]]},
+    "suppress_tokens": {"suppress_tokens": list(range(3, 150))},
+    "several_ends": {"eos_token_id": list(range(100, 150))},
+    "all_at_once": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "suppress_tokens": [5, 6, 7], "min_new_tokens": 4, "eos_token_id": list(range(60))},
+    "beams": {"num_beams": 3},
+    "beams_ends": {"num_beams": 4, "eos_token_id": list(range(0, 260, 6))},
+    "beams_early": {"num_beams": 3, "early_stopping": True, "eos_token_id": list(range(0, 260, 6))},
+    "beams_never": {"num_beams": 2, "early_stopping": "never", "eos_token_id": list(range(0, 260, 5)), "length_penalty": 0.1},
+    "beams_short": {"num_beams": 4, "length_penalty": -1.0, "eos_token_id": list(range(0, 260, 6))},
+    "beams_constrained": {"num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "bad_words_ids": [[9], [11, 12]]},
+    "beams_several": {"num_beams": 4, "num_return_sequences": 3, "eos_token_id": list(range(0, 260, 12))},
+}  # fmt: skip
+NEW_TOKENS = 14
+
+
+def answers(ids, width, ends):
+    """The generated part of each row, up to its first end token."""
+    rows = [row[width:] for row in ids.tolist()]
+    return [row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["plain", "window"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_equals_the_reference(name, option, model, reference):
+    ours, theirs = model(name), reference(name)
+    options = {"max_new_tokens": NEW_TOKENS} | OPTIONS[option]
+    ends = options.get("eos_token_id", ours.options.eos_token_id)
+    lengths = set()
+    for texts, images, splitting in BATCHES:
+        inputs = theirs.inputs(texts, images, splitting)
+        width = inputs["input_ids"].shape[1]
+        if "no_repeat_ngram_size" in options:  # the reference counts a batch's padding among the sequences that occurred
+            singles = [theirs.inputs([text], [own], splitting) for text, own in zip(texts, images, strict=True)]
+            expected = [answers(theirs.generate(i, **options), i["input_ids"].shape[1], ends) for i in singles]
+            expected = [answer for prompt in expected for answer in prompt]
+        else:
+            expected = answers(theirs.generate(inputs, **options), width, ends)
+        assert answers(ours.generate(**inputs, **options), width, ends) == expected
+        lengths |= set(map(len, expected))
+    if "eos_token_id" in options:
+        assert len(lengths) > 1  # rows did leave at different times
+
+
+@pytest.mark.parametrize("name", ["wide_heads", "odd_heads", "bf16_checkpoint", "fp16_checkpoint"])
+def test_beams_equal_the_reference_in_every_model(name, model, reference):
+    ours = model(name, "fp32", "standard" if SMALL_MODELS[name].config.text_config.head_dim % 16 else "fused")
+    theirs = reference(name)
+    options = OPTIONS["beams_ends"] | {"max_new_tokens": NEW_TOKENS}
+    for texts, images, splitting in BATCHES[:2]:
+        inputs = theirs.inputs(texts, images, splitting)
+        assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()
+
+
+def test_stop_strings_end_where_the_reference_ends(model, reference):
+    """A stop string is made of what the model says anyway: across token borders, and cut off the text."""
+    ours, theirs = model("plain"), reference("plain")
+    found = 0
+    printable = [
+        i
+        for i in range(262)
+        if not (token := theirs.processor.tokenizer.convert_ids_to_tokens(i)).isalnum() or len(token) > 1 or not token.isascii()
+    ]
+    for texts, images, splitting in BATCHES:
+        for text, own in zip(texts, images, strict=True):
+            inputs = theirs.inputs([text], [own], splitting)
+            options = {"max_new_tokens": 12, "suppress_tokens": printable}
+            free = ours.generate(text, own, raw=True, do_image_splitting=splitting, **options)
+            stop = free.text[4:6]  # one that does not begin in the prompt, where the reference would find it too
+            expected = theirs.generate(inputs, **options, stop_strings=[stop, "never said"], tokenizer=theirs.processor.tokenizer)
+            answer = ours.generate(
+                text, own, raw=True, do_image_splitting=splitting, **options, stop_strings=[stop, "never said"]
+            )
+            assert answer.token_ids == expected[0, inputs["input_ids"].shape[1] :].tolist()
+            assert answer.text == free.text[: free.text.index(stop)]
+            assert answer.finish_reason == "stop"
+            found += 1
+    assert found == 24
+
+
+def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model):
+    """Same seed, same text, on every batch size, also as the second of several sequences."""
+    ours = model("plain")
+    texts, images, splitting = BATCHES[0]
+    options = {
+        "raw": True,
+        "do_image_splitting": splitting,
+        "max_new_tokens": 12,
+        "do_sample": True,
+        "eos_token_id": list(range(100, 130)),
+    }
+    rules = [
+        {},
+        {"temperature": 0.7},
+        {"top_k": 5},
+        {"top_k": 0, "top_p": 0.8},
+        {"min_p": 0.1},
+        {"typical_p": 0.6},
+        {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+    ]
+    seen = set()
+    for seed, rule in enumerate(rules):
+        together = ours.generate(texts, images, seed=seed, num_return_sequences=2, **options, **rule)
+        for i, (text, own) in enumerate(zip(texts, images, strict=True)):
+            alone = ours.generate(text, own, seed=seed, **options, **rule)
+            several = ours.generate(text, own, seed=seed, num_return_sequences=3, **options, **rule)
+            assert alone.token_ids == together[2 * i].token_ids == several[0].token_ids
+            assert together[2 * i + 1].token_ids == several[1].token_ids
+            seen.add(tuple(alone.token_ids))
+        assert together[0].token_ids != together[1].token_ids
+    assert len(seen) > 20
+    assert ours.generate("x", seed=None, **options).token_ids != ours.generate("x", seed=None, **options).token_ids
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temprature": 1}, "no generation option 'temprature'"),
+        ({"temperature": 0.5}, "temperature is 0.5, but do_sample is False"),
+        ({"temperature": 0, "do_sample": True}, "temperature is 0. Give a number above 0"),
+        ({"top_p": 1.5, "do_sample": True}, "top_p is 1.5. Give a number from 0 up to 1"),
+        ({"top_k": 2.0, "do_sample": True}, "top_k is 2.0. Give a whole number from 0"),
+        ({"length_penalty": 2.0}, "length_penalty is 2.0, but num_beams is 1"),
+        ({"early_stopping": True}, "early_stopping is True, but num_beams is 1"),
+        ({"early_stopping": "soon", "num_beams": 2}, "early_stopping is 'soon'"),
+        ({"num_return_sequences": 2}, "num_return_sequences is 2, but greedy"),
+        ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences is 3, more than num_beams, 2"),
+        ({"num_beams": 2, "do_sample": True}, "num_beams is 2 and do_sample True"),
+        ({"num_beams": 2, "prompt_lookup_num_tokens": 4}, "num_beams is 2 and prompt_lookup_num_tokens 4"),
+        ({"num_beams": 2, "logprobs": True}, "num_beams is 2 and logprobs True"),
+        ({"top_logprobs": 2}, "top_logprobs is 2, but logprobs is False"),
+        ({"min_new_tokens": 9, "max_new_tokens": 4}, "min_new_tokens is 9, more than max_new_tokens, 4"),
+        ({"stop_strings": [""]}, "stop_strings is"),
+        ({"suppress_tokens": "abc"}, "suppress_tokens has 'abc'"),
+        ({"do_sample": 1}, "do_sample is 1. Give True or False"),
+        ({"seed": -1}, "seed is -1"),
+        ({"suppress_tokens": list(range(262))}, "forbid every token"),
+        ({"suppress_tokens": list(range(262)), "do_sample": True}, "forbid every token"),
+    ],
+)  # fmt: skip
+def test_wrong_options_raise_with_their_names(options, words, model):
+    with pytest.raises(PromptError, match=words):
+        model("plain").generate("x", raw=True, **options)
+
+
+def test_options_come_from_the_folder_and_are_overridden():
+    folder = {"do_sample": True, "temperature": 0.3, "eos_token_id": 7, "max_new_tokens": 5, "guidance_scale": 1.0, "min_p": None}
+    options = GenerationOptions.from_configs(folder, {})
+    assert (options.do_sample, options.temperature, options.eos_token_id, options.max_new_tokens) == (True, 0.3, (7,), 5)
+    assert options.replace(do_sample=False, top_k=None).top_k == 50  # the folder's temperature waits for sampling
+    assert GenerationOptions.from_configs({}, {"text_config": {"eos_token_id": [3, 4]}}).eos_token_id == (3, 4)
+    with pytest.raises(ModelFolderError, match="sets guidance_scale, which this package does not offer"):
+        GenerationOptions.from_configs({"guidance_scale": 2.0}, {})
+    with pytest.raises(ModelFolderError, match="generation_config.json cannot be used: temperature is 'hot'"):
+        GenerationOptions.from_configs({"temperature": "hot"}, {})
+
+
+def test_logprobs_are_the_models_own(model):
+    ours = model("plain")
+    texts, images, splitting = BATCHES[0]
+    options = {"max_new_tokens": 6, "logprobs": True, "top_logprobs": 3, "repetition_penalty": 1.5, "echo": True}
+    rows = ours.generate(texts, images, raw=True, do_image_splitting=splitting, **options)
+    for row, text, own in zip(rows, texts, images, strict=True):
+        ids = np.array([row.token_ids])
+        assert len(row.logprobs) == len(row.top_logprobs) == ids.size
+        assert row.logprobs[0] is None
+        assert row.text == ours.processor.decode(row.token_ids, True)
+        inputs = ours.processor(text=text, images=own or None, do_image_splitting=splitting)
+        whole = {key: value for key, value in inputs.items() if key.startswith("pixel")} | {"input_ids": ids}
+        logits = ours.logits(whole)[0].astype(np.float64)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = logs[np.arange(ids.size - 1), ids[0, 1:]]
+        assert np.abs(np.array(row.logprobs[1:]) - expected).max() < 1e-5
+        assert all(not top for top in row.top_logprobs[: row.prompt_tokens])
+        for place, top in enumerate(row.top_logprobs[row.prompt_tokens :], row.prompt_tokens - 1):
+            assert list(top) == np.argsort(-logs[place])[:3].tolist()
+
+
+def test_echo_streams_what_generate_returns(model):
+    ours = model("plain")
+    options = {"raw": True, "echo": True, "max_new_tokens": 9}
+    answer = ours.generate("What is <image>", A, **options)
+    stream = ours.stream("What is <image>", A, **options)
+    assert "".join(stream) == answer.text == stream.result.text
+    assert answer.text.startswith("What is ")
