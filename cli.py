@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,18 @@ MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 _DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
+
+
+_model_option = click.option(
+    "-m", "--model", help=f"Model folder or hub id [default: ${MODEL_VARIABLE}, the one here, the demo]."
+)
+_device_option = click.option("--device", type=_DEVICES, default="auto", show_default=True)
+_max_new_tokens_option = click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
+_generation_option = click.option(
+    "-O", "--option", "chosen", multiple=True, metavar="NAME=VALUE", help="Any generation option, such as -O temperature=0.7."
+)
+_stats_option = click.option("--stats", is_flag=True, help="Say what the answer took: images, prompt, tokens, cache.")
+_pixel_option = click.option("--max-image-pixels", type=click.IntRange(1), help="Raise the limit on the size of an image.")
 
 
 class _Group(click.Group):
@@ -81,21 +95,25 @@ def export(model: str, precision: str, output: Path | None, attention: Any, veri
 
 @main.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="[IMAGE]... PROMPT")
-@click.option("-m", "--model", help=f"Model folder or hub id [default: ${MODEL_VARIABLE}, the one here, the demo].")
-@click.option("--device", type=_DEVICES, default="auto", show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
+@_model_option
+@_device_option
+@_max_new_tokens_option
+@_generation_option
 @click.option("--raw", is_flag=True, help="Take PROMPT literally instead of as a user turn of a chat.")
 @click.option("--no-split", is_flag=True, help="Do not split images in four: faster, worse on small text.")
-@click.option("--max-image-pixels", type=click.IntRange(1), help="Raise the limit on the size of an image.")
+@_pixel_option
+@_stats_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming text.")
 def run(
     arguments: tuple[str, ...],
     model: str | None,
     device: str,
     max_new_tokens: int | None,
+    chosen: tuple[str, ...],
     raw: bool,
     no_split: bool,
     max_image_pixels: int | None,
+    stats: bool,
     as_json: bool,
 ) -> None:
     """Answer PROMPT about the IMAGEs, streaming the text."""
@@ -104,22 +122,119 @@ def run(
         raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
     if not images and prompt.lower().endswith(_IMAGE_ENDINGS) and " " not in prompt:
         raise click.UsageError(f"There is no file {prompt}, and the prompt is missing. Check the path and put the question last.")
+    options = _options(chosen) | {"raw": raw}
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    if no_split:
+        options["do_image_splitting"] = False
     from .runtime.image_source import open_image
     from .runtime.model import Idefics2
 
     _raise_pixel_limit(max_image_pixels)
     pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
     opened = Idefics2.from_pretrained(_choose_model(model), device)
-    options: dict[str, Any] = {"raw": raw, "max_new_tokens": max_new_tokens}
-    if no_split:
-        options["do_image_splitting"] = False
-    stream = opened.stream(prompt, pictures, **options)
-    for piece in stream:
+    if any(options.get(name, 1) != 1 for name in ("num_beams", "num_return_sequences")):  # these do not grow piece by piece
+        answers = opened.generate(prompt, pictures, **options)
+        results = answers if isinstance(answers, list) else [answers]
+        for result in () if as_json else results:
+            click.echo(result.text)
+    else:
+        stream = opened.stream(prompt, pictures, **options)
+        for piece in stream:
+            if not as_json:
+                click.echo(piece, nl=False)
+        results = [stream.result]
         if not as_json:
-            click.echo(piece, nl=False)
-    result = stream.result
-    click.echo(json.dumps(asdict(result), ensure_ascii=False) if as_json else "")
-    _say(_timing_line(result))
+            click.echo()
+    if as_json:
+        shown = [asdict(result) for result in results]
+        click.echo(json.dumps(shown if len(shown) > 1 else shown[0], ensure_ascii=False))
+    for line in results[0].timings.lines() if stats else [_timing_line(results[0])]:
+        _say(line)
+
+
+@main.command()
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@_model_option
+@_device_option
+@_max_new_tokens_option
+@_generation_option
+@_pixel_option
+def chat(
+    images: tuple[str, ...],
+    model: str | None,
+    device: str,
+    max_new_tokens: int | None,
+    chosen: tuple[str, ...],
+    max_image_pixels: int | None,
+) -> None:
+    """Talk about the IMAGEs, and more as you go; /help lists the commands."""
+    options = _options(chosen)
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    from .runtime.console import Console
+    from .runtime.model import Idefics2
+
+    _raise_pixel_limit(max_image_pixels)
+    opened = Idefics2.from_pretrained(_choose_model(model), device, allow_urls=True)
+    console = Console(opened.chat(**options), lambda piece: click.echo(piece, nl=False), _say, allow_urls=True)
+    for image in images:
+        console.show(image)
+    if sys.stdin.isatty():
+        _say("/help lists the commands, Ctrl-D leaves.")
+        with _line_editing():
+            console.run(lambda: input("> "))
+    else:
+        console.run(input)
+
+
+@main.command()
+@click.argument("folder", required=False)
+@_device_option
+@click.option("--image", "sizes", multiple=True, metavar="WxH", help="Size of an image [default: 378x378, 980x735, 1600x1200].")
+@click.option("--prompt-tokens", multiple=True, type=click.IntRange(1), help="Length of a prompt [default: 32, 256, 1024].")
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Prompts at once [default: 1, 4].")
+@click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Medians are taken of so many.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the table, too (needs the extra [bench]).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(
+    folder: str | None,
+    device: str,
+    sizes: tuple[str, ...],
+    prompt_tokens: tuple[int, ...],
+    batches: tuple[int, ...],
+    new_tokens: int,
+    rounds: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a model FOLDER here: images, prompts and answers of several sizes."""
+    from .runtime import bench as benches
+    from .runtime.model import Idefics2
+
+    pixels = [_size(text) for text in sizes or ("378x378", "980x735", "1600x1200")]
+    opened = Idefics2.from_pretrained(_choose_model(folder), device)
+    room = opened.folder.manifest.model.max_positions - new_tokens
+    lengths = prompt_tokens or [length for length in (32, 256, 1024) if length <= room]
+    images: list[Any] = []
+    texts: list[Any] = []
+    with _Bars() as bars:
+        bars.start("measuring", 2 * len(pixels) + len(lengths) * len(batches or (1, 4)))
+        for image_speed in benches.image_speeds(opened, pixels, (False, True), rounds):
+            images.append(image_speed)
+            bars.advance(1)
+        for text_speed in benches.text_speeds(opened, batches or (1, 4), lengths, new_tokens, rounds):
+            texts.append(text_speed)
+            bars.advance(1)
+    if plot is not None:
+        benches.plot(images, texts, plot)
+    if as_json:
+        click.echo(
+            json.dumps({"folder": str(opened.folder.path), "providers": opened.providers} | benches.as_dict(images, texts))
+        )
+    else:
+        click.echo(benches.table(images, texts))
 
 
 @main.command()
@@ -129,7 +244,7 @@ def run(
 )
 @click.option("-m", "--model", help="Model folder whose image options apply [default: as for run].")
 @click.option("--no-split", is_flag=True, help="Do not split images in four.")
-@click.option("--max-image-pixels", type=click.IntRange(1), help="Raise the limit on the size of an image.")
+@_pixel_option
 @click.option("--json", "as_json", is_flag=True, help="Print numbers instead of writing a picture.")
 def preview(
     images: tuple[str, ...], output: Path, model: str | None, no_split: bool, max_image_pixels: int | None, as_json: bool
@@ -222,6 +337,47 @@ def _choose_model(named: str | None) -> str | None:
     return None
 
 
+def _options(chosen: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is JSON, or else the text itself."""
+    options = {}
+    for pair in chosen:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"The option {pair!r} has no value. Write NAME=VALUE.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = {"True": True, "False": False}.get(value, value)
+    return options
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise click.UsageError(f"The size {text!r} is not WIDTHxHEIGHT. Write it like 980x735.")
+    return int(width), int(height)
+
+
+@contextmanager
+def _line_editing() -> Iterator[None]:
+    """Arrow keys and a history that outlives the program, where Python has readline."""
+    try:
+        import readline
+    except ModuleNotFoundError:  # Windows: the terminal edits lines itself
+        yield
+        return
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "idefics2-onnx"
+    with suppress(OSError):
+        readline.read_history_file(state / "history")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            state.mkdir(parents=True, exist_ok=True)
+            readline.set_history_length(1000)
+            readline.write_history_file(state / "history")
+
+
 def _raise_pixel_limit(pixels: int | None) -> None:
     if pixels is not None:
         from PIL import Image
@@ -267,11 +423,10 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _timing_line(result: Generation) -> str:
     timings = result.timings
-    first = timings.images + timings.prefill
-    line = f"[{result.prompt_tokens} prompt tokens, first token after {first:.2f} s"
-    if timings.steps:
-        line += f", then {timings.steps / timings.decode:.1f} tokens/s"
-    return f"{line}, stopped by {'an end token' if result.finish_reason == 'stop' else '--max-new-tokens'}]"
+    line = f"[{result.prompt_tokens} prompt tokens, first token after {timings.images + timings.prefill:.2f} s"
+    if timings.tokens_per_second:
+        line += f", then {timings.tokens_per_second:.1f} tokens/s"
+    return f"{line}, {'ended by itself' if result.finish_reason == 'stop' else 'cut off by max_new_tokens'}]"
 
 
 def _bytes(count: int) -> str:

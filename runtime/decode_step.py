@@ -52,8 +52,8 @@ class DecodeStep:
         np.less_equal(self._slots, held[:, None], out=self._held)
         np.copyto(self._mask.array, self._held)
         self._mask.push()
-        run("embedding", self._engine.sessions.embedding, self._embedding)
-        run("decoder", self._engine.sessions.decoder, self._decoder)
+        run("embedding", self._engine.sessions.embedding, self._embedding, interruptible=False)
+        run("decoder", self._engine.sessions.decoder, self._decoder, interruptible=False)
         held += 1
         return self._logits[:, 0]
 

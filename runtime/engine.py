@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -203,13 +205,33 @@ class Engine:
         return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)
 
 
-def run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding) -> None:
-    """Run a bound graph; ProviderError if ONNX Runtime cannot."""
+def run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding, interruptible: bool = True) -> None:
+    """Run a bound graph; ProviderError if ONNX Runtime cannot.
+
+    An image or a long prompt may take minutes, and Python hears of Ctrl-C only between two calls: the main thread waits for
+    such a call in another one, and ends it. That costs some 50 µs, so single steps do without.
+    """
     try:
-        session.run_with_iobinding(binding)
+        if interruptible and threading.current_thread() is threading.main_thread():
+            _run_interruptibly(session, binding)
+        else:
+            session.run_with_iobinding(binding)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).strip().splitlines()[0]
         raise ProviderError(
             f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
             "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
         ) from error
+
+
+def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    with ThreadPoolExecutor(1, thread_name_prefix="idefics2-onnx-run") as thread:
+        running = thread.submit(session.run_with_iobinding, binding, options)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            options.terminate = True  # ends it at the next operator
+            raise

@@ -46,10 +46,11 @@ class Idefics2:
     Attributes:
         folder: the folder's path and manifest.
         options: how to generate, from generation_config.json.
+        engine: the three graphs as verbs.
     """
 
     def __init__(self, folder: ModelFolder, engine: Engine, allow_urls: bool = False, prefix_cache: int = 0) -> None:
-        self.folder, self._engine, self._allow_urls = folder, engine, allow_urls
+        self.folder, self.engine, self._allow_urls = folder, engine, allow_urls
         self._prefixes = PrefixCache(prefix_cache) if prefix_cache else None
         self.options = GenerationOptions.from_configs(folder.json("generation_config.json"), folder.json("config.json"))
 
@@ -99,7 +100,7 @@ class Idefics2:
     @property
     def providers(self) -> list[str]:
         """The execution providers in use, by priority."""
-        return self._engine.sessions.providers
+        return self.engine.sessions.providers
 
     @overload
     def generate(self, prompt: Prompt, images: Any = None, **options: Any) -> Generation: ...
@@ -146,7 +147,7 @@ class Idefics2:
                 raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")
             if image_features is not None:
                 inputs["image_features"] = image_features
-            samples = samples_of(inputs, self._engine.sizes)
+            samples = samples_of(inputs, self.engine.sizes)
             answers = self._run(samples, chosen).answers
             return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in answers], chosen)
         request = Request.read(
@@ -188,12 +189,12 @@ class Idefics2:
             do_image_splitting=do_image_splitting,
             image_features=image_features,
         )
-        generator = Generator(self._engine, request.samples(), chosen, self._text(chosen), self._prefixes)
+        generator = Generator(self.engine, request.samples(), chosen, self._text(chosen), self._prefixes)
         return TokenStream(generator, self.processor)
 
     def chat(self, messages: list[Message] | None = None, **options: Any) -> Chat:
         """A conversation whose earlier turns are not read again, empty or continued; options are defaults of its turns."""
-        return Chat(self._engine, self.processor, self.options.replace(**options), messages)
+        return Chat(self.engine, self.processor, self.options.replace(**options), messages)
 
     def encode_images(self, images: Any, do_image_splitting: bool | None = None) -> list[NDArray[np.float32]]:
         """Features of images, to keep in an index and give back as image_features.
@@ -207,7 +208,7 @@ class Idefics2:
         options = {} if do_image_splitting is None else {"do_image_splitting": do_image_splitting}
         prepared = self.processor.image_processor
         tiles = prepared.tiles(flat_images(images), prepared.options.replace(**options), upright=True)
-        features = iter(self._engine.encode_images([tile for own in tiles for tile in own]))
+        features = iter(self.engine.encode_images([tile for own in tiles for tile in own]))
         return [np.concatenate([next(features).read()[0] for _ in own]) for own in tiles]
 
     def logits(self, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -216,10 +217,10 @@ class Idefics2:
         Returns:
             float32 [batch, seq, vocab], aligned with the tokens on whichever side those are padded; zero at padding.
         """
-        samples = samples_of(inputs, self._engine.sizes)
+        samples = samples_of(inputs, self.engine.sizes)
         mask = token_mask(tokens_of(inputs), inputs.get("attention_mask"))
-        aligned = np.zeros((*mask.shape, self._engine.sizes.vocab_size), np.float32)
-        for row, found in enumerate(all_logits(self._engine, samples)):
+        aligned = np.zeros((*mask.shape, self.engine.sizes.vocab_size), np.float32)
+        for row, found in enumerate(all_logits(self.engine, samples)):
             aligned[row, mask[row]] = found
         return aligned
 
@@ -256,13 +257,13 @@ class Idefics2:
             if prompt is not None or answer is not None:
                 raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")
             given = inputs if image_features is None else inputs | {"image_features": image_features}
-            samples = samples_of(given, self._engine.sizes)
+            samples = samples_of(given, self.engine.sizes)
             mask = token_mask(tokens_of(given), given.get("attention_mask"))
             if labels is None:
-                own = default_labels(samples, self._engine.sizes.image_token_id)
+                own = default_labels(samples, self.engine.sizes.image_token_id)
             else:
-                own = check_labels(labels, mask, self._engine.sizes.vocab_size)
-            return score(self._engine, samples, own)
+                own = check_labels(labels, mask, self.engine.sizes.vocab_size)
+            return score(self.engine, samples, own)
         if labels is not None:
             raise PromptError("labels go with input_ids. Give answer for a prompt.")
         request = Request.read(
@@ -279,7 +280,7 @@ class Idefics2:
         if len(answers) != len(request.prompts):
             raise PromptError(f"There are {len(request.prompts)} prompts and {len(answers)} answers. Give one answer per prompt.")
         samples = request.samples(list(answers))
-        scores = score(self._engine, samples, answer_labels(request.ids(), samples, self.options.eos_token_id))
+        scores = score(self.engine, samples, answer_labels(request.ids(), samples, self.options.eos_token_id))
         return scores if request.batch else scores[0]
 
     def _text(self, options: GenerationOptions) -> Callable[[], TextStream]:
@@ -287,7 +288,7 @@ class Idefics2:
 
     def _run(self, samples: Sequence[Sample], options: GenerationOptions) -> Generator:
         text = self._text(options) if options.stop_strings else None
-        generator = Generator(self._engine, samples, options, text, self._prefixes)
+        generator = Generator(self.engine, samples, options, text, self._prefixes)
         for _ in generator.run():
             pass
         return generator

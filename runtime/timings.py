@@ -52,3 +52,22 @@ class Timings:
     def acceptance_rate(self) -> float | None:
         """Accepted share of the drafted tokens, None without any."""
         return self.accepted / self.drafted if self.drafted else None
+
+    def lines(self) -> list[str]:
+        """For people: what was done, what was known already, and how long it took."""
+        found = []
+        if self.images_encoded or self.images_reused:
+            found.append(f"images   {self.images:8.2f} s   {self.images_encoded} tiles encoded, {self.images_reused} known")
+        speed = f", {self.prompt_tokens / self.prefill:.0f} tokens/s" if self.prefill else ""
+        known = f", {self.prompt_tokens_reused} known" if self.prompt_tokens_reused else ""
+        found.append(f"prompt   {self.prefill:8.2f} s   {self.prompt_tokens} tokens read{known}{speed}")
+        answer = f"answer   {self.decode:8.2f} s   {self.new_tokens} tokens"
+        if self.seconds_per_token and self.tokens_per_second:
+            answer += f", {1000 * self.seconds_per_token:.1f} ms each, {self.tokens_per_second:.1f} tokens/s"
+        found.append(answer)
+        if self.acceptance_rate is not None:
+            found.append(
+                f"lookup   {self.steps:8} calls, {self.accepted} of {self.drafted} guesses right ({self.acceptance_rate:.0%})"
+            )
+        found.append(f"cache    {self.cache_bytes / 1e6:8.1f} MB")
+        return found

@@ -34,7 +34,7 @@ def test_ladder(case, splitting, num_images, model, reference):
         assert inputs[key].dtype == value.dtype, key
         assert_close("pixels" if key.startswith("pixel") else "ids", precision, inputs[key], value)
 
-    engine = ours._engine
+    engine = ours.engine
     tiles = unpad_tiles(inputs["pixel_values"], inputs["pixel_attention_mask"])[0] if num_images else []
     sample, features, merged = Sample(inputs["input_ids"][0].tolist(), tiles), [], None
     if num_images:

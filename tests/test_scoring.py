@@ -25,7 +25,7 @@ def test_scores_equal_the_references_loss(side, case, model, reference):
     theirs.processor.tokenizer.padding_side = side
     inputs = theirs.inputs(TEXTS, IMAGES, True)
     theirs.processor.tokenizer.padding_side = "left"
-    ids, image = inputs["input_ids"], ours._engine.sizes.image_token_id
+    ids, image = inputs["input_ids"], ours.engine.sizes.image_token_id
     default = np.where((inputs["attention_mask"] == 0) | (ids == image), -100, ids)
     default[np.arange(len(ids)), inputs["attention_mask"].argmax(1)] = -100  # on the left, padding would predict it
     some = np.where(np.arange(ids.shape[1]) % 3 == 0, default, -100)

@@ -61,4 +61,4 @@ def test_session_options_are_passed_on():
     options.intra_op_num_threads = 1
     options.enable_profiling = False
     model = Idefics2.from_pretrained(session_options=options)
-    assert model._engine.sessions.decoder.get_session_options().intra_op_num_threads == 1
+    assert model.engine.sessions.decoder.get_session_options().intra_op_num_threads == 1

@@ -1,0 +1,116 @@
+"""A chat in a terminal: lines in, answers out, commands with a slash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .answer import Generation
+from .chat import Chat
+from .errors import Idefics2OnnxError, PromptError
+from .image_source import open_image
+
+HELP = """\
+/image PATH   show an image with your next message; several times for several
+/undo         take the last message and its answer back
+/reset        forget everything
+/save PATH    write the conversation as JSON, images inside
+/load PATH    go on with a conversation that was saved
+/stats        what the last answer took
+/quit         leave; so does Ctrl-D
+Ctrl-C stops an answer and keeps what was said."""
+
+
+class Console:
+    """Reads what a person types and talks to a chat.
+
+    Attributes:
+        images: shown with the next message.
+    """
+
+    def __init__(self, chat: Chat, write: Callable[[str], object], remark: Callable[[str], object], allow_urls: bool) -> None:
+        """`write` takes pieces of answers, `remark` whole lines about them."""
+        self._chat, self._write, self._remark, self._allow_urls = chat, write, remark, allow_urls
+        self.images: list[Any] = []
+        self._last: Generation | None = None
+
+    def run(self, read: Callable[[], str]) -> None:
+        """Take lines until /quit or the end of the input."""
+        while True:
+            try:
+                line = read().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self._remark("(/quit or Ctrl-D leaves)")
+                continue
+            if line in ("/quit", "/exit"):
+                return
+            if line:
+                self.take(line)
+
+    def take(self, line: str) -> None:
+        """One line: a command or a message. What is wrong with it is said, and the chat goes on."""
+        try:
+            if line.startswith("/"):
+                self._command(*line[1:].split(maxsplit=1))
+            else:
+                self._message(line)
+        except Idefics2OnnxError as error:
+            self._remark(f"Error: {error}")
+        except OSError as error:
+            self._remark(f"Error: {error}. Choose another file.")
+
+    def show(self, path: str) -> None:
+        """Keep an image for the next message; ImageError if it is none."""
+        self.images.append(open_image(path, self._allow_urls))
+
+    def _message(self, text: str) -> None:
+        stream = self._chat.stream(text, self.images or None)
+        self.images = []
+        try:
+            for piece in stream:
+                self._write(piece)
+        except KeyboardInterrupt:
+            stream.close()
+            self._remark(" [stopped]")
+        else:
+            self._write("\n")
+        self._last = stream.result
+
+    def _command(self, name: str = "", argument: str = "") -> None:
+        argument = argument.strip().strip("\"'")
+        if name in ("image", "save", "load") and not argument:
+            raise PromptError(f"/{name} needs a path. Write /{name} PATH.")
+        path = str(Path(argument).expanduser()) if "://" not in argument else argument
+        match name:
+            case "image":
+                self.show(path)
+                self._remark(f"[image {len(self.images)} of the next message]")
+            case "undo":
+                self._chat.undo()
+                self._remark(f"[{self._turns()} left]")
+            case "reset":
+                self._chat.reset()
+                self.images, self._last = [], None
+                self._remark("[empty]")
+            case "save":
+                self._chat.save(path)
+                self._remark(f"[saved to {path}]")
+            case "load":
+                self._chat.load(path)
+                self._remark(f"[{self._turns()}]")
+            case "stats":
+                if self._last is None:
+                    raise PromptError("There is no answer yet. Ask something first.")
+                for line in self._last.timings.lines():
+                    self._remark(line)
+            case "help":
+                self._remark(HELP)
+            case _:
+                raise PromptError(f"There is no command /{name}. /help lists them.")
+
+    def _turns(self) -> str:
+        count = sum(message["role"] == "user" for message in self._chat.messages)
+        return f"{count} turn{'' if count == 1 else 's'}"

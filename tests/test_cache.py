@@ -1,0 +1,179 @@
+"""The key/value cache: growth, rows that move, long contexts, and the same on a device whose copies are faked on the host."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from idefics2_onnx import Idefics2, ModelFolderError, PromptError
+from idefics2_onnx.demo.random_model import write_checkpoint
+from idefics2_onnx.export import export_model
+from idefics2_onnx.runtime.buffer import Storage
+from idefics2_onnx.runtime.cache import KeyValueCache
+from parity import Reference, photos
+from small_models import SMALL_MODELS, SmallModel
+
+SIZES = SimpleNamespace(num_layers=2, num_key_value_heads=3, head_dim=4)
+
+
+@pytest.fixture(params=["cpu", "device"])
+def storage(request, model, monkeypatch):
+    """The host's memory, or the path of a device with the host's memory behind it."""
+    session = model("plain").engine.sessions.decoder
+    if request.param == "cpu":
+        return Storage("cpu", 1, session)
+
+    from onnxruntime.capi import onnxruntime_inference_collection as python_side
+
+    device_type = python_side.get_ort_device_type
+    monkeypatch.setattr(python_side, "get_ort_device_type", lambda name: device_type("cpu" if name == "fake" else name))
+
+    def copy_tensors(sources, targets):
+        for source, target in zip(sources, targets, strict=True):
+            np.copyto(target.numpy(), source.numpy())
+
+    monkeypatch.setattr(ort, "copy_tensors", copy_tensors)
+    return Storage("fake", 1, session)
+
+
+def filled(storage, batch, capacity, tokens):
+    """A cache whose number at each place is its own, and its rows' contents."""
+    cache = KeyValueCache(SIZES, storage, batch, capacity)
+    for i, buffer in enumerate(cache._buffers.values()):
+        buffer.write(np.arange(batch * 3 * capacity * 4).reshape(batch, 3, capacity, 4) + 10_000 * i)
+    cache.tokens[:] = tokens
+    return cache
+
+
+def contents(cache):
+    """What counts of every row."""
+    return [[buffer.read()[row, :, :held] for buffer in cache._buffers.values()] for row, held in enumerate(cache.tokens)]
+
+
+def assert_equal(a, b):
+    assert all(
+        (x == y).all() and x.shape == y.shape for row, other in zip(a, b, strict=True) for x, y in zip(row, other, strict=True)
+    )
+
+
+def test_growth_keeps_every_row(storage):
+    cache = filled(storage, 3, 7, [7, 2, 0])
+    before = contents(cache)
+    cache.reserve(7, 100)
+    assert cache.capacity == 7
+    cache.reserve(8, 100)
+    assert cache.capacity == 100  # as far as the limit
+    assert_equal(contents(cache), before)
+    cache.reserve(101, 101)
+    assert cache.capacity == 101
+    assert_equal(contents(cache), before)
+    assert cache.nbytes == cache.peak_bytes == 4 * 3 * 3 * 101 * 4 * 4
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_any_reordering_is_done(storage, start):
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.integers(0, 4), min_size=5, max_size=5))
+    def check(sources):
+        cache = filled(storage, 6, 5, 4)
+        for buffer in cache._buffers.values():  # rows that are reordered from `start` on are equal before it
+            values = buffer.read()
+            values[:, :, :start] = 7
+            buffer.write(values)
+        before = contents(cache)
+        cache.reorder(1, sources, start)
+        assert_equal(contents(cache), [before[0], *(before[1 + source] for source in sources)])
+
+    check()
+
+
+def test_rows_come_from_other_caches(storage):
+    source, target = filled(storage, 2, 6, [6, 3]), KeyValueCache(SIZES, storage, 3, 9)
+    target.copy_row(2, 1, source)
+    target.copy_row(0, 0, source, stop=4)
+    assert target.tokens.tolist() == [4, 0, 3]
+    expected = contents(source)
+    assert_equal([contents(target)[2]], [expected[1]])
+    assert_equal([contents(target)[0]], [[part[:, :4] for part in expected[0]]])
+
+
+def test_bfloat16_is_rounded_to_the_nearest_even(model):
+    buffer = Storage("cpu", 16, model("plain").engine.sessions.decoder).buffer(1, 1, 2, 3)
+    values = np.array([1.0, -2.5, 1 + 2**-8, 1 + 3 * 2**-8, 3.14159, 1e-40], np.float32)
+    buffer.write(values)
+    assert buffer.read().reshape(-1).tolist() == [1.0, -2.5, 1.0, 1 + 2**-6, 3.140625, pytest.approx(1e-40, rel=1e-2)]
+
+
+def test_long_answers_grow_the_cache_and_change_nothing(model, reference, monkeypatch):
+    ours, theirs = model("window"), reference("window")
+    monkeypatch.setattr("idefics2_onnx.runtime.cache.GROWTH", 3)
+    monkeypatch.setattr("idefics2_onnx.runtime.generation.GROWTH", 3)
+    inputs = theirs.inputs(["<image> a", "b"], [[photos()[0]], []], False)
+    options = {"max_new_tokens": 60, "suppress_tokens": [2, 261]}
+    assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()
+    answer = ours.generate("b", raw=True, **options)
+    assert answer.timings.cache_bytes < 2 * 2 * 4 * 8 * 16 * 4 * 80
+
+
+def test_the_window_beyond_4096_tokens_equals_the_reference(tmp_path):
+    """Prompts longer than the real window, read in pieces, and tokens behind them."""
+    text = {
+        "sliding_window": 4096,
+        "max_position_embeddings": 8192,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    write_checkpoint(tmp_path / "checkpoint", SmallModel(text=text).config)
+    theirs = Reference.load(tmp_path / "checkpoint")
+    ids = np.random.default_rng(0).integers(3, 259, (1, 4200))
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    options = {"max_new_tokens": 12, "suppress_tokens": [2, 261]}
+    expected, answer = theirs.logits(inputs), theirs.generate(inputs, **options)
+    other = theirs.logits({"input_ids": ids[:, 100:], "attention_mask": np.ones_like(ids[:, 100:])})
+    assert np.abs(other[:, -1] - expected[:, -1]).max() > 1e-3  # the window and the positions do tell
+    for attention in ("fused", "standard"):
+        folder = export_model(tmp_path / "checkpoint", tmp_path / attention, "fp32", attention=attention, verify="never").folder
+        ours = Idefics2.from_pretrained(folder)
+        assert np.abs(ours.logits(inputs) - expected).max() <= 1e-5
+        assert ours.generate(**inputs, **options).tolist() == answer.tolist()
+
+
+def test_what_does_not_fit_is_refused_before_any_work(model, monkeypatch):
+    ours = model("plain")
+    monkeypatch.setattr(type(ours.engine), "encode_images", lambda *_: pytest.fail("work was done"))
+    for call in (ours.generate, ours.stream, ours.chat().send):
+        with pytest.raises(PromptError, match=r"The prompt's \d+ tokens and 480 new ones make \d+, more than the model's 512"):
+            call("What is it?", photos()[0], max_new_tokens=480)
+    with pytest.raises(PromptError, match="make 600, more than the model's 512"):
+        ours.generate(input_ids=np.ones((1, 200), int), max_new_tokens=400, num_beams=2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("graph", "precision"), [("decoder", "fp32"), ("decoder", "fp16"), ("vision", "fp16")])
+def test_numbers_that_are_not_finite_stop_with_the_graph_and_precision(bad, graph, precision, checkpoint, tmp_path):
+    """One weight is not finite, as one activation of a real fp16 model may be."""
+    import shutil
+
+    import safetensors.numpy
+
+    assert SMALL_MODELS["plain"].shard_size == "5GB"  # one file
+    shutil.copytree(checkpoint("plain"), tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    name = {"decoder": "model.text_model.norm.weight", "vision": "model.connector.perceiver_resampler.norm.weight"}[graph]
+    tensors[name] = tensors[name].copy()
+    tensors[name][3] = bad
+    safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+    folder = export_model(tmp_path / "checkpoint", tmp_path / "model", precision, verify="never").folder
+    ours = Idefics2.from_pretrained(folder)
+    with pytest.raises(ModelFolderError, match=rf"{graph}.onnx \({precision}\) computed numbers that are not finite"):
+        ours.generate("<image>", photos()[0], raw=True)
+    if graph == "decoder":
+        for options in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}, {"do_sample": True}):
+            with pytest.raises(ModelFolderError, match="decoder.onnx"):
+                ours.generate("x", raw=True, **options)

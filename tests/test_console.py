@@ -1,0 +1,188 @@
+"""The chat in a terminal and the benchmark command; Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from idefics2_onnx import Idefics2
+from idefics2_onnx.cli import main
+from idefics2_onnx.runtime.console import Console
+from idefics2_onnx.runtime.decode_step import DecodeStep
+from idefics2_onnx.runtime.engine import run
+
+CAT = str(Path("examples/cat.jpg").resolve())
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return Idefics2.from_pretrained()
+
+
+class Screen:
+    """What a person sees."""
+
+    def __init__(self, model, **options):
+        self.out, self.remarks = "", []
+        self.chat = model.chat(**options)
+        self.console = Console(self.chat, self.write, self.remarks.append, allow_urls=False)
+
+    def write(self, piece):
+        self.out += piece
+
+    def type(self, *lines):
+        self.remarks.clear()
+        self.out = ""
+        for line in lines:
+            self.console.take(line)
+        return self.out
+
+
+def test_a_conversation(demo, tmp_path):
+    screen = Screen(demo, max_new_tokens=6)
+    first = screen.type(f"/image '{CAT}'", "What is it?")
+    assert first == demo.generate("What is it?", CAT, max_new_tokens=6).text + "\n"
+    assert screen.remarks == ["[image 1 of the next message]"]
+    second = screen.type("And now?")
+    assert second == demo.generate(screen.chat.messages[:-1], max_new_tokens=6).text + "\n"
+    screen.type("/stats")
+    assert any("known" in line for line in screen.remarks)
+    screen.type(f"/save {tmp_path / 'a chat.json'}", "/undo")
+    assert screen.remarks[1:] == ["[1 turn left]"]
+    assert screen.type("And now?") == second
+    screen.type("/reset", "/stats")
+    assert screen.remarks == ["[empty]", "Error: There is no answer yet. Ask something first."]
+    screen.type(f"/load {tmp_path / 'a chat.json'}")
+    assert screen.remarks == ["[2 turns]"]
+    screen.type("/undo")
+    assert screen.type("And now?") == second
+
+
+def test_mistakes_are_said_and_the_chat_goes_on(demo, tmp_path):
+    screen = Screen(demo, max_new_tokens=3)
+    for line, remark in [
+        ("/image none.png", "There is no image file none.png"),
+        ("/image", "/image needs a path"),
+        ("/nope", "There is no command /nope"),
+        ("/", "There is no command /."),
+        ("/undo", "no turn to undo"),
+        (f"/save {tmp_path / 'no' / 'such' / 'folder.json'}", "No such file"),
+        (f"/load {tmp_path}", "cannot be read as a chat"),
+        ("<image> without one", "has 1 <image> but 0 images"),
+    ]:
+        screen.type(line)
+        assert remark in screen.remarks[0]
+        assert screen.remarks[0].startswith("Error: ")
+    assert screen.chat.messages == []
+    assert screen.type("hello")
+    screen.type("/help")
+    assert "/image PATH" in screen.remarks[0]
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_the_chat(demo, monkeypatch):
+    screen, calls, step = Screen(demo, max_new_tokens=9), [], DecodeStep.__call__
+
+    def interrupted(self, tokens):
+        calls.append(tokens)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, tokens)
+
+    monkeypatch.setattr(DecodeStep, "__call__", interrupted)
+    screen.type("hello")
+    assert screen.remarks == [" [stopped]"]
+    assert len(screen.chat.messages) == 2
+    monkeypatch.undo()
+    assert screen.type("go on") == demo.generate(screen.chat.messages[:-1], max_new_tokens=9).text + "\n"
+    lines = iter([KeyboardInterrupt, "/quit", "never read"])
+
+    def read():
+        line = next(lines)
+        if line is KeyboardInterrupt:
+            raise line
+        return line
+
+    screen.console.run(read)
+    assert next(lines) == "never read"
+
+
+def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
+    """Python hears of the signal only if the main thread does not sit in the call."""
+
+    class Endless:
+        def run_with_iobinding(self, binding, options):
+            self.options, started = options, time.monotonic()
+            while not options.terminate and time.monotonic() - started < 20:
+                time.sleep(0.01)
+
+    session = Endless()
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    started = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run("vision", session, None)
+    assert session.options.terminate
+    assert time.monotonic() - started < 10
+
+
+def test_chat_command_reads_lines(tmp_path, demo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = "What is it?\n/undo\nWhat is it?\n/nope\n"
+    result = CliRunner().invoke(
+        main, ["chat", CAT, "--max-new-tokens", "4", "-O", "repetition_penalty=1.2"], input=lines, catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    with_cat = demo.generate("What is it?", CAT, max_new_tokens=4, repetition_penalty=1.2).text
+    without = demo.generate("What is it?", max_new_tokens=4, repetition_penalty=1.2).text
+    assert result.stdout == f"{with_cat}\n{without}\n"
+    assert "There is no command /nope" in result.stderr
+
+
+def test_bench_command_measures_what_was_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["bench", "--rounds", "1", "--image", "60x80", "--prompt-tokens", "5", "--batch", "2", "--new-tokens", "4"]
+    result = CliRunner().invoke(main, [*arguments, "--json", "--plot", "speed.png"], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert [(i["width"], i["height"], i["tiles"]) for i in found["images"]] == [(60, 80, 1), (60, 80, 5)]
+    (text,) = found["texts"]
+    assert (text["batch"], text["prompt_tokens"], text["new_tokens"]) == (2, 5, 4)
+    assert text["tokens_per_second"] == pytest.approx(2 / text["seconds_per_token"])
+    assert (tmp_path / "speed.png").stat().st_size > 5000
+    table = CliRunner().invoke(main, arguments, catch_exceptions=False).stdout
+    assert "60×80" in table
+    for wrong, words in [("60", "'60' is not WIDTHxHEIGHT"), ("0x5", "'0x5' is not")]:
+        result = CliRunner().invoke(main, ["bench", "--image", wrong])
+        assert result.exit_code == 2
+        assert words in result.stderr
+    result = CliRunner().invoke(main, ["bench", "--prompt-tokens", "5000", "--image", "30x30", "--rounds", "1"])
+    assert result.exit_code == 1
+    assert "more than the model's 2048" in result.stderr
+
+
+def test_run_takes_any_option(tmp_path, demo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        return CliRunner().invoke(main, ["run", CAT, "What is it?", "--max-new-tokens", "5", *arguments], catch_exceptions=False)
+
+    expected = demo.generate("What is it?", CAT, max_new_tokens=5, do_sample=True, seed=4, temperature=1.5)
+    assert call("-O", "do_sample=true", "-O", "seed=4", "-O", "temperature=1.5").stdout == expected.text + "\n"
+    beams = demo.generate("What is it?", CAT, max_new_tokens=5, num_beams=3, num_return_sequences=2)
+    several = call("-O", "num_beams=3", "-O", "num_return_sequences=2", "--json")
+    assert [answer["token_ids"] for answer in json.loads(several.stdout)] == [answer.token_ids for answer in beams]
+    assert call("-O", "num_beams=3").stdout == beams[0].text + "\n"
+    stats = call("--stats").stderr
+    assert "5 tiles encoded" in stats
+    assert "tokens read" in stats
+    assert call("-O", "stop_strings=zz").exit_code == 0
+    wrong = call("-O", "nonsense=1")
+    assert wrong.exit_code == 1
+    assert "no generation option 'nonsense'" in wrong.stderr
+    assert call("-O", "seed").exit_code == 2
