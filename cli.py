@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,8 @@ def run(
     _raise_pixel_limit(max_image_pixels)
     pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
     opened = Idefics2.from_pretrained(_choose_model(model), device)
-    if any(options.get(name, 1) != 1 for name in ("num_beams", "num_return_sequences")):  # these do not grow piece by piece
+    asked = opened.options.replace(**_options(chosen))
+    if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
         answers = opened.generate(prompt, pictures, **options)
         results = answers if isinstance(answers, list) else [answers]
         for result in () if as_json else results:
@@ -217,6 +219,12 @@ def bench(
     opened = Idefics2.from_pretrained(_choose_model(folder), device)
     room = opened.folder.manifest.model.max_positions - new_tokens
     lengths = prompt_tokens or [length for length in (32, 256, 1024) if length <= room]
+    if not lengths or max(lengths) > room:
+        longest = max(lengths, default=0)
+        raise click.ClickException(
+            f"The model has {room + new_tokens} positions, fewer than a prompt of {longest} and {new_tokens} new tokens. "
+            "Lower them."
+        )
     images: list[Any] = []
     texts: list[Any] = []
     with _Bars() as bars:
@@ -227,14 +235,14 @@ def bench(
         for text_speed in benches.text_speeds(opened, batches or (1, 4), lengths, new_tokens, rounds):
             texts.append(text_speed)
             bars.advance(1)
-    if plot is not None:
-        benches.plot(images, texts, plot)
     if as_json:
         click.echo(
             json.dumps({"folder": str(opened.folder.path), "providers": opened.providers} | benches.as_dict(images, texts))
         )
     else:
         click.echo(benches.table(images, texts))
+    if plot is not None:
+        benches.plot(images, texts, plot)
 
 
 @main.command()
@@ -339,11 +347,16 @@ def _choose_model(named: str | None) -> str | None:
 
 def _options(chosen: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE pairs; a value is JSON, or else the text itself."""
+    from .runtime.generation_options import GenerationOptions
+
     options = {}
     for pair in chosen:
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"The option {pair!r} has no value. Write NAME=VALUE.")
+        known = [field.name for field in fields(GenerationOptions)]
+        if name not in known:
+            raise click.UsageError(f"There is no generation option {name!r}. The options are {', '.join(known)}.")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -353,8 +366,8 @@ def _options(chosen: tuple[str, ...]) -> dict[str, Any]:
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise click.UsageError(f"The size {text!r} is not WIDTHxHEIGHT. Write it like 980x735.")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", text):
+        raise click.UsageError(f"The size {text!r} is not WIDTHxHEIGHT, in pixels below 100,000. Write it like 980x735.")
     return int(width), int(height)
 
 

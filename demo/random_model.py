@@ -5,7 +5,6 @@ python -m idefics2_onnx.demo.random_model FOLDER     # checkpoint and model fold
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
 from ..export import export_model
-
-FAKE_IMAGE, IMAGE, END_OF_UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{message['role'].capitalize()}}"
-    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-    "{% for line in message['content'] %}"
-    "{% if line['type'] == 'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}"
-    "{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""Idefics2's own."""
+from .checkpoint import CHAT_TEMPLATE, END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, set_generation_config, write_processor_files
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -70,49 +59,9 @@ def write_checkpoint(
                 parameter.normal_(1, 0.1)
         model.lm_head.weight.normal_(0, config.text_config.hidden_size**-0.5)
     tokenizer = byte_tokenizer()
-    ids = {name: tokenizer.token_to_id(name) for name in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE)}
-    model.generation_config.update(
-        bos_token_id=1,
-        eos_token_id=[2, ids[END_OF_UTTERANCE]],
-        pad_token_id=0,
-        bad_words_ids=[[ids[FAKE_IMAGE]], [ids[IMAGE]]],
-    )
+    set_generation_config(model, tokenizer)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    files: dict[str, dict[str, Any]] = {
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "pad_token": "<unk>",
-            "padding_side": "left",
-            "additional_special_tokens": [FAKE_IMAGE, IMAGE, END_OF_UTTERANCE],
-        },
-        "preprocessor_config.json": {
-            "image_processor_type": "Idefics2ImageProcessor",
-            "do_convert_rgb": True,
-            "do_image_splitting": True,
-            "do_normalize": True,
-            "do_pad": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "resample": 2,
-            "rescale_factor": 1 / 255,
-            "size": {"longest_edge": 980, "shortest_edge": 378},
-            **(image_options or {}),
-        },
-        "processor_config.json": {
-            "processor_class": "Idefics2Processor",
-            "image_seq_len": config.perceiver_config.resampler_n_latents,
-        },
-    }
-    if chat_template is not None:
-        files["chat_template.json"] = {"chat_template": chat_template}
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_processor_files(folder, tokenizer, config.perceiver_config.resampler_n_latents, image_options, chat_template)
 
 
 def demo_config() -> Idefics2Config:

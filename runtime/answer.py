@@ -70,8 +70,9 @@ class Answer:
         if raw is not None:
             logs = log_softmax(raw)
             self.logprobs.append(float(logs[token]))
-            best = np.argsort(-logs, kind="stable")[: self._options.top_logprobs].tolist()
-            self.top_logprobs.append({i: float(logs[i]) for i in best})
+            if self._options.top_logprobs:
+                best = np.argsort(-logs, kind="stable")[: self._options.top_logprobs].tolist()
+                self.top_logprobs.append({i: float(logs[i]) for i in best})
         if self.text is not None and (piece := self.text.push(token)):
             self._pieces.append(piece)
         if token in self._options.eos_token_id or (self.text is not None and self.text.stopped):
@@ -102,6 +103,6 @@ class Answer:
             self.finish_reason or "length",
             prompt_tokens,
             timings,
-            self.logprobs if self._options.logprobs else None,
-            self.top_logprobs if self._options.top_logprobs else None,
+            list(self.logprobs) if self._options.logprobs else None,
+            list(self.top_logprobs) if self._options.top_logprobs else None,
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .generation_options import GenerationOptions
 from .sampling import log_softmax
 from .text_stream import TextStream
-from .token_chooser import History, TokenChooser
+from .token_chooser import History, TokenChooser, nothing_left
 
 _NEVER = np.float32(-1e9)
 """What the reference adds to a score to rule it out."""
@@ -45,8 +45,9 @@ class BeamSearch:
         new_text: Callable[[], TextStream] | None,
     ) -> None:
         """`limit` is how many tokens an answer may have; `new_text` is needed for stop strings."""
-        self._options, self._chooser, self._limit, self._new_text = options, chooser, limit, new_text
+        self._options, self._chooser, self._limit = options, chooser, limit
         self._beams = options.num_beams
+        self._texts = [new_text() for _ in range(self._beams)] if new_text and options.stop_strings else []
         self._histories = [History(list(prompt_ids)) for _ in range(self._beams)]
         # All beams are equal at first: only one of them may be continued.
         self._scores = np.array([0.0] + [_NEVER] * (self._beams - 1), np.float32)
@@ -59,6 +60,8 @@ class BeamSearch:
         """Continue by one token; logits float32 [beams, vocab]. Returns the beam each new one comes from."""
         scores = log_softmax(logits)
         self._chooser.constrain(scores, self._histories)
+        if np.isneginf(scores).all():
+            raise nothing_left()
         scores += self._scores[:, None]
         candidates = max(2, 1 + len(self._options.eos_token_id)) * self._beams
         best = _largest(scores.reshape(-1), candidates)
@@ -71,9 +74,12 @@ class BeamSearch:
         running = found + hits.astype(np.float32) * _NEVER
         chosen = _largest(running, self._beams).tolist()
         histories = [self._histories[sources[i]].fork() for i in chosen]
+        self._texts = [self._texts[sources[i]].fork() for i in chosen] if self._texts else []
         self.last_tokens = [tokens[i] for i in chosen]
         for history, token in zip(histories, self.last_tokens, strict=True):
             history.append(token)
+        for text, token in zip(self._texts, self.last_tokens, strict=False):
+            text.push(token)
         self._histories, self._scores = histories, running[chosen]
         self._improvable = self._improvable and self._may_improve(new)
         full = all(answer.real for answer in self._finished) and self._options.early_stopping is True
@@ -88,11 +94,10 @@ class BeamSearch:
         history = self._histories[source]
         if token in self._options.eos_token_id or history.new + 1 >= self._limit:
             return True
-        if self._new_text is None or not self._options.stop_strings:
+        if not self._texts:
             return False
-        text = self._new_text()
-        for earlier in [*history.generated, token]:
-            text.push(earlier)
+        text = self._texts[source].fork()
+        text.push(token)
         return text.stopped
 
     def _keep(self, found: NDArray[np.float32], hits: NDArray[np.bool_], sources: list[int], tokens: list[int], new: int) -> None:

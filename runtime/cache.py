@@ -51,11 +51,16 @@ class KeyValueCache:
         if tokens <= self.capacity:
             return
         capacity = max(tokens, min(limit, max(self.capacity + GROWTH, self.capacity * 5 // 4)))
-        for name, old in self._buffers.items():
-            new = self._buffer(capacity)
-            for row, held in enumerate(self.tokens.tolist()):
-                new.copy(row, old, row, 0, held)
-            self._buffers[name] = new
+        try:
+            for name, old in self._buffers.items():
+                new = self._buffer(capacity)
+                for row, held in enumerate(self.tokens.tolist()):
+                    new.copy(row, old, row, 0, held)
+                self._buffers[name] = new
+        except BaseException:  # out of memory, or Ctrl-C: buffers of two sizes would be of no use to anybody
+            self.tokens[:], self.capacity = 0, 1
+            self._buffers = {name: self._buffer(1) for name in self._buffers}
+            raise
         self.capacity = capacity
         self.peak_bytes = max(self.peak_bytes, self.nbytes)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from .image_processor import flat_images
 from .image_source import read_source
 from .prefix_cache import common_length
 from .processor import Idefics2Processor
-from .prompt import TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
+from .prompt import IMAGE, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
 from .sample import Sample
 from .text_stream import TextStream
 from .token_stream import TokenStream
@@ -48,16 +50,18 @@ class Chat:
         self._cache = engine.new_cache(1, 1)
         self._cached_ids: list[int] = []
         self._cached_images: list[Any] = []
+        self._cached_options = processor.image_processor.options
         self._messages: list[Message] = []
-        self._open: TokenStream | None = None
+        self._open: weakref.ref[TokenStream] | None = None  # weak, so that a stream that is dropped ends
+        self._check_options(options)
         if messages:
             self._messages = [_own(message, processor.image_processor.allow_urls) for message in messages]
-            processor.apply_chat_template(self._messages)
+            self._ids(self._messages)
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation in the reference's format, images inside; a copy."""
-        return [dict(message) for message in self._messages]
+        """The conversation in the reference's format, images inside; a copy, but for the images."""
+        return [_copied(message) for message in self._messages]
 
     @property
     def cache_bytes(self) -> int:
@@ -80,11 +84,7 @@ class Chat:
         """Like `send`, but an iterator of text pieces; closed early, the chat keeps the answer so far."""
         self._close()
         chosen = self.options.replace(**options)
-        for name in ("num_beams", "num_return_sequences"):
-            if getattr(chosen, name) > 1:
-                raise PromptError(f"{name} is {getattr(chosen, name)}, but a chat has one answer, as it grows. Leave it out.")
-        if chosen.echo:
-            raise PromptError("echo is True, but a chat's turns are in its messages. Leave it out.")
+        self._check_options(chosen)
         if not isinstance(text, str):
             raise PromptError(f"The turn is {text!r:.60}. Give text.")
         own = [
@@ -103,12 +103,14 @@ class Chat:
             cache=self._cache,
         )
         stream = TokenStream(generator, self._processor, lambda answer: self._end(messages, generator, answer))
-        self._open = stream
+        self._open = weakref.ref(stream)
         return stream
 
     def undo(self) -> None:
-        """Take back the last turn and its answer; PromptError without one."""
-        self._close()
+        """Take back the last turn and its answer, or one that is still being answered; PromptError without one."""
+        before, closed = len(self._messages), self._close()
+        if closed and len(self._messages) == before:
+            return  # it had no answer yet
         last = next((i for i in reversed(range(len(self._messages))) if self._messages[i].get("role") == "user"), None)
         if last is None:
             raise PromptError("The chat has no turn to undo. Send something first.")
@@ -121,11 +123,23 @@ class Chat:
         self._cache = self._engine.new_cache(1, 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the messages as JSON, images inside as data: URLs."""
+        """Write the messages as JSON, images inside as data: URLs.
+
+        Raises:
+            PromptError: the file cannot be written; one that was there stays as it was.
+        """
         self._close()
-        Path(path).write_text(
-            json.dumps([_portable(message) for message in self._messages], ensure_ascii=False, indent=1), "utf-8"
-        )
+        text = json.dumps([_portable(message) for message in self._messages], ensure_ascii=False, indent=1)
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            try:
+                partial.write_text(text, "utf-8")
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            raise PromptError(f"The chat cannot be written to {path} ({error}). Choose another file.") from error
 
     def load(self, path: str | Path) -> None:
         """Go on with messages that `save` wrote, in place of this conversation.
@@ -136,7 +150,7 @@ class Chat:
         """
         try:
             messages = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise PromptError(f"{path} cannot be read as a chat ({error}). Give a file that a chat was saved to.") from error
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise PromptError(f"{path} is not a list of messages. Give a file that a chat was saved to.")
@@ -149,14 +163,24 @@ class Chat:
         self.reset()
         self._messages = loaded._messages
 
+    def _check_options(self, options: GenerationOptions) -> None:
+        options.check_one_answer()
+        if options.echo:
+            raise PromptError("echo is True, but a chat's turns are in its messages. Give echo=False.")
+
+    def _ids(self, messages: list[Message], add_generation_prompt: bool = False) -> list[int]:
+        """Tokens of the whole conversation; PromptError if its images and their tags do not match."""
+        text = self._processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
+        split = self._processor.image_processor.options.do_image_splitting
+        return self._processor.ids([text], [images_in(messages)], split, not self._processor.starts_with_bos(text))[0]
+
     def _sample(self, messages: list[Message]) -> Sample:
         """The whole conversation, without what the cache holds of it."""
-        text = self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        images = images_in(messages)
+        ids, images = self._ids(messages, add_generation_prompt=True), images_in(messages)
         options = self._processor.image_processor.options
-        split = options.do_image_splitting
-        ids = self._processor.ids([text], [images], split, not self._processor.starts_with_bos(text))[0]
-        per_image = self._processor.image_seq_len * (TILES_OF_SPLIT_IMAGE if split else 1)
+        if options != self._cached_options:  # the same images are others now
+            self._cached_options, self._cached_images = options, []
+        per_image = self._processor.image_seq_len * (TILES_OF_SPLIT_IMAGE if options.do_image_splitting else 1)
         reused, known = self._reusable(ids, images, per_image)
         # Images are changed to pixels only here, and only those that are new.
         tiles = self._processor.image_processor.tiles(images[known:], options, upright=True)
@@ -182,14 +206,18 @@ class Chat:
         """Remember what the cache holds, and the turn if it has an answer."""
         self._cached_ids, self._cached_images = generator.cached_tokens, images_in(messages)
         if answer.token_ids:
-            self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}]
+            # A tag that the model writes is no image: it would ask for one in every later turn.
+            text = answer.text.replace(IMAGE, "< image>")
+            self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
         self._open = None
 
-    def _close(self) -> None:
-        """End an answer that is still being streamed."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+    def _close(self) -> bool:
+        """End an answer that is still being streamed; whether there was one."""
+        stream = self._open() if self._open is not None else None
+        self._open = None
+        if stream is not None:
+            stream.close()
+        return stream is not None
 
 
 def _user_turn(text: str, images: Sequence[Any]) -> list[Message]:
@@ -202,16 +230,28 @@ def _user_turn(text: str, images: Sequence[Any]) -> list[Message]:
 
 
 def _own(message: Message, allow_urls: bool) -> Message:
-    """A message of the caller's with its images read, so that files and arrays may change behind it."""
+    """A message of the caller's with its images read, so that neither files nor arrays nor lists may change behind it."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message
-    read = iter([read_source(image, allow_urls) for image in images_in([message])])
-    items = [
-        {"type": "image", "image": next(read)} if isinstance(item, dict) and images_in([{"content": [item]}]) else item
-        for item in content
-    ]
+    items: list[dict[str, Any]] = []
+    for item in content:
+        images = images_in([{"content": [item]}])
+        if images:
+            items.append({"type": "image", "image": read_source(images[0], allow_urls)})
+        elif isinstance(item, dict) and item.get("type") == "text" and isinstance(item.get("text"), str):
+            items.append({"type": "text", "text": item["text"]})
+        else:
+            raise PromptError(
+                f'A message holds {item!r:.60}. Give {{"type": "text", "text": …}} or {{"type": "image", "image": …}}.'
+            )
     return message | {"content": items}
+
+
+def _copied(message: Message) -> Message:
+    """A message whose lists and dicts are its own."""
+    content = message.get("content")
+    return message | ({"content": [dict(item) for item in content]} if isinstance(content, list) else {})
 
 
 def _portable(message: Message) -> Message:
@@ -219,7 +259,8 @@ def _portable(message: Message) -> Message:
     content = message["content"]
     if not isinstance(content, list):
         return message
-    return message | {"content": [item | {"image": _data_url(item["image"])} if "image" in item else item for item in content]}
+    items = [item | {"image": _data_url(item["image"])} if item["type"] == "image" else item for item in content]
+    return message | {"content": items}
 
 
 def _data_url(image: bytes | Image.Image | NDArray[Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from .answer import Generation
@@ -59,31 +59,31 @@ class Console:
                 self._message(line)
         except Idefics2OnnxError as error:
             self._remark(f"Error: {error}")
-        except OSError as error:
-            self._remark(f"Error: {error}. Choose another file.")
+        except KeyboardInterrupt:
+            self._remark(" [stopped]")
 
     def show(self, path: str) -> None:
         """Keep an image for the next message; ImageError if it is none."""
         self.images.append(open_image(path, self._allow_urls))
 
     def _message(self, text: str) -> None:
+        before = len(self._chat.messages)
         stream = self._chat.stream(text, self.images or None)
-        self.images = []
         try:
-            for piece in stream:
-                self._write(piece)
-        except KeyboardInterrupt:
-            stream.close()
-            self._remark(" [stopped]")
-        else:
-            self._write("\n")
-        self._last = stream.result
+            with stream:
+                for piece in stream:
+                    self._write(piece)
+                self._write("\n")
+        finally:
+            self._last = stream.result
+            if len(self._chat.messages) > before:  # else the pictures wait for the next message
+                self.images = []
 
     def _command(self, name: str = "", argument: str = "") -> None:
         argument = argument.strip().strip("\"'")
         if name in ("image", "save", "load") and not argument:
             raise PromptError(f"/{name} needs a path. Write /{name} PATH.")
-        path = str(Path(argument).expanduser()) if "://" not in argument else argument
+        path = os.path.expanduser(argument)  # noqa: PTH111  unlike Path's, it leaves a user it does not know alone
         match name:
             case "image":
                 self.show(path)

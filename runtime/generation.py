@@ -184,7 +184,7 @@ class Generator:
 
     def _room(self, rows: Sequence[Answer]) -> int:
         """Tokens of the longest row if it goes on to its limit."""
-        return max(len(answer.history.ids) - len(answer.token_ids) + answer.limit for answer in rows)
+        return max(self._samples[answer.prompt].tokens + answer.limit for answer in rows)
 
     def _accept(self, logits: NDArray[np.float32], rows: Sequence[Answer]) -> None:
         """Choose the next token of every row."""
@@ -206,13 +206,15 @@ class Generator:
         logits = self._engine.decode(
             self._engine.embed(ids), np.array([ids.size]), cache, np.arange(ids.size)[None], first_row=row
         )
+        # At every moment the cache counts no guess that the answer does not have: an interruption must not leave others' keys.
+        cache.tokens[row] = held + 1
         right = 0
         for place, guess in enumerate([*guesses, None]):
             self._accept(logits[:, place], [answer])
             if answer.finish_reason or answer.token_ids[-1] != guess:
                 break
             right += 1
-        cache.tokens[row] = held + 1 + right
+            cache.tokens[row] += 1
         self.timings.steps += 1
         self.timings.drafted += len(guesses)
         self.timings.accepted += right

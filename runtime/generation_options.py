@@ -79,7 +79,9 @@ class GenerationOptions:
         places = (generation, config, text if isinstance(text, dict) else {})
         eos = next((c["eos_token_id"] for c in places if c.get("eos_token_id") is not None), None)
         chosen = {name: generation[name] for name in _CHECKS if generation.get(name) is not None}
-        unknown = [name for name in _NOT_OFFERED if generation.get(name) not in (None, False, 0, 1, [], {})]
+        if not chosen.get("do_sample"):  # what only sampling reads may be anything
+            chosen = {name: value for name, value in chosen.items() if name not in _SAMPLING or _is_right(name, value)}
+        unknown = [name for name, neutral in _NOT_OFFERED.items() if generation.get(name) not in (None, *neutral)]
         try:
             if unknown:
                 raise PromptError(f"it sets {', '.join(unknown)}, which this package does not offer. Remove it to go without.")
@@ -124,13 +126,21 @@ class GenerationOptions:
             )
         if 1 < beams < several:
             raise PromptError(f"num_return_sequences is {several}, more than num_beams, {beams}. Raise num_beams.")
-        for name in ("do_sample", "prompt_lookup_num_tokens", "logprobs"):
-            if beams > 1 and getattr(self, name):
+        for name, off in (("do_sample", False), ("prompt_lookup_num_tokens", 0), ("logprobs", False)):
+            if beams > 1 and (value := getattr(self, name)):
                 raise PromptError(
-                    f"num_beams is {beams} and {name} {getattr(self, name)}, which exclude each other. Leave one out."
+                    f"num_beams is {beams} and {name} {value}, which exclude each other. Give num_beams=1, or {name}={off}."
                 )
         if self.top_logprobs and not self.logprobs:
             raise PromptError(f"top_logprobs is {self.top_logprobs}, but logprobs is False. Give logprobs=True.")
+
+    def check_one_answer(self) -> None:
+        """Raise PromptError unless there is one answer that grows token by token, as streams and chats need it."""
+        for name in ("num_beams", "num_return_sequences"):
+            if getattr(self, name) > 1:
+                raise PromptError(
+                    f"{name} is {getattr(self, name)}, but one answer is given, as it grows. Give {name}=1, or use generate."
+                )
 
     def new_tokens(self, prompt_tokens: int, max_positions: int) -> int:
         """How many tokens may follow a prompt: what was asked for, or without that what is usual and fits."""
@@ -144,21 +154,32 @@ class GenerationOptions:
         return [word for word in self.bad_words_ids if len(word) > 1 or word[0] not in self.eos_token_id]
 
 
+def _is_right(name: str, value: Any) -> bool:
+    try:
+        _CHECKS[name](name, value)
+    except PromptError:
+        return False
+    return True
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _whole(least: int) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}.")
+        if not _is_whole(value) or not least <= value < 1 << 31:
+            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}, below 2³¹.")
         return int(value)
 
     return check
 
 
-def _number(low: float, high: float = np.inf, *, open_low: bool = False) -> Callable[[str, Any], float]:
+def _number(low: float, high: float) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
         number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not number or not np.isfinite(value) or not low <= value <= high or (open_low and value == low):
-            bounds = "a number" if low == -np.inf else f"a number {'above' if open_low else 'from'} {low:g}"
-            raise PromptError(f"{name} is {value!r:.60}. Give {bounds}{'' if high == np.inf else f' up to {high:g}'}.")
+        if not number or not low <= value <= high:
+            raise PromptError(f"{name} is {value!r:.60}. Give a number from {low:g} to {high:g}.")
         return float(value)
 
     return check
@@ -171,11 +192,11 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _ids(name: str, values: Any) -> tuple[int, ...]:
-    if isinstance(values, int | np.integer) and not isinstance(values, bool):
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if _is_whole(values):
         values = [values]
-    if isinstance(values, list | tuple | np.ndarray) and all(
-        isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= 0 for v in values
-    ):
+    if isinstance(values, list | tuple) and all(_is_whole(v) and 0 <= v < 1 << 31 for v in values):
         return tuple(int(v) for v in values)
     raise PromptError(f"{name} has {values!r:.60}. Give whole numbers from 0.")
 
@@ -197,23 +218,23 @@ def _strings(name: str, values: Any) -> tuple[str, ...]:
 
 
 def _early(name: str, value: Any) -> bool | Literal["never"]:
-    if value == "never":
+    if isinstance(value, str) and value == "never":
         return "never"
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise PromptError(f'{name} is {value!r:.60}. Give True, False or "never".')
-    return value
+    return bool(value)
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_new_tokens": _whole(1),
     "min_new_tokens": _whole(0),
     "do_sample": _flag,
-    "temperature": _number(0, open_low=True),
+    "temperature": _number(1e-5, 1e5),
     "top_k": _whole(0),
     "top_p": _number(0, 1),
     "min_p": _number(0, 1),
-    "typical_p": _number(0, 1, open_low=True),
-    "repetition_penalty": _number(0, open_low=True),
+    "typical_p": _number(1e-5, 1),
+    "repetition_penalty": _number(1e-5, 1e5),
     "no_repeat_ngram_size": _whole(0),
     "bad_words_ids": _words,
     "suppress_tokens": _ids,
@@ -223,7 +244,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "seed": _whole(0),
     "num_return_sequences": _whole(1),
     "num_beams": _whole(1),
-    "length_penalty": _number(-np.inf),
+    "length_penalty": _number(-9, 9),
     "early_stopping": _early,
     "prompt_lookup_num_tokens": _whole(0),
     "logprobs": _flag,
@@ -234,10 +255,11 @@ assert list(_CHECKS) == [field.name for field in fields(GenerationOptions)]
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 _BEAMS = ("length_penalty", "early_stopping")
-_NOT_OFFERED = (
-    "begin_suppress_tokens", "diversity_penalty", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
-    "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
-    "guidance_scale", "min_length", "num_beam_groups", "penalty_alpha", "renormalize_logits", "sequence_bias", "top_h",
-    "watermarking_config",
-)  # fmt: skip
-"""Options of the reference that would change an answer; a folder that sets one is refused rather than answered otherwise."""
+_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "begin_suppress_tokens": ([],), "diversity_penalty": (0,), "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "exponential_decay_length_penalty": (),
+    "forced_bos_token_id": (), "forced_eos_token_id": (), "guidance_scale": (1,), "min_length": (0,), "num_beam_groups": (1,),
+    "penalty_alpha": (0,), "renormalize_logits": (False,), "sequence_bias": ({}, []), "top_h": (), "watermarking_config": (),
+}  # fmt: skip
+"""Options of the reference that would change an answer, and the values at which they do not; a folder that sets another is
+refused rather than answered otherwise."""

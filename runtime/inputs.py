@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -23,7 +24,7 @@ def token_mask(tokens: NDArray[Any], attention_mask: NDArray[Any] | None) -> NDA
     shape = tokens.shape[:2]
     if attention_mask is None:
         return np.ones(shape, bool)
-    mask: NDArray[np.bool_] = np.asarray(attention_mask) != 0
+    mask: NDArray[np.bool_] = array_of("attention_mask", attention_mask) != 0
     if mask.shape != shape:
         raise PromptError(f"attention_mask has the shape {list(mask.shape)}, the tokens {list(shape)}. Make them equal.")
     return mask
@@ -31,6 +32,8 @@ def token_mask(tokens: NDArray[Any], attention_mask: NDArray[Any] | None) -> NDA
 
 def tokens_of(inputs: dict[str, Any]) -> NDArray[Any]:
     """input_ids [batch, seq], or inputs_embeds [batch, seq, hidden] in their place."""
+    if not isinstance(inputs, Mapping):
+        raise PromptError(f"The inputs are {inputs!r:.60}. Give the processor's dict.")
     for name in inputs:
         if name not in INPUTS:
             raise PromptError(f"The inputs have {name!r}, which the model does not take. Give {', '.join(INPUTS)}.")
@@ -40,10 +43,7 @@ def tokens_of(inputs: dict[str, Any]) -> NDArray[Any]:
     if all(value is not None for value in given.values()):
         raise PromptError("Both input_ids and inputs_embeds were given. Give one of them.")
     name, value = next((name, value) for name, value in given.items() if value is not None)
-    try:
-        tokens = np.asarray(value)
-    except ValueError as error:
-        raise PromptError(f"{name} has rows of different lengths. Pad them, and give an attention_mask.") from error
+    tokens = array_of(name, value)
     kind, shape = (np.integer, "[batch, seq]") if name == "input_ids" else (np.floating, "[batch, seq, hidden]")
     if not np.issubdtype(tokens.dtype, kind) or not tokens.size or tokens.ndim != shape.count(",") + 1:
         numbers = "whole numbers" if name == "input_ids" else "floats"
@@ -59,17 +59,36 @@ def samples_of(inputs: dict[str, Any], sizes: ModelSizes) -> list[Sample]:
     if tokens.ndim == 3:
         if pixels is not None or features is not None:
             raise PromptError("inputs_embeds have their images in them already. Leave pixel_values and image_features out.")
+        check_finite(tokens, "inputs_embeds")
         return [Sample([], embeds=row[own].astype(np.float32)) for row, own in zip(tokens, mask, strict=True)]
     if pixels is not None and features is not None:
         raise PromptError("Both pixel_values and image_features were given. Give one of them.")
     ids = [row[own].tolist() for row, own in zip(tokens, mask, strict=True)]
     if features is not None:
-        tiles = _shared_features(ids, np.asarray(features), sizes)
+        tiles = _shared_features(ids, array_of("image_features", features), sizes)
     elif pixels is not None:
-        tiles = _unpadded(np.asarray(pixels, np.float32), inputs.get("pixel_attention_mask"), len(ids))
+        values = array_of("pixel_values", pixels)
+        check_finite(values, "pixel_values")
+        tiles = _unpadded(values.astype(np.float32), inputs.get("pixel_attention_mask"), len(ids))
     else:
         tiles = [[] for _ in ids]
     return [Sample(row, own) for row, own in zip(ids, tiles, strict=True)]
+
+
+def array_of(name: str, value: Any) -> NDArray[Any]:
+    """An array as NumPy makes it; PromptError if rows have different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise PromptError(f"{name} has rows of different lengths. Pad them, and give an attention_mask.") from error
+
+
+def check_finite(values: NDArray[Any], name: str) -> None:
+    """Raise PromptError unless an array holds finite real numbers."""
+    real = np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)
+    if not real or not np.isfinite(values).all():
+        found = "numbers that are not finite" if real else f"the dtype {values.dtype}"
+        raise PromptError(f"{name} has {found}. Give finite floats.")
 
 
 def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
@@ -77,7 +96,10 @@ def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], optio
 
     Without ids, as for embeddings, the answers alone.
     """
-    pad = options.eos_token_id[0] if options.pad_token_id is None and options.eos_token_id else options.pad_token_id or 0
+    pad = options.pad_token_id or 0
+    # Beam search of the reference takes a padding token of 0 for none.
+    if options.eos_token_id and (options.pad_token_id is None or (options.num_beams > 1 and not pad)):
+        pad = options.eos_token_id[0]
     new = np.full((len(answers), max(map(len, answers))), pad, np.int64)
     for row, answer in enumerate(answers):
         new[row, : len(answer)] = answer
@@ -92,18 +114,21 @@ def _unpadded(pixels: NDArray[np.float32], mask: Any, prompts: int) -> list[list
         raise PromptError(
             f"pixel_values has the shape {list(pixels.shape)} for {prompts} prompts. Give [batch, num_tiles, 3, height, width]."
         )
-    expected = (*pixels.shape[:2], *pixels.shape[3:])
-    if mask is not None and np.shape(mask) != expected:
-        raise PromptError(f"pixel_attention_mask has the shape {list(np.shape(mask))}. Give {list(expected)}.")
-    return unpad_tiles(pixels, None if mask is None else np.asarray(mask))
+    if mask is None:
+        return unpad_tiles(pixels, None)
+    mask, expected = array_of("pixel_attention_mask", mask), (*pixels.shape[:2], *pixels.shape[3:])
+    if mask.shape != expected:
+        raise PromptError(f"pixel_attention_mask has the shape {list(mask.shape)}. Give {list(expected)}.")
+    return unpad_tiles(pixels, mask)
 
 
 def _shared_features(ids: list[list[int]], features: NDArray[Any], sizes: ModelSizes) -> list[list[NDArray[np.float32]]]:
     """Features of all prompts' tiles in order, [tiles, image_seq_len, hidden], shared out by the prompts' image tokens."""
+    check_finite(features, "image_features")
     ends = list(accumulate((row.count(sizes.image_token_id) // sizes.image_seq_len for row in ids), initial=0))
     if features.ndim != 3 or len(features) != ends[-1]:
         raise PromptError(
             f"image_features have the shape {list(features.shape)}, and the prompts' image tokens stand for {ends[-1]} tiles. "
             "Give [tiles, image_seq_len, hidden]."
         )
-    return [list(features[start:stop]) for start, stop in pairwise(ends)]
+    return [list(features[start:stop].astype(np.float32)) for start, stop in pairwise(ends)]

@@ -81,6 +81,9 @@ class Idefics2:
             ModelFolderError: no model folder, or a damaged one.
             ProviderError: the device does not work here.
         """
+        for name, size in (("image_cache", image_cache), ("prefix_cache", prefix_cache)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise PromptError(f"{name} is {size!r:.60}. Give a number of bytes, 0 for none.")
         folder = ModelFolder.open(source, revision)
         sessions = open_sessions(folder, device, providers, session_options)
         return cls(folder, Engine.open(folder, sessions, image_cache), allow_urls, prefix_cache)
@@ -147,17 +150,13 @@ class Idefics2:
                 raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")
             if image_features is not None:
                 inputs["image_features"] = image_features
+            for name in ("logprobs", "echo"):
+                if getattr(chosen, name):
+                    raise PromptError(f"{name} is True, but only ids come back for {next(iter(inputs))}. Give a prompt instead.")
             samples = samples_of(inputs, self.engine.sizes)
             answers = self._run(samples, chosen).answers
             return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in answers], chosen)
-        request = Request.read(
-            self.processor,
-            prompt,
-            images,
-            raw=raw,
-            do_image_splitting=do_image_splitting,
-            image_features=image_features,
-        )
+        request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
         run = self._run(request.samples(), chosen)
         results = [run.result(index, self.processor) for index in range(len(run.answers))]
         return results if request.batch or len(results) > 1 else results[0]
@@ -176,19 +175,8 @@ class Idefics2:
         if is_batch(prompt):
             raise PromptError(f"stream answers one prompt, and {len(prompt)} were given. Use generate for a batch.")
         chosen = self.options.replace(**options)
-        if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
-            raise PromptError(
-                f"num_beams is {chosen.num_beams} and num_return_sequences {chosen.num_return_sequences}, but one answer is "
-                "streamed, as it grows. Use generate."
-            )
-        request = Request.read(
-            self.processor,
-            prompt,
-            images,
-            raw=raw,
-            do_image_splitting=do_image_splitting,
-            image_features=image_features,
-        )
+        chosen.check_one_answer()
+        request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
         generator = Generator(self.engine, request.samples(), chosen, self._text(chosen), self._prefixes)
         return TokenStream(generator, self.processor)
 
@@ -253,8 +241,11 @@ class Idefics2:
         Returns:
             A Score, or one per row; the reference's loss of a batch is the mean over all tokens of all rows.
         """
+        for name in inputs:
+            if name not in INPUTS:
+                raise PromptError(f"There is no {name!r} to score. Give a prompt and an answer, or {', '.join(INPUTS)}.")
         if inputs:
-            if prompt is not None or answer is not None:
+            if prompt is not None or answer is not None or images is not None:
                 raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")
             given = inputs if image_features is None else inputs | {"image_features": image_features}
             samples = samples_of(given, self.engine.sizes)
@@ -266,14 +257,7 @@ class Idefics2:
             return score(self.engine, samples, own)
         if labels is not None:
             raise PromptError("labels go with input_ids. Give answer for a prompt.")
-        request = Request.read(
-            self.processor,
-            prompt,
-            images,
-            raw=raw,
-            do_image_splitting=do_image_splitting,
-            image_features=image_features,
-        )
+        request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
         answers = answer if request.batch else [answer]
         if not isinstance(answers, list | tuple) or not all(isinstance(a, str) for a in answers):
             raise PromptError(f"answer is {answer!r:.60}. Give text, or one text per prompt of a batch.")

@@ -37,7 +37,8 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """What the keys and values take now."""
-        return sum(entry.cache.nbytes for entry in self._entries.values())
+        with self._lock:
+            return sum(entry.cache.nbytes for entry in self._entries.values())
 
     def find(self, key: Key) -> tuple[KeyValueCache, int] | None:
         """A cache of one row that begins like a prompt, and for how many tokens; the last one is left, for its logits."""
@@ -61,7 +62,7 @@ class PrefixCache:
             for other in [other for other in self._entries if key[: len(other)] == other]:
                 del self._entries[other]
             self._entries[key] = _Entry(key, own)
-            while self.nbytes > self.max_bytes:
+            while sum(entry.cache.nbytes for entry in self._entries.values()) > self.max_bytes:
                 self._entries.popitem(last=False)
 
 

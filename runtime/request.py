@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import PromptError
+from .inputs import array_of, check_finite
 from .processor import Idefics2Processor, share_images
 from .prompt import TILES_OF_SPLIT_IMAGE, images_in
 from .sample import Sample
@@ -34,7 +35,6 @@ class Request:
         processor: Idefics2Processor,
         prompt: Any,
         images: Any = None,
-        *,
         raw: bool = False,
         do_image_splitting: bool | None = None,
         image_features: Any = None,
@@ -81,7 +81,9 @@ class Request:
         ids = self.ids(answers)  # first, since it needs little and finds most mistakes
         flat = [image for own in self.images for image in own]
         if self.encoded:
-            tiles = [list(np.asarray(features)) for features in flat]
+            for features in flat:
+                check_finite(np.asarray(features), "image_features")
+            tiles = [list(np.array(features, np.float32)) for features in flat]  # copies: a stream may read them later
         else:
             processor = self.processor.image_processor
             tiles = processor.tiles(flat, processor.options.replace(do_image_splitting=self.split), upright=True)
@@ -102,7 +104,7 @@ def is_batch(prompt: Any) -> bool:
 
 def _is_split(features: list[list[Any]]) -> bool:
     """Whether features are of split images; PromptError unless all are or none is."""
-    shapes = [np.shape(image) for own in features for image in own]
+    shapes = [array_of("image_features", image).shape for own in features for image in own]
     counts = {shape[0] if len(shape) == 3 else 0 for shape in shapes}
     if not counts <= {1} and not counts <= {TILES_OF_SPLIT_IMAGE}:
         raise PromptError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .engine import Engine
 from .errors import PromptError
+from .inputs import array_of
 from .prefill import read_prompts
 from .prefix_cache import common_length
 from .sample import Sample
@@ -71,7 +72,7 @@ def default_labels(samples: Sequence[Sample], image_token_id: int) -> list[list[
 
 def check_labels(labels: NDArray[Any], mask: NDArray[np.bool_], vocab_size: int) -> list[list[int]]:
     """Labels [batch, seq] of the tokens that are not padding; PromptError for others than the vocabulary's and −100."""
-    labels = np.asarray(labels)
+    labels = array_of("labels", labels)
     if labels.shape != mask.shape or not np.issubdtype(labels.dtype, np.integer):
         raise PromptError(
             f"labels has the dtype {labels.dtype} and the shape {list(labels.shape)}. Give int64 {list(mask.shape)}."

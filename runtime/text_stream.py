@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 
 from tokenizers import Tokenizer
 
@@ -23,15 +24,26 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> None:
         self._tokenizer, self._stops = tokenizer, stop_strings
-        self._hidden = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._hidden, self._ends = special.keys(), {i for i, content in special.items() if content in stop_strings}
         self.text, self.stopped, self._sent = "", False, 0
         # Only tokens since the last certain one are decoded again; that one stands in front, since decoders treat the first
         # token of a text otherwise than later ones.
         self._window: list[int] = []
         self._certain = ""
 
+    def fork(self) -> TextStream:
+        """A copy that goes its own way."""
+        copied = copy(self)
+        copied._window = list(self._window)
+        return copied
+
     def push(self, token_id: int) -> str:
         """Take a token; returns the text that became certain, maybe none."""
+        if token_id in self._ends:
+            piece = self.close()
+            self.stopped = True
+            return piece
         self._window.append(token_id)
         token = self._tokenizer.id_to_token(token_id)
         if token is None or token_id in self._hidden:

@@ -86,7 +86,7 @@ class TokenChooser:
             return [self._sample(scores, random) for scores, (_, random) in zip(logits, rows, strict=True)]
         tokens = logits.argmax(-1)
         if np.isneginf(logits[np.arange(len(tokens)), tokens]).any():
-            raise _nothing_left()
+            raise nothing_left()
         return tokens.tolist()  # type: ignore[no-any-return]
 
     def filter(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -110,7 +110,7 @@ class TokenChooser:
     def _sample(self, scores: NDArray[np.float32], random: np.random.Generator) -> int:
         tokens, left = self.filter(scores)
         if not len(tokens):
-            raise _nothing_left()
+            raise nothing_left()
         return int(tokens[sampling.draw(left, random)])
 
     def _constrain_by_history(self, scores: NDArray[np.float32], history: History) -> None:
@@ -125,5 +125,6 @@ class TokenChooser:
             scores[self._ends] = -np.inf
 
 
-def _nothing_left() -> PromptError:
+def nothing_left() -> PromptError:
+    """The options contradict each other for what was said so far."""
     return PromptError("The options forbid every token. Ease suppress_tokens, bad_words_ids or no_repeat_ngram_size.")

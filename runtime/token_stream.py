@@ -9,6 +9,8 @@ from .answer import Generation
 from .generation import Generator
 from .processor import Idefics2Processor
 
+OnEnd = Callable[[Generation], None]
+
 
 class TokenStream:
     """An iterator of text pieces that join to the answer's text; closing it early frees what the answer took.
@@ -16,12 +18,10 @@ class TokenStream:
     It is a context manager, too: ``with model.stream(...) as pieces``.
     """
 
-    def __init__(
-        self, generator: Generator, processor: Idefics2Processor, on_end: Callable[[Generation], None] = lambda _: None
-    ) -> None:
-        """`on_end` is called once with the answer, whether it was finished or not."""
-        self._generator, self._processor, self._on_end = generator, processor, on_end
-        self._pieces = self._run()
+    def __init__(self, generator: Generator, processor: Idefics2Processor, on_end: OnEnd = lambda _: None) -> None:
+        """`on_end` is called with the answer, whether it was finished or not, if it was begun."""
+        self._generator, self._processor = generator, processor
+        self._pieces = _pieces(generator, processor, on_end)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -38,20 +38,25 @@ class TokenStream:
     def close(self) -> None:
         """Stop; `result` stays what it was."""
         self._pieces.close()
+        self._generator.free()  # also if it was never begun
 
     @property
     def result(self) -> Generation:
         """The answer so far."""
         return self._generator.result(0, self._processor)
 
-    def _run(self) -> Pieces[str, None, None]:
-        (answer,) = self._generator.answers
-        begun = False
-        try:
-            for _ in self._generator.run():
-                if piece := answer.take():
-                    yield piece if begun else self._generator.echoed(0, self._processor) + piece
-                    begun = True
-        finally:
-            self._on_end(self.result)
-            self._generator.free()
+
+def _pieces(generator: Generator, processor: Idefics2Processor, on_end: OnEnd) -> Pieces[str, None, None]:
+    """Not a method: it must not hold the stream, so that one that is dropped is freed at once."""
+    (answer,) = generator.answers
+    begun = False
+    try:
+        for _ in generator.run():
+            if piece := answer.take():
+                yield piece if begun else generator.echoed(0, processor) + piece
+                begun = True
+        if not begun and (echoed := generator.echoed(0, processor)):
+            yield echoed
+    finally:
+        on_end(generator.result(0, processor))
+        generator.free()

@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2, ImageError, PromptError
+from idefics2_onnx import Generation, Idefics2, ImageError, PromptError
+from idefics2_onnx.runtime.buffer import Buffer
 from idefics2_onnx.runtime.chat_template import ChatTemplate
 from parity import photos
 from PIL import Image
@@ -175,7 +176,7 @@ def test_mistakes_leave_the_chat_as_it_was(model, letters, tmp_path, exported):
         (lambda: chat.send("x", "missing.png"), ImageError, "no image file missing.png"),
         (lambda: chat.send("<image><image>", photos()[0]), PromptError, "has 2 <image> but 1 image"),
         (lambda: chat.send("x", max_new_tokens=5000), PromptError, "more than the model's 512"),
-        (lambda: chat.send("x", num_beams=2), PromptError, "num_beams is 2, but a chat"),
+        (lambda: chat.send("x", num_beams=2), PromptError, "num_beams is 2, but one answer"),
         (lambda: chat.send("x", echo=True), PromptError, "echo is True"),
         (lambda: chat.send(3), PromptError, "The turn is 3"),
         (lambda: chat.load(tmp_path / "none.json"), PromptError, "cannot be read as a chat"),
@@ -186,4 +187,119 @@ def test_mistakes_leave_the_chat_as_it_was(model, letters, tmp_path, exported):
         with pytest.raises(error, match=words):
             call()
         assert chat.messages == before
+    for name, content in {
+        "tag": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "text", "text": "a tag <image>"}]}],
+        "item": [{"role": "user", "content": ["image"]}],
+        "place": [{"role": "user", "content": [{"type": "image"}]}],
+        "text": [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+        "half": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}],
+        "roles": [{"content": []}],
+        "words": ["hello"],
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        with pytest.raises(PromptError):
+            chat.load(tmp_path / f"{name}.json")
+        assert chat.messages == before
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    for path in (tmp_path / "deep.json", None, "a\0b"):
+        with pytest.raises(PromptError, match="cannot be read as a chat"):
+            chat.load(path)
+    (tmp_path / "kept.json").write_text("kept")
+    for path in (tmp_path / "no" / "folder.json", "a\0b", tmp_path):
+        with pytest.raises(PromptError, match="cannot be written"):
+            chat.save(path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+    with pytest.raises(PromptError, match="echo is True"):
+        model("plain").chat(echo=True)
     assert chat.send("second").token_ids == model("plain").generate(chat.messages[:-1], **letters).token_ids
+
+
+def test_what_the_caller_holds_is_the_callers(model, letters):
+    ours = model("plain")
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "one"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "two"}]},
+    ]
+    chat = ours.chat(messages, **letters)
+    messages[0]["content"][0]["text"] = chat.messages[1]["content"][0]["text"] = "changed"
+    assert [message["content"][0]["text"] for message in chat.messages] == ["one", "two"]
+
+
+def test_a_tag_that_the_model_writes_is_no_image(model, letters, monkeypatch):
+    from idefics2_onnx.runtime.answer import Answer
+
+    chat = model("plain").chat(**letters)
+    monkeypatch.setattr(Answer, "result", lambda self, *_: Generation("an <image>", [5], "stop", 1))
+    chat.send("first")
+    monkeypatch.undo()
+    assert chat.messages[-1]["content"][0]["text"] == "an < image>"
+    assert chat.send("second").token_ids
+
+
+@pytest.mark.parametrize("change", [{"do_image_splitting": False}, {"size": {"longest_edge": 56, "shortest_edge": 28}}], ids=str)
+def test_image_options_that_change_are_heeded(change, exported, letters):
+    ours = Idefics2.from_pretrained(exported("plain"))
+    chat, processor = ours.chat(**letters), ours.processor.image_processor
+    chat.send("first", photos()[0])
+    processor.options = processor.options.replace(**change)
+    assert chat.send("second").token_ids == ours.generate(chat.messages[:-1], **letters).token_ids
+
+
+def test_undo_takes_back_what_is_still_open(model, letters):
+    chat = model("plain").chat(**letters)
+    chat.send("one")
+    chat_stream = chat.stream("two")
+    chat.undo()
+    assert len(chat.messages) == 2
+    assert list(chat_stream) == []
+    chat_stream = chat.stream("two")
+    next(chat_stream)
+    chat.undo()
+    assert len(chat.messages) == 2
+    for _ in chat.stream("three"):
+        break
+    assert [message["content"][0]["text"] for message in chat.messages[::2]] == ["one", "three"]  # dropped, so ended
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_an_interruption_while_the_cache_grows_loses_no_turn(after, model, letters, monkeypatch):
+    ours = model("window")
+    monkeypatch.setattr("idefics2_onnx.runtime.cache.GROWTH", 50)
+    chat, copy, calls = ours.chat(**letters), Buffer.copy, []
+    chat.send("first")
+    messages = chat.messages
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        return copy(self, *arguments)
+
+    monkeypatch.setattr(Buffer, "copy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chat.send("x" * 150)
+    assert chat.messages == messages
+    monkeypatch.setattr(Buffer, "copy", copy)
+    for text in ("second", "y" * 150):
+        assert chat.send(text).token_ids == ours.generate(chat.messages[:-1], **letters).token_ids
+
+
+@pytest.mark.parametrize("after", range(1, 12, 2))
+def test_an_interruption_of_prompt_lookup_leaves_no_others_keys(after, model, letters, monkeypatch):
+    from idefics2_onnx.runtime.answer import Answer
+
+    ours, push, calls = model("plain"), Answer.push, []
+    options = letters | {"max_new_tokens": 12, "repetition_penalty": 0.5}
+    chat = ours.chat(**options, prompt_lookup_num_tokens=6)
+
+    def interrupted(self, *arguments):
+        push(self, *arguments)
+        calls.append(arguments)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Answer, "push", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chat.send("abcabcabc abcabcabc")
+    monkeypatch.undo()
+    assert chat.send("go on").token_ids == ours.generate(chat.messages[:-1], **options).token_ids

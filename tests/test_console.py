@@ -72,8 +72,10 @@ def test_mistakes_are_said_and_the_chat_goes_on(demo, tmp_path):
         ("/nope", "There is no command /nope"),
         ("/", "There is no command /."),
         ("/undo", "no turn to undo"),
-        (f"/save {tmp_path / 'no' / 'such' / 'folder.json'}", "No such file"),
+        (f"/save {tmp_path / 'no' / 'such' / 'folder.json'}", "cannot be written"),
         (f"/load {tmp_path}", "cannot be read as a chat"),
+        ("/save ~nobody-here/x/y", "cannot be written"),
+        ("/save a\0b", "cannot be written"),
         ("<image> without one", "has 1 <image> but 0 images"),
     ]:
         screen.type(line)
@@ -110,6 +112,19 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(demo, monkeypatch):
 
     screen.console.run(read)
     assert next(lines) == "never read"
+
+
+def test_ctrl_c_before_an_answer_keeps_the_pictures(demo, monkeypatch):
+    screen = Screen(demo, max_new_tokens=3)
+    screen.type(f"/image {CAT}")
+    for place in ("runtime.engine.Engine.encode_images", "runtime.image_processor.Idefics2ImageProcessor.tiles"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"idefics2_onnx.{place}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            screen.type("What is it?")
+        assert screen.remarks == [" [stopped]"]
+        assert screen.chat.messages == []
+    assert screen.type("What is it?") == demo.generate("What is it?", CAT, max_new_tokens=3).text + "\n"
+    assert screen.console.images == []
 
 
 def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
@@ -157,13 +172,13 @@ def test_bench_command_measures_what_was_asked(tmp_path, monkeypatch):
     assert (tmp_path / "speed.png").stat().st_size > 5000
     table = CliRunner().invoke(main, arguments, catch_exceptions=False).stdout
     assert "60×80" in table
-    for wrong, words in [("60", "'60' is not WIDTHxHEIGHT"), ("0x5", "'0x5' is not")]:
+    for wrong, words in [("60", "'60' is not WIDTHxHEIGHT"), ("0x5", "'0x5' is not"), ("²x3", "is not"), ("400000x4", "is not")]:
         result = CliRunner().invoke(main, ["bench", "--image", wrong])
         assert result.exit_code == 2
         assert words in result.stderr
     result = CliRunner().invoke(main, ["bench", "--prompt-tokens", "5000", "--image", "30x30", "--rounds", "1"])
     assert result.exit_code == 1
-    assert "more than the model's 2048" in result.stderr
+    assert "2048 positions, fewer than a prompt of 5000" in result.stderr
 
 
 def test_run_takes_any_option(tmp_path, demo, monkeypatch):
@@ -182,7 +197,8 @@ def test_run_takes_any_option(tmp_path, demo, monkeypatch):
     assert "5 tiles encoded" in stats
     assert "tokens read" in stats
     assert call("-O", "stop_strings=zz").exit_code == 0
-    wrong = call("-O", "nonsense=1")
-    assert wrong.exit_code == 1
-    assert "no generation option 'nonsense'" in wrong.stderr
+    for name in ("nonsense", "prompt", "images"):
+        wrong = call("-O", f"{name}=1")
+        assert wrong.exit_code == 2
+        assert f"no generation option '{name}'" in wrong.stderr
     assert call("-O", "seed").exit_code == 2

@@ -136,7 +136,8 @@ def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model
             seen.add(tuple(alone.token_ids))
         assert together[0].token_ids != together[1].token_ids
     assert len(seen) > 20
-    assert ours.generate("x", seed=None, **options).token_ids != ours.generate("x", seed=None, **options).token_ids
+    free = options | {"eos_token_id": [0]}  # 12 tokens of 50 kinds each
+    assert ours.generate("x", seed=None, **free).token_ids != ours.generate("x", seed=None, **free).token_ids
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,8 @@ def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model
     [
         ({"temprature": 1}, "no generation option 'temprature'"),
         ({"temperature": 0.5}, "temperature is 0.5, but do_sample is False"),
-        ({"temperature": 0, "do_sample": True}, "temperature is 0. Give a number above 0"),
-        ({"top_p": 1.5, "do_sample": True}, "top_p is 1.5. Give a number from 0 up to 1"),
+        ({"temperature": 0, "do_sample": True}, "temperature is 0. Give a number from 1e-05"),
+        ({"top_p": 1.5, "do_sample": True}, "top_p is 1.5. Give a number from 0 to 1"),
         ({"top_k": 2.0, "do_sample": True}, "top_k is 2.0. Give a whole number from 0"),
         ({"length_penalty": 2.0}, "length_penalty is 2.0, but num_beams is 1"),
         ({"early_stopping": True}, "early_stopping is True, but num_beams is 1"),
@@ -162,6 +163,14 @@ def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model
         ({"do_sample": 1}, "do_sample is 1. Give True or False"),
         ({"seed": -1}, "seed is -1"),
         ({"suppress_tokens": list(range(262))}, "forbid every token"),
+        ({"suppress_tokens": list(range(262)), "num_beams": 2}, "forbid every token"),
+        ({"temperature": 1e-39, "do_sample": True}, "temperature is 1e-39"),
+        ({"temperature": 10**400, "do_sample": True}, "temperature is 1000"),
+        ({"temperature": float("nan"), "do_sample": True}, "temperature is nan"),
+        ({"length_penalty": -200, "num_beams": 2}, "length_penalty is -200. Give a number from -9 to 9"),
+        ({"pad_token_id": 1 << 63}, "pad_token_id is 9223372036854775808"),
+        ({"eos_token_id": 1 << 40}, r"eos_token_id has \[1099511627776\]"),
+        ({"early_stopping": np.array([True]), "num_beams": 2}, "early_stopping is"),
         ({"suppress_tokens": list(range(262)), "do_sample": True}, "forbid every token"),
     ],
 )  # fmt: skip
@@ -179,7 +188,14 @@ def test_options_come_from_the_folder_and_are_overridden():
     with pytest.raises(ModelFolderError, match="sets guidance_scale, which this package does not offer"):
         GenerationOptions.from_configs({"guidance_scale": 2.0}, {})
     with pytest.raises(ModelFolderError, match="generation_config.json cannot be used: temperature is 'hot'"):
-        GenerationOptions.from_configs({"temperature": "hot"}, {})
+        GenerationOptions.from_configs({"temperature": "hot", "do_sample": True}, {})
+    assert GenerationOptions.from_configs({"temperature": 0.0}, {}).temperature == 1.0  # read by nobody without sampling
+    with pytest.raises(ModelFolderError, match="forced_eos_token_id"):
+        GenerationOptions.from_configs({"forced_eos_token_id": 0}, {})
+    numpy = options.replace(
+        eos_token_id=np.array(4), suppress_tokens=np.array([1, 2]), seed=np.int64(3), early_stopping=np.bool_(False)
+    )
+    assert (numpy.eos_token_id, numpy.suppress_tokens, numpy.seed) == ((4,), (1, 2), 3)
 
 
 def test_logprobs_are_the_models_own(model):
@@ -210,3 +226,71 @@ def test_echo_streams_what_generate_returns(model):
     stream = ours.stream("What is <image>", A, **options)
     assert "".join(stream) == answer.text == stream.result.text
     assert answer.text.startswith("What is ")
+
+
+def test_a_special_token_is_a_stop_string_too(model, reference):
+    ours, theirs = model("plain"), reference("plain")
+    options = {"stop_strings": ["<end_of_utterance>"], "eos_token_id": [2], "max_new_tokens": 9, "min_new_tokens": 0}
+    options["suppress_tokens"] = [i for i in range(262) if i not in (70, 90, 261)]
+    ends = 0
+    for text in ("one", "two", "three", "four", "five", "six"):
+        inputs = theirs.inputs([text], [[]], False)
+        expected = theirs.generate(inputs, **options, tokenizer=theirs.processor.tokenizer)[
+            0, inputs["input_ids"].shape[1] :
+        ].tolist()
+        answer = ours.generate(text, raw=True, **options)
+        assert answer.token_ids == expected
+        assert "".join(ours.stream(text, raw=True, **options)) == answer.text
+        ends += expected[-1] == 261
+    assert ends
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3, "num_return_sequences": 3}, {"num_beams": 1}], ids=str)
+def test_padding_behind_answers_is_the_references(options, model, reference):
+    """Its beam search takes a padding token of 0 for none and pads with the first end token."""
+    ours, theirs = model("plain"), reference("plain")
+    inputs = theirs.inputs(["one", "two two", "three", "<image>"], [[], [], [], [A]], False)
+    options = options | {"max_new_tokens": 10, "eos_token_id": list(range(3, 260, 5))}
+    assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()
+
+
+def test_streams_end_as_generate_does(model):
+    """Without any text in front of a stop string, the echo still comes; results are snapshots; inputs are copied."""
+    ours = model("plain")
+    first = ours.generate("x", raw=True, max_new_tokens=1, suppress_tokens=list(range(100, 262))).text
+    options = {"raw": True, "echo": True, "stop_strings": [first], "suppress_tokens": list(range(100, 262))}
+    assert "".join(ours.stream("x", **options)) == ours.generate("x", **options).text == "x"
+    stream = ours.stream("x", raw=True, logprobs=True, max_new_tokens=6, suppress_tokens=list(range(100, 262)))
+    next(stream)
+    result = stream.result
+    list(stream)
+    assert len(result.token_ids) == len(result.logprobs) == 1
+    features = ours.encode_images([A])
+    expected = ours.generate("<image>", A, raw=True, max_new_tokens=5).token_ids
+    stream = ours.stream("<image>", image_features=features, raw=True, max_new_tokens=5)
+    features[0][:] = 0
+    list(stream)
+    assert stream.result.token_ids == expected
+
+
+def test_dropped_streams_are_freed_at_once(model):
+    import gc
+    import weakref
+
+    from idefics2_onnx.runtime.cache import KeyValueCache
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(thing) is KeyValueCache for thing in gc.get_objects())
+        for _ in range(3):
+            for _ in model("plain").stream("x", raw=True, max_new_tokens=9):
+                break
+        assert sum(type(thing) is KeyValueCache for thing in gc.get_objects()) == before
+        stream = model("plain").stream("<image>", A, raw=True)
+        tile = weakref.ref(stream._generator._samples[0].tiles[0])
+        stream.close()
+        assert tile() is None
+        assert list(stream) == []
+    finally:
+        gc.enable()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from idefics2_onnx import Idefics2, Idefics2Processor, ImageError, PromptError
-from idefics2_onnx.demo.random_model import CHAT_TEMPLATE
+from idefics2_onnx.demo.checkpoint import CHAT_TEMPLATE
 from idefics2_onnx.runtime.chat_template import ChatTemplate
 from idefics2_onnx.runtime.folder import DEMO
 from parity import photo

@@ -1,0 +1,289 @@
+"""What the demo model is asked: pictures with questions and their one right answer, made from a task, a set and a number.
+
+Nothing is stored: the same three give the same case, wherever the same Pillow and fonts draw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from . import pictures
+from .pictures import COLOURS, PLACES, SHAPES, Canvas, Mark, Thing, new_canvas
+
+Set = Literal["training", "held-out"]
+_SETS: dict[str, int] = {"training": 0, "held-out": 1}
+WORDS = tuple((Path(__file__).parent / "words.txt").read_text("utf-8").split())
+"""Words to read, of four and five letters."""
+_ITEMS = """
+tea jam egg ham pie nut oil rice milk cake fish salt soup beef corn kiwi leek lime pear plum apple bread cocoa grape honey
+juice lemon mango melon olive onion pasta peach pizza salad steak sugar toast water wine
+"""
+ITEMS = tuple(_ITEMS.split())
+"""What receipts list."""
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
+ORDINALS = ("first", "second", "third")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, the pictures shown with it, and the right answer."""
+
+    question: str
+    answer: str
+    images: list[Image.Image] = field(default_factory=list)
+    marks: list[list[Mark]] = field(default_factory=list)
+    """Of each image, what lies where."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A conversation; the answer to its last question counts."""
+
+    task: str
+    turns: list[Turn]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Up to the last question, in the reference's chat format, images inside."""
+        found: list[dict[str, Any]] = []
+        for turn in self.turns:
+            images = [{"type": "image", "image": image} for image in turn.images]
+            found.append({"role": "user", "content": [*images, {"type": "text", "text": turn.question}]})
+            found.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+        return found[:-1]
+
+    @property
+    def answer(self) -> str:
+        return self.turns[-1].answer
+
+
+def case(task: str, which: Set, number: int, ease: float = 1.0) -> Case:
+    """The case of that number; `ease` below 1 makes training's first cases simpler, from 0."""
+    random = np.random.default_rng([_SETS[which], list(TASKS).index(task), number])
+    return Case(task, TASKS[task](random, ease))
+
+
+def _pick(random: np.random.Generator, items: Any) -> Any:
+    return items[int(random.integers(len(items)))]
+
+
+def _things(random: np.random.Generator, count: int, distinct: bool = True) -> list[Thing]:
+    """So many shapes in different cells, in reading order; distinct ones differ in colour or shape."""
+    cells = sorted(random.choice(9, count, replace=False).tolist())
+    if not distinct:
+        return [Thing(_pick(random, list(COLOURS)), _pick(random, SHAPES), cell) for cell in cells]
+    kinds = random.choice(len(COLOURS) * len(SHAPES), count, replace=False).tolist()
+    return [
+        Thing(list(COLOURS)[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], cell)
+        for kind, cell in zip(kinds, cells, strict=True)
+    ]
+
+
+def _scene(random: np.random.Generator, things: list[Thing], side: int = 112) -> Canvas:
+    width, height = _pick(random, [(side, side), (side, side), (side, side * 3 // 4), (side * 3 // 4, side)])
+    canvas = new_canvas(random, width, height, [thing.colour for thing in things])
+    for thing in things:
+        canvas.draw_thing(thing)
+    return canvas
+
+
+def _turn(question: str, answer: str, *canvases: Canvas) -> Turn:
+    return Turn(question, answer, [canvas.image for canvas in canvases], [canvas.marks for canvas in canvases])
+
+
+def _article(name: str) -> str:
+    return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _about(random: np.random.Generator, things: list[Thing], among: list[Thing]) -> tuple[str, str]:
+    """A question about one of some things, and its answer."""
+    thing = _pick(random, among)
+    kinds = ["place", "what"]
+    if sum(other.shape == thing.shape for other in things) == 1:
+        kinds.append("colour")
+    kind = _pick(random, kinds)
+    if kind == "place":
+        return f"Where is the {thing.name}?", _sentence(f"it is {thing.place}")
+    if kind == "what":
+        return f"What is {thing.place}?", _sentence(_article(thing.name))
+    return f"What colour is the {thing.shape}?", _sentence(f"the {thing.shape} is {thing.colour}")
+
+
+def _shapes(random: np.random.Generator, ease: float) -> list[Turn]:
+    things = _things(random, int(random.integers(1, 2 + round(2 * ease))))
+    canvas = _scene(random, things)
+    if random.random() < 0.5:
+        description = _listed([f"{_article(thing.name)} {thing.place}" for thing in things])
+        return [_turn("What is in the picture?", _sentence(description), canvas)]
+    return [_turn(*_about(random, things, things), canvas)]
+
+
+def _counting(random: np.random.Generator, ease: float) -> list[Turn]:
+    count = int(random.integers(1, 2 + round(5 * ease)))
+    things = _things(random, count, distinct=False)
+    if random.random() < 0.5:  # few kinds, so that there is something to count
+        shapes = [_pick(random, SHAPES), _pick(random, SHAPES)]
+        things = [Thing(thing.colour, _pick(random, shapes), thing.cell) for thing in things]
+    canvas = _scene(random, things)
+    kind = random.integers(3)
+    if kind == 0:
+        return [_turn("How many shapes are there?", _sentence(NUMBERS[count]), canvas)]
+    if kind == 1:
+        shape = _pick(random, SHAPES) if random.random() < 0.2 else _pick(random, things).shape
+        found = sum(thing.shape == shape for thing in things)
+        return [_turn(f"How many {shape}{'es' if shape == 'cross' else 's'} are there?", _sentence(NUMBERS[found]), canvas)]
+    colour = _pick(random, list(COLOURS)) if random.random() < 0.2 else _pick(random, things).colour
+    return [_turn(f"How many {colour} shapes are there?", _sentence(NUMBERS[sum(t.colour == colour for t in things)]), canvas)]
+
+
+def _text(random: np.random.Generator, ease: float) -> str:
+    if random.random() < 0.5:
+        return "".join(str(digit) for digit in random.integers(0, 10, random.integers(1, 3 + round(3 * ease))))
+    return str(_pick(random, WORDS))
+
+
+def _ink(random: np.random.Generator, image: Image.Image) -> pictures.Colour:
+    """A colour that stands off from the ground."""
+    ground = np.asarray(image, np.float64).mean((0, 1))
+    while True:
+        colour = random.integers(0, 256, 3)
+        if abs((colour - ground) @ (0.3, 0.59, 0.11)) > 75:
+            return (int(colour[0]), int(colour[1]), int(colour[2]))
+
+
+def _reading(random: np.random.Generator, ease: float) -> list[Turn]:
+    """Text that is large enough to be read in the whole picture, too."""
+    text = _text(random, ease)
+    canvas = new_canvas(random, *_pick(random, [(112, 84), (112, 112), (140, 84)]))
+    width, height = canvas.image.size
+    while True:
+        face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(18, 34)))
+        wide, tall = pictures.text_size(text, face)
+        if wide <= width - 8:
+            break
+        text = text[: max(1, len(text) - 1)] if text.isdigit() else str(_pick(random, WORDS))
+    x, y = random.uniform(3, width - wide - 3), random.uniform(8, height - tall - 8)
+    canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-7, 7) * min(1, ease * 2))
+    return [_turn(_pick(random, ["What does it say?", "Read the text."]), text, canvas)]
+
+
+def _small_text(random: np.random.Generator, ease: float) -> list[Turn]:
+    """Text in one quarter, legible there and not in the whole picture, which shows it half as large."""
+    text = _text(random, ease)
+    canvas = new_canvas(random, 224, 168)
+    face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(13, 17)))
+    wide, tall = pictures.text_size(text, face)
+    left, top = int(random.integers(2)) * 112, int(random.integers(2)) * 84
+    x, y = left + random.uniform(4, 108 - wide), top + random.uniform(8, 76 - tall)
+    canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-4, 4))
+    return [_turn("What does the small text say?", text, canvas)]
+
+
+def _receipt(random: np.random.Generator, ease: float) -> list[Turn]:
+    rows = int(random.integers(2, 3 + round(2 * ease)))
+    items = [str(item) for item in random.choice(ITEMS, rows, replace=False)]
+    prices = [f"{random.integers(0, 10)}.{random.integers(0, 100):02}" for _ in items]
+    canvas = new_canvas(random, 112, 112)
+    ground = Image.new("RGB", (104, 104), tuple(int(v) for v in random.integers(225, 256, 3)))
+    canvas.image.paste(ground, (4, 4))
+    face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(14, 17)))
+    ink = _ink(random, ground)
+    pitch = random.uniform(19, 25)
+    y = 8 + random.uniform(0, max(0.0, 96 - pitch * rows))
+    for item, price in zip(items, prices, strict=True):
+        canvas.draw_text(item, face, ink, 9, y)
+        canvas.draw_text(price, face, ink, 103 - pictures.text_size(price, face)[0], y)
+        y += pitch
+    if random.random() < 0.3:
+        fields = ", ".join(f'"{item}": "{price}"' for item, price in zip(items, prices, strict=True))
+        return [_turn("Give the receipt as JSON.", "{" + fields + "}", canvas)]
+    chosen = int(random.integers(rows))
+    return [_turn(f"What does the {items[chosen]} cost?", prices[chosen], canvas)]
+
+
+def _comparing(random: np.random.Generator, ease: float) -> list[Turn]:
+    if random.random() < 0.5:
+        count = 2 if ease < 0.5 else int(random.integers(2, 4))
+        kinds = _things(random, count)
+        canvases = [_scene(random, [thing], 84) for thing in kinds]
+        order = random.permutation(count).tolist()
+        chosen = int(random.integers(count))
+        question = f"Which picture shows {_article(kinds[order[chosen]].name)}?"
+        return [_turn(question, _sentence(f"the {ORDINALS[chosen]} one"), *(canvases[i] for i in order))]
+    things = _things(random, int(random.integers(1, 2 + round(ease))))
+    index = int(random.integers(len(things)))
+    old, others = things[index], [thing for i, thing in enumerate(things) if i != index]
+    kind = _pick(random, ["colour", "gone", "new", "nothing"])
+    after = list(things)
+    if kind == "colour":
+        taken = {thing.colour for thing in things if thing.shape == old.shape}
+        colour = _pick(random, [colour for colour in COLOURS if colour not in taken])
+        after[index] = Thing(colour, old.shape, old.cell)
+        answer = f"the {old.shape} turned from {old.colour} to {colour}"
+    elif kind == "gone":
+        after = others
+        answer = f"the {old.name} is gone"
+    elif kind == "new":
+        things, after = others, things
+        answer = f"there is a new {old.name}"
+    else:
+        answer = "nothing changed"
+    state = random.bit_generator.state
+    first = _scene(random, things, 84)
+    random.bit_generator.state = state
+    second = _scene(random, after, 84)
+    return [_turn("What changed?", _sentence(answer), first, second)]
+
+
+def _follow_up(random: np.random.Generator, ease: float) -> list[Turn]:
+    things = _things(random, int(random.integers(2, 3 + round(ease))))
+    canvas = _scene(random, things)
+    first = _turn(*_about(random, things, things), canvas)
+    if random.random() < 0.5:
+        return [first, _turn(*_about(random, things, things))]
+    other = _things(random, int(random.integers(1, 3)))
+    second = _turn(*_about(random, other, other), _scene(random, other))
+    question, answer = _about(random, things, things)
+    return [first, second, _turn("In the first picture: " + question[0].lower() + question[1:], answer)]
+
+
+def _absence(random: np.random.Generator, ease: float) -> list[Turn]:
+    things = _things(random, int(random.integers(1, 2 + round(2 * ease))))
+    canvas = _scene(random, things)
+    there = {thing.name: thing for thing in things}
+    if random.random() < 0.4:
+        thing = _pick(random, things)
+        return [_turn(f"Is there {_article(thing.name)}?", f"Yes, {thing.place}.", canvas)]
+    while True:  # half of what is missing is nearly there: its colour or its shape is
+        near = random.random() < 0.5
+        colour = _pick(random, things).colour if near and random.random() < 0.5 else _pick(random, list(COLOURS))
+        shape = _pick(random, things).shape if near else _pick(random, SHAPES)
+        if f"{colour} {shape}" not in there:
+            return [_turn(f"Is there {_article(f'{colour} {shape}')}?", f"No, there is no {colour} {shape}.", canvas)]
+
+
+TASKS: dict[str, Callable[[np.random.Generator, float], list[Turn]]] = {
+    "shapes": _shapes,
+    "counting": _counting,
+    "reading": _reading,
+    "small text": _small_text,
+    "receipt": _receipt,
+    "comparing": _comparing,
+    "follow-up": _follow_up,
+    "absence": _absence,
+}
+assert len(PLACES) == 9

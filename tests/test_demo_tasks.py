@@ -1,0 +1,25 @@
+"""The demo's cases: the same every time, none of training's among the held-out, and every answer survives the tokenizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from idefics2_onnx.demo.tasks import TASKS, case
+from idefics2_onnx.demo.tokenizer import demo_tokenizer
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cases_follow_from_their_numbers(task):
+    seen = {}
+    for which in ("training", "held-out"):
+        for number in range(30):
+            one, again = case(task, which, number), case(task, which, number)
+            assert one.messages[-1]["content"] == again.messages[-1]["content"]
+            assert one.answer == again.answer
+            pixels = b"".join(np.asarray(image).tobytes() for turn in one.turns for image in turn.images)
+            assert seen.setdefault(pixels, (which, number)) == (which, number)
+            for turn in one.turns:
+                assert all(mark.label > 0 for marks in turn.marks for mark in marks)
+                ids = demo_tokenizer().encode(f"Assistant: {turn.answer}", add_special_tokens=False).ids
+                assert demo_tokenizer().decode(ids) == f"Assistant: {turn.answer}"
+    assert len(seen) == 60
