@@ -80,3 +80,15 @@ def test_images_of_one_size_are_encoded_together_and_apart_alike(model, monkeypa
     apart = ours.engine.encode_images(tiles)
     for first, second in zip(together, apart, strict=True):
         assert np.abs(first.read() - second.read()).max() <= 1e-5
+
+
+@pytest.mark.parametrize("rules", [{}, {"do_sample": True, "seed": 5}, {"eos_token_id": list(range(0, 260, 9))}], ids=str)
+def test_eight_rows_equal_eight_single_runs(rules, model):
+    """Greedy, seeded, and with rows that leave at different steps."""
+    ours = model("plain")
+    texts, own = [*TEXTS, *(text + " again" for text in TEXTS)], [*images(), *images()]
+    options = {"raw": True, "max_new_tokens": 20} | rules
+    together = ours.generate(texts, own, **options)
+    alone = [ours.generate(text, pictures, **options) for text, pictures in zip(texts, own, strict=True)]
+    assert [row.token_ids for row in together] == [row.token_ids for row in alone]
+    assert "eos_token_id" not in rules or len({len(row.token_ids) for row in alone}) > 2
