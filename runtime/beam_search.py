@@ -82,13 +82,17 @@ class BeamSearch:
             text.push(token)
         self._histories, self._scores = histories, running[chosen]
         self._improvable = self._improvable and self._may_improve(new)
-        full = all(answer.real for answer in self._finished) and self._options.early_stopping is True
-        self.done = not self._improvable or full or bool(hits.all())
+        self.done = not self._improvable or self._enough or bool(hits.all())
         return [sources[i] for i in chosen]
 
     def best(self, count: int) -> list[list[int]]:
         """Tokens of the best answers."""
         return [answer.token_ids for answer in self._finished[:count]]
+
+    @property
+    def _enough(self) -> bool:
+        """Whether as many answers as beams are what was asked for."""
+        return self._options.early_stopping is True and all(answer.real for answer in self._finished)
 
     def _ends(self, source: int, token: int) -> bool:
         history = self._histories[source]
@@ -103,9 +107,7 @@ class BeamSearch:
     def _keep(self, found: NDArray[np.float32], hits: NDArray[np.bool_], sources: list[int], tokens: list[int], new: int) -> None:
         """Put the candidates that end among the finished answers, as far as they are better."""
         scores = found / np.float32(new**self._options.length_penalty)
-        if all(answer.real for answer in self._finished) and self._options.early_stopping is True:
-            scores = scores + _NEVER
-        if not self._improvable:
+        if self._enough or not self._improvable:
             scores = scores + _NEVER
         # Only the best `num_beams` candidates may end; the others are there to go on in their place.
         ends = hits & (np.arange(len(hits)) < self._beams)

@@ -12,7 +12,7 @@ from .buffer import Buffer
 from .padding import Tile
 
 DEFAULT_IMAGE_CACHE = 256 << 20
-"""Bytes; 256 images of the 8B model in four tiles and a whole make 640 MB in half precision."""
+"""Bytes; an image of the 8B model in four tiles and a whole takes 2.6 MB in half precision."""
 
 
 class FeatureCache:
