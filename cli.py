@@ -123,7 +123,7 @@ def run(
         raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
     if not images and prompt.lower().endswith(_IMAGE_ENDINGS) and " " not in prompt:
         raise click.UsageError(f"There is no file {prompt}, and the prompt is missing. Check the path and put the question last.")
-    options = _options(chosen) | {"raw": raw}
+    options = options_of(chosen) | {"raw": raw}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     if no_split:
@@ -134,7 +134,7 @@ def run(
     _raise_pixel_limit(max_image_pixels)
     pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
     opened = Idefics2.from_pretrained(_choose_model(model), device)
-    asked = opened.options.replace(**_options(chosen))
+    asked = opened.options.replace(**options_of(chosen))
     if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
         answers = opened.generate(prompt, pictures, **options)
         results = answers if isinstance(answers, list) else [answers]
@@ -171,7 +171,7 @@ def chat(
     max_image_pixels: int | None,
 ) -> None:
     """Talk about the IMAGEs, and more as you go; /help lists the commands."""
-    options = _options(chosen)
+    options = options_of(chosen)
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     from .runtime.console import Console
@@ -345,7 +345,7 @@ def _choose_model(named: str | None) -> str | None:
     return None
 
 
-def _options(chosen: tuple[str, ...]) -> dict[str, Any]:
+def options_of(chosen: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE pairs; a value is JSON, or else the text itself."""
     from .runtime.generation_options import GenerationOptions
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -61,17 +61,23 @@ class Canvas:
 
     image: Image.Image
     random: np.random.Generator
+    shadows: bool = False
     marks: list[Mark] = field(default_factory=list)
 
-    def draw_thing(self, thing: Thing, scale: float = 1.0) -> None:
+    def draw_thing(self, thing: Thing) -> None:
         """Put a shape near the middle of its cell."""
         width, height = self.image.size
         cell_width, cell_height = width / 3, height / 3
-        radius = min(cell_width, cell_height) * self.random.uniform(0.26, 0.4) * scale
+        radius = min(cell_width, cell_height) * self.random.uniform(0.26, 0.4)
         slack_x, slack_y = cell_width / 2 - radius - 1, cell_height / 2 - radius - 1
         x = (thing.cell % 3 + 0.5) * cell_width + self.random.uniform(-slack_x, slack_x)
         y = (thing.cell // 3 + 0.5) * cell_height + self.random.uniform(-slack_y, slack_y)
-        draw_shape(self.image, thing.shape, COLOURS[thing.colour], x, y, radius)
+        mask = shape_mask(thing.shape, radius)
+        corner = round(x - mask.width / 2), round(y - mask.height / 2)
+        if self.shadows:
+            shade = mask.filter(ImageFilter.GaussianBlur(1.5)).point(lambda value: value * 0.35)
+            self.image.paste((0, 0, 0), (corner[0] + 2, corner[1] + 3), shade)
+        self.image.paste(COLOURS[thing.colour], corner, mask)
         label = 1 + len(CHARACTERS) + list(COLOURS).index(thing.colour) * len(SHAPES) + SHAPES.index(thing.shape)
         self.marks.append(Mark((x - radius, y - radius, x + radius, y + radius), label))
 
@@ -102,19 +108,21 @@ def mark_classes() -> int:
 
 
 def new_canvas(random: np.random.Generator, width: int, height: int, avoid: list[str] | None = None) -> Canvas:
-    """A plain, graded or grainy ground, unlike the colours that will be drawn on it."""
+    """A plain, graded, blotchy or grainy ground, unlike the colours that will be drawn on it."""
     base = ground_colour(random, avoid or [])
-    other = np.clip(base + random.integers(-30, 31, 3), 0, 255)
-    kind = random.integers(3)
-    if kind == 0:
-        pixels = np.broadcast_to(base, (height, width, 3)).astype(np.float64)
+    kind = random.integers(4)
+    if kind == 3:  # like a photo out of focus
+        spots = base + random.integers(-30, 31, (4, 5, 3)) * (0.5, 0.5, 0.5) + random.integers(-30, 31, (4, 5, 1)) * 0.5
+        coarse = Image.fromarray(np.clip(spots, 0, 255).astype(np.uint8))
+        pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float64)
     else:
-        along = np.linspace(0, 1, width if kind == 1 else height)
-        ramp = along[None, :, None] if kind == 1 else along[:, None, None]
+        other = np.clip(base + random.integers(-30, 31, 3), 0, 255)
+        across, down = np.linspace(0, 1, width)[None, :, None], np.linspace(0, 1, height)[:, None, None]
+        ramp = (np.zeros((1, 1, 1)), across, down)[kind]
         pixels = base + (other - base) * np.broadcast_to(ramp, (height, width, 1))
     if random.random() < 0.5:
         pixels = pixels + random.normal(0, random.uniform(1, 6), (height, width, 1))
-    return Canvas(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), random)
+    return Canvas(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), random, shadows=random.random() < 0.3)
 
 
 def ground_colour(random: np.random.Generator, avoid: list[str]) -> np.ndarray:
@@ -126,11 +134,10 @@ def ground_colour(random: np.random.Generator, avoid: list[str]) -> np.ndarray:
             return colour
 
 
-def draw_shape(image: Image.Image, shape: str, colour: Colour, x: float, y: float, radius: float) -> None:
-    """Fill a shape around a point; drawn four times as large and made smaller, for smooth edges."""
+def shape_mask(shape: str, radius: float) -> Image.Image:
+    """A filled shape of that radius; drawn four times as large and made smaller, for smooth edges."""
     zoom = 4
     side = int(2 * radius + 4)
-    left, top = round(x - side / 2), round(y - side / 2)
     mask = Image.new("L", (side * zoom, side * zoom))
     draw, middle, r = ImageDraw.Draw(mask), side * zoom / 2, radius * zoom
     box = (middle - r, middle - r, middle + r, middle + r)
@@ -148,8 +155,7 @@ def draw_shape(image: Image.Image, shape: str, colour: Colour, x: float, y: floa
         thin = 0.32 * r
         draw.rectangle((middle - r, middle - thin, middle + r, middle + thin), fill=255)
         draw.rectangle((middle - thin, middle - r, middle + thin, middle + r), fill=255)
-    small = mask.resize((side, side), Image.Resampling.BOX)
-    image.paste(Image.new("RGB", small.size, colour), (left, top), small)
+    return mask.resize((side, side), Image.Resampling.BOX)
 
 
 @cache

@@ -200,7 +200,10 @@ def _receipt(random: np.random.Generator, ease: float) -> list[Turn]:
     canvas = new_canvas(random, 112, 112)
     ground = Image.new("RGB", (104, 104), tuple(int(v) for v in random.integers(225, 256, 3)))
     canvas.image.paste(ground, (4, 4))
-    face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(14, 17)))
+    widest = 0.0
+    while not 0 < widest <= 94:
+        face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(14, 18)))
+        widest = max(pictures.text_size(f"{item} {price}", face)[0] for item, price in zip(items, prices, strict=True))
     ink = _ink(random, ground)
     pitch = random.uniform(19, 25)
     y = 8 + random.uniform(0, max(0.0, 96 - pitch * rows))
