@@ -69,6 +69,11 @@ def case(task: str, which: Set, number: int, ease: float = 1.0) -> Case:
     return Case(task, TASKS[task](random, ease))
 
 
+def _zoom(random: np.random.Generator) -> int:
+    """Some pictures are twice as large as the model sees them whole."""
+    return 2 if random.random() < 0.15 else 1
+
+
 def _pick(random: np.random.Generator, items: Any) -> Any:
     return items[int(random.integers(len(items)))]
 
@@ -86,6 +91,7 @@ def _things(random: np.random.Generator, count: int, distinct: bool = True) -> l
 
 
 def _scene(random: np.random.Generator, things: list[Thing], side: int = 112) -> Canvas:
+    side *= _zoom(random)
     width, height = _pick(random, [(side, side), (side, side), (side, side * 3 // 4), (side * 3 // 4, side)])
     canvas = new_canvas(random, width, height, [thing.colour for thing in things])
     for thing in things:
@@ -167,16 +173,16 @@ def _ink(random: np.random.Generator, image: Image.Image) -> pictures.Colour:
 
 def _reading(random: np.random.Generator, ease: float) -> list[Turn]:
     """Text that is large enough to be read in the whole picture, too."""
-    text = _text(random, ease)
-    canvas = new_canvas(random, *_pick(random, [(112, 84), (112, 112), (140, 84)]))
-    width, height = canvas.image.size
+    text, zoom = _text(random, ease), _zoom(random)
+    width, height = (zoom * side for side in _pick(random, [(112, 84), (112, 112), (140, 84)]))
+    canvas = new_canvas(random, width, height)
     while True:
-        face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(18, 34)))
+        face = pictures.font(int(random.integers(pictures.num_fonts())), zoom * int(random.integers(18, 34)))
         wide, tall = pictures.text_size(text, face)
-        if wide <= width - 8:
+        if wide <= width - 8 * zoom:
             break
         text = text[: max(1, len(text) - 1)] if text.isdigit() else str(_pick(random, WORDS))
-    x, y = random.uniform(3, width - wide - 3), random.uniform(8, height - tall - 8)
+    x, y = random.uniform(3 * zoom, width - wide - 3 * zoom), random.uniform(8 * zoom, height - tall - 8 * zoom)
     canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-7, 7) * min(1, ease * 2))
     return [_turn(_pick(random, ["What does it say?", "Read the text."]), text, canvas)]
 
