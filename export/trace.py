@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -30,6 +30,9 @@ from ..graphs.operators import Fused, Operators, Standard
 from ..graphs.vision import Vision
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ONNX_DTYPES = {
+    torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16,
+}  # fmt: skip
 OPERATORS: dict[AttentionFlavour, type[Operators]] = {"fused": Fused, "standard": Standard}
 
 
@@ -39,6 +42,7 @@ class Weight:
 
     source: str | Tensor
     dtype: torch.dtype
+    """Of the data on disk."""
     transposed: bool = False
 
 
@@ -55,13 +59,13 @@ CONNECTOR = "model.connector."
 
 
 def parameter_dtype(name: str, precision: Precision) -> torch.dtype:
-    """Dtype of one of the model's parameters in a precision: the connector of fp16 stays fp32."""
+    """What a parameter takes part in the computation as: the connector of fp16 in fp32, though it is stored in half."""
     return torch.float32 if precision == "fp16" and name.startswith(CONNECTOR) else DTYPES[precision]
 
 
 def folder_bytes(shapes: dict[str, tuple[int, ...]], precision: Precision) -> int:
     """Size of all weights in a model folder, known before the trace; tied weights are stored twice."""
-    return sum(math.prod(shape) * parameter_dtype(name, precision).itemsize for name, shape in shapes.items())
+    return sum(map(math.prod, shapes.values())) * DTYPES[precision].itemsize
 
 
 def fake_model(config: Idefics2Config, precision: Precision) -> Idefics2ForConditionalGeneration:
@@ -186,6 +190,7 @@ def _finish(
     graph.opset_imports.update({"": opset} | {node.domain: 1 for node in graph if node.domain})
     for node in graph:
         node.version = None
+    weights = _store_narrow(graph, weights, DTYPES[precision])
     model.metadata_props.clear()
     model.functions.clear()
     for tidy in (CommonSubexpressionEliminationPass(), IdentityEliminationPass(), RemoveUnusedNodesPass()):
@@ -213,4 +218,21 @@ def _fold_transposes(graph: ir.Graph, weights: dict[str, Weight]) -> dict[str, W
         if not value.uses():
             del graph.initializers[name]
             result.pop(name, None)
+    return result
+
+
+def _store_narrow(graph: ir.Graph, weights: dict[str, Weight], narrow: torch.dtype) -> dict[str, Weight]:
+    """Store what computes in fp32 in the graph's own type, and widen it in the graph: sessions fold that as they open."""
+    result = dict(weights)
+    for name, weight in weights.items():
+        if weight.dtype == narrow:
+            continue
+        wide = graph.initializers.pop(name)
+        value = ir.Value(name=name, type=ir.TensorType(ONNX_DTYPES[narrow]), shape=wide.shape)
+        graph.initializers.add(value)
+        cast = ir.node("Cast", [value], {"to": ONNX_DTYPES[weight.dtype]}, name=f"{name}.wide")
+        cast.outputs[0].name, cast.outputs[0].dtype = f"{name}.wide", ONNX_DTYPES[weight.dtype]
+        graph.insert_before(graph[0], cast)
+        ir.convenience.replace_all_uses_with(wide, cast.outputs[0])
+        result[name] = replace(weight, dtype=narrow)
     return result

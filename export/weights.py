@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
 from .checkpoint import Checkpoint
-from .trace import TracedGraph, Weight
+from .trace import ONNX_DTYPES, TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
@@ -21,9 +21,6 @@ BAND = 160 << 20
 """Bytes of a transposed tensor held at once. A larger one is read as many times as it has bands of this size."""
 _PAGE, _PAGED_FROM, _LINE = 4096, 1 << 20, 64
 """Tensors from 1 MiB start on a page, so that they can be mapped one by one; smaller ones on a cache line."""
-_ONNX_DTYPES = {
-    torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16,
-}  # fmt: skip
 
 Progress = Callable[[int], None]
 """Told how many bytes were just written."""
@@ -58,7 +55,7 @@ def write_graph(
             digest.update(padding)
             offset += len(padding)
             graph.model.graph.initializers[name].const_value = ir.ExternalTensor(
-                location, offset, length, _ONNX_DTYPES[weight.dtype], shape=ir.Shape(shape), name=name, base_dir=folder
+                location, offset, length, ONNX_DTYPES[weight.dtype], shape=ir.Shape(shape), name=name, base_dir=folder
             )
             for part in _parts(weight, checkpoint, names):
                 data: Any = part.contiguous().view(-1).view(torch.uint8).numpy()

@@ -87,14 +87,22 @@ def test_weights_are_the_checkpoints_cast_and_transposed(name, precision, export
         assert data[offset : offset + length] == expected.view(torch.uint8).numpy().tobytes()
 
 
-def test_fp16_connector_stays_fp32(exported):
+def test_fp16_connector_is_stored_in_half_and_computes_in_fp32(exported):
     model = onnx.load(exported("plain", "fp16") / "vision.onnx", load_external_data=False)
-    types = {i.name: i.data_type for i in model.graph.initializer}
-    for name, kind in types.items():
-        if name.startswith("connector."):
-            assert kind == onnx.TensorProto.FLOAT, name
-        if name.startswith("vision_model."):
-            assert kind == onnx.TensorProto.FLOAT16, name
+    assert {initializer.data_type for initializer in model.graph.initializer} <= {
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.INT64,
+    }
+    readers = {name: node for node in model.graph.node for name in node.input}
+    connector = [i.name for i in model.graph.initializer if i.name.startswith("connector.")]
+    assert connector
+    for name in connector:
+        assert readers[name].op_type == "Cast", name
+        assert readers[name].attribute[0].i == onnx.TensorProto.FLOAT, name
+    widened = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "SimplifiedLayerNormalization") and any("connector." in name for name in node.input):
+            assert set(node.input) & widened, node.name
 
 
 @pytest.mark.parametrize(
