@@ -428,7 +428,7 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "prompt": {
             "tokens_per_image": model.image_seq_len,
             "tokens_per_split_image": 5 * model.image_seq_len,
-            "cache_bytes_per_token": per_token * (4 if manifest.precision["decoder"] == "fp32" else 2),
+            "cache_bytes_per_token": per_token * (4 if manifest.dtype == "fp32" else 2),
         },
         "tools": manifest.tools,
     }

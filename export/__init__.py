@@ -2,6 +2,7 @@
 
 try:
     from .pipeline import ExportReport, Listener, export_model
+    from .quantise import Quantisation
     from .verify import Verification, verify_folder
 except ModuleNotFoundError as error:
     if error.name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
@@ -10,4 +11,4 @@ except ModuleNotFoundError as error:
         ) from error
     raise
 
-__all__ = ["ExportReport", "Listener", "Verification", "export_model", "verify_folder"]
+__all__ = ["ExportReport", "Listener", "Quantisation", "Verification", "export_model", "verify_folder"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Idefics2ForConditionalGeneration
 
-from ..graphs.contract import GraphName, Manifest, Precision, data_file, graph_file, key_value_names
+from ..graphs.contract import Dtype, GraphName, Manifest, data_file, graph_file, key_value_names
 from .verify import Difference, Verification, read_manifest
 
 Array = NDArray[Any]
@@ -53,18 +53,20 @@ class Example:
 def compare_whole(folder: Path, checkpoint: Path) -> Verification:
     """Vision, embedding, a ragged prompt and a few steps, with all weights in memory."""
     manifest = read_manifest(folder)
-    precision, example = manifest.precision["decoder"], Example.for_model(manifest)
-    reference = load_reference(checkpoint, precision)
+    dtype, example = manifest.dtype, Example.for_model(manifest)
+    reference = load_reference(checkpoint, dtype)
     differences = []
     with contextlib.ExitStack() as stack, torch.no_grad():
-        if precision == "bf16":
+        if dtype == "bf16":
             folder = stack.enter_context(widened(folder))
         features = torch.cat([_reference_features(reference, image) for image in example.images])
         session = open_session(folder, "vision")
         actual = np.concatenate(
             [run(session, pixel_values=image[None], position_ids=position_ids(image, manifest))[0][0] for image in example.images]
         )
-        differences.append(Difference.between("vision", "image_features", widen(actual), features.numpy(), precision))
+        differences.append(
+            Difference.between("vision", "image_features", widen(actual), features.numpy(), manifest.precision["vision"])
+        )
 
         session = open_session(folder, "embedding")
         image_token, embeds = manifest.model.image_token_id, []
@@ -78,7 +80,9 @@ def compare_whole(folder: Path, checkpoint: Path) -> Verification:
             embeds.append(expected)
             what = f"inputs_embeds of prompt {row + 1}"
             differences.append(
-                Difference.between("embedding", what, widen(merged[row, : len(prompt)]), expected.numpy(), precision)
+                Difference.between(
+                    "embedding", what, widen(merged[row, : len(prompt)]), expected.numpy(), manifest.precision["embedding"]
+                )
             )
         differences += _compare_decoder(open_session(folder, "decoder"), reference, embeds, manifest)
     return Verification(differences)
@@ -111,9 +115,9 @@ def _compare_decoder(
         positions = np.zeros((batch, 1), np.int64)
 
 
-def load_reference(checkpoint: Path, precision: Precision) -> Idefics2ForConditionalGeneration:
+def load_reference(checkpoint: Path, dtype: Dtype) -> Idefics2ForConditionalGeneration:
     model = Idefics2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa").eval()
-    if precision == "bf16":
+    if dtype == "bf16":
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(parameter.to(torch.bfloat16))

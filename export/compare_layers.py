@@ -67,8 +67,7 @@ class Reference:
 def compare_layers(folder: Path, checkpoint: Path) -> Verification:
     """Every layer of the three graphs, one at a time."""
     manifest = read_manifest(folder)
-    precision, example = manifest.precision["decoder"], Example.for_model(manifest)
-    reference = Reference.open(checkpoint, precision == "bf16")
+    example, reference = Example.for_model(manifest), Reference.open(checkpoint, manifest.dtype == "bf16")
     with torch.no_grad():
         vision = list(_compare_vision(folder, manifest, reference, example.images[1]))
         decoder = list(_compare_text(folder, manifest, reference, example.prompts[0]))
@@ -115,7 +114,7 @@ def _compare_text(folder: Path, manifest: Manifest, reference: Reference, prompt
         "feature_rows": torch.full((1, count), -1),
     }
     embedded = Cut.open(folder, "embedding").run(inputs, ["inputs_embeds"])[0]
-    yield Difference.between("embedding", "tokens", embedded, x.numpy(), precision)
+    yield Difference.between("embedding", "tokens", embedded, x.numpy(), manifest.precision["embedding"])
 
     graph = Cut.open(folder, "decoder")
     borders = [graph.input_of(f"text_model.layers.{i}.input_layernorm.weight") for i in range(sizes.num_layers)]

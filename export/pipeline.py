@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..graphs.contract import AttentionFlavour, FileEntry, GraphName, Manifest, Precision
+from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from .architecture import choose_attention, load_config, match_tensors, model_sizes
 from .bundle import file_entry, new_folder, write_manifest
 from .checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from .errors import CheckpointError
 from .processor_files import write_processor_files
-from .trace import OPERATORS, folder_bytes, trace_graphs
+from .quantise import Quantisation, folder_bytes, quantise
+from .trace import OPERATORS, store_narrow, trace_graphs
 from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
@@ -47,7 +48,7 @@ class Listener:
 def export_model(
     source: str | Path = DEFAULT_CHECKPOINT,
     folder: str | Path | None = None,
-    precision: Precision = "fp16",
+    precision: Precision | Quantisation = "fp16",
     *,
     attention: AttentionFlavour | None = None,
     verify: Verify = "auto",
@@ -59,7 +60,8 @@ def export_model(
     Args:
         source: folder with config.json and safetensors weights, or a hub id.
         folder: the model folder to make; default ``./<model>-<precision>``.
-        precision: of weights and activations. In fp16 the connector stays fp32; bf16 runs on CUDA only.
+        precision: of the weights. In fp16 the connector computes in fp32; bf16 runs on CUDA only; "int8" and "int4" are made
+            for CPUs, and a Quantisation says more.
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
         verify: compare with the reference afterwards: "auto" as a whole where the memory is free, else layer by layer.
         revision: commit, branch or tag of a hub id.
@@ -76,18 +78,28 @@ def export_model(
         listener.say(remark)
     sizes, shapes, tied = model_sizes(config)
     names = match_tensors(checkpoint, shapes, tied)
-    target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{precision}")
-    with new_folder(target, folder_bytes(shapes, precision)) as partial:
+    quantisation, dtype = _plan(precision)
+    name = quantisation.precision if quantisation else dtype
+    target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
+    with new_folder(target, folder_bytes(shapes, dtype, quantisation)) as partial:
         write_processor_files(checkpoint, config, partial)
         files: dict[str, FileEntry] = {}
-        for graph in trace_graphs(config, sizes, precision, flavour):
+        for traced in trace_graphs(config, sizes, dtype, flavour):
+            graph = store_narrow(quantise(traced, quantisation) if quantisation else traced, dtype)
             listener.start(graph.name, graph_bytes(graph))
             files |= write_graph(graph, checkpoint, names, partial, listener.advance)
         for path in sorted(partial.iterdir()):
             files.setdefault(path.name, file_entry(path))
-        precisions: dict[GraphName, Precision] = {"vision": precision, "embedding": precision, "decoder": precision}
         manifest = Manifest(
-            precisions, flavour, OPERATORS[flavour].opset, checkpoint.source, checkpoint.revision, _versions(), sizes, files
+            precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
+            dtype=dtype,
+            attention=flavour,
+            opset=OPERATORS[flavour].opset,
+            source=checkpoint.source,
+            revision=checkpoint.revision,
+            tools=_versions(),
+            model=sizes,
+            files=files,
         )
         write_manifest(partial, manifest)
         verification = None
@@ -103,6 +115,13 @@ def export_model(
                     listener.say(line)
                 verification.raise_past_floor()
     return ExportReport(target, manifest, verification)
+
+
+def _plan(precision: Precision | Quantisation) -> tuple[Quantisation | None, Dtype]:
+    """How to quantise, if at all, and what the graphs compute with."""
+    if precision == "int8" or precision == "int4":
+        precision = Quantisation(precision)
+    return (precision, precision.dtype) if isinstance(precision, Quantisation) else (None, precision)
 
 
 def _versions() -> dict[str, str]:

@@ -29,6 +29,8 @@ Random weights, 32 layers 1,024 wide: 8.5e-6 at logits of standard deviation 1; 
 """
 RELATIVE_FLOOR = 1e-2
 """fp16: L2 norm of the difference over that of the reference."""
+QUANTISED_FLOORS: dict[Precision, float] = {"int8": 0.1, "int4": 0.5}
+"""The same for rounded weights: enough to find a graph that is wrong. How good they are, `demo.evaluate` says."""
 CLEAR_MARGIN = 0.05
 """fp16: the likeliest token must agree wherever the reference's first two logits lie further apart than this."""
 
@@ -66,7 +68,10 @@ class Difference:
         if what.startswith("logits"):
             second, first = np.moveaxis(np.partition(expected, -2, axis=-1)[..., -2:], -1, 0)
             wrong = int(((actual.argmax(-1) != expected.argmax(-1)) & (first - second > CLEAR_MARGIN)).sum())
-        if precision == "fp16":
+        if precision in QUANTISED_FLOORS:
+            floor, wrong = QUANTISED_FLOORS[precision], None
+            passed = relative <= floor
+        elif precision == "fp16":
             floor, passed = RELATIVE_FLOOR, relative <= RELATIVE_FLOOR
         else:
             floor = ABSOLUTE_FLOOR * max(1.0, float(expected.std())) * max(1.0, layers / FLOOR_LAYERS) ** 0.5
@@ -121,7 +126,7 @@ def verify_folder(folder: str | Path, source: str | Path, whole: bool | None = N
 
 def memory_needed(manifest: Manifest) -> int:
     """Bytes for a whole comparison: the reference in fp32 beside the graphs, which ONNX Runtime widens to fp32 on CPU."""
-    widened = sum(manifest.files[data_file(graph)].size * (1 if manifest.precision[graph] == "fp32" else 3) for graph in GRAPHS)
+    widened = sum(manifest.files[data_file(graph)].size * (1 if manifest.dtype == "fp32" else 3) for graph in GRAPHS)
     return 4 * manifest.model.num_parameters + widened + (1 << 30)
 
 

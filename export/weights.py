@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
 from .checkpoint import Checkpoint
-from .trace import ONNX_DTYPES, TracedGraph, Weight
+from .trace import TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
@@ -26,16 +28,10 @@ Progress = Callable[[int], None]
 """Told how many bytes were just written."""
 
 
-def weight_shape(graph: TracedGraph, name: str) -> tuple[int, ...]:
-    """Shape of an initializer, as the graph reads it."""
-    shape = graph.model.graph.initializers[name].shape
-    assert shape is not None
-    return shape.numpy()
-
-
 def graph_bytes(graph: TracedGraph) -> int:
     """Size of the graph's weights on disk, up to alignment."""
-    return sum(torch.Size(weight_shape(graph, name)).numel() * w.dtype.itemsize for name, w in graph.weights.items())
+    packed = (name for weight in graph.packed for name in weight.initializers)
+    return sum(_bytes(graph, name) for name in (*graph.weights, *packed))
 
 
 def write_graph(
@@ -45,31 +41,58 @@ def write_graph(
 
     `names` maps the model's parameters to the checkpoint's tensors.
     """
-    location, digest, offset = data_file(graph.name), hashlib.sha256(), 0
+    location, digest, offset, written = data_file(graph.name), hashlib.sha256(), 0, ""
     with (folder / location).open("wb") as file:
-        for name, weight in graph.weights.items():
-            shape = weight_shape(graph, name)
-            length = torch.Size(shape).numel() * weight.dtype.itemsize
-            padding = bytes(-offset % (_PAGE if length >= _PAGED_FROM else _LINE))
-            file.write(padding)
-            digest.update(padding)
-            offset += len(padding)
-            graph.model.graph.initializers[name].const_value = ir.ExternalTensor(
-                location, offset, length, ONNX_DTYPES[weight.dtype], shape=ir.Shape(shape), name=name, base_dir=folder
-            )
-            for part in _parts(weight, checkpoint, names):
-                data: Any = part.contiguous().view(-1).view(torch.uint8).numpy()
-                file.write(data)
-                digest.update(data)
-                progress(data.nbytes)
-                del part, data  # before the next one is made
-            offset += length
+        for name, part in _data(graph, checkpoint, names):
+            if name != written:  # a new tensor begins
+                value = graph.model.graph.initializers[name]
+                length = _bytes(graph, name)
+                padding = bytes(-offset % (_PAGE if length >= _PAGED_FROM else _LINE))
+                file.write(padding)
+                digest.update(padding)
+                offset += len(padding)
+                assert value.dtype is not None
+                value.const_value = ir.ExternalTensor(
+                    location, offset, length, value.dtype, shape=_shape(graph, name), name=name, base_dir=folder
+                )
+                offset += length
+                written = name
+            data: Any = part.contiguous().view(-1).view(torch.uint8).numpy()
+            file.write(data)
+            digest.update(data)
+            progress(data.nbytes)
+            del part, data  # before the next one is made
+        assert file.tell() == offset, f"{location} has {file.tell()} bytes instead of {offset}"
     proto = ir.to_proto(graph.model).SerializeToString()
     (folder / graph_file(graph.name)).write_bytes(proto)
     return {
         graph_file(graph.name): FileEntry(len(proto), hashlib.sha256(proto).hexdigest()),
         location: FileEntry(offset, digest.hexdigest()),
     }
+
+
+def _data(graph: TracedGraph, checkpoint: Checkpoint, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """All weights, a part at a time, each with its initializer's name."""
+    for name, weight in graph.weights.items():
+        for part in _parts(weight, checkpoint, names):
+            yield name, part
+    for packed in graph.packed:
+        tensor = names[packed.source]
+        rows, columns = checkpoint.tensors[tensor].shape
+        for index, part in packed.packing.pack(rows, columns, partial(checkpoint.read, tensor)):
+            yield packed.initializers[index], part
+
+
+def _shape(graph: TracedGraph, name: str) -> ir.Shape:
+    shape = graph.model.graph.initializers[name].shape
+    assert shape is not None
+    return shape
+
+
+def _bytes(graph: TracedGraph, name: str) -> int:
+    dtype = graph.model.graph.initializers[name].dtype
+    assert dtype is not None
+    return int(math.prod(_shape(graph, name).numpy()) * dtype.itemsize)
 
 
 def _parts(weight: Weight, checkpoint: Checkpoint, names: dict[str, str]) -> Iterator[Tensor]:

@@ -13,17 +13,21 @@ from typing import Any, Literal, get_args
 
 from .errors import ModelFolderError
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+"""What a graph computes with, and the type of its inputs and outputs."""
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+"""How a graph's weights are stored."""
 AttentionFlavour = Literal["fused", "standard"]
 GraphName = Literal["vision", "embedding", "decoder"]
 
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
 
 FORMAT_VERSION = 1
 MANIFEST = "idefics2_onnx.json"
-TENSOR_TYPES: dict[Precision, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
+TENSOR_TYPES: dict[Dtype, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 FLOAT, INT = "tensor(float)", "tensor(int64)"
 
 Axis = int | str
@@ -110,7 +114,7 @@ class Interface:
                 )
 
 
-def interface(graph: GraphName, precision: Precision, sizes: ModelSizes) -> Interface:
+def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
     """The interface of one graph of a model.
 
     vision     pixel_values of images of one size, unpadded, and the position of each patch in row-major order, shared by
@@ -123,13 +127,13 @@ def interface(graph: GraphName, precision: Precision, sizes: ModelSizes) -> Inte
                attention_mask's width, and may then be one buffer, which has to be zero at first; otherwise the
                present is that wide. logits are taken at logit_positions, counted from the first new token.
     """
-    type_ = TENSOR_TYPES[precision]
+    type_ = TENSOR_TYPES[dtype]
     hidden = sizes.hidden_size
     if graph == "vision":
         return Interface(
             inputs=(
                 # NumPy has no bfloat16, so pixels stay float32 there.
-                TensorSpec("pixel_values", FLOAT if precision == "bf16" else type_, ("num_images", 3, "height", "width")),
+                TensorSpec("pixel_values", FLOAT if dtype == "bf16" else type_, ("num_images", 3, "height", "width")),
                 TensorSpec("position_ids", INT, ("num_patches",)),
             ),
             outputs=(TensorSpec("image_features", type_, ("num_images", sizes.image_seq_len, hidden)),),
@@ -170,6 +174,7 @@ class Manifest:
     """``idefics2_onnx.json``: what a model folder holds, where it came from, and the hash of each of its files."""
 
     precision: dict[GraphName, Precision]
+    dtype: Dtype
     attention: AttentionFlavour
     opset: int
     source: str
@@ -198,6 +203,7 @@ class Manifest:
         for graph in GRAPHS:
             _expect(fields["precision"].get(graph) in PRECISIONS, f"precision.{graph}", fields["precision"].get(graph))
         _expect(set(fields["precision"]) == set(GRAPHS), "precision", sorted(fields["precision"]))
+        _expect(fields["dtype"] in DTYPES, "dtype", fields["dtype"])
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
         fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
         for name, value in dataclasses.asdict(sizes).items():
@@ -219,7 +225,7 @@ _MAX_SIZE, _MAX_LAYERS = 10**12, 10_000
 """No honest manifest comes near; a hostile one would make a host build lists of any length."""
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,), "str": (str,), "int | None": (int, type(None)), "str | None": (str, type(None)),
-    "AttentionFlavour": (str,), "ModelSizes": (dict,),
+    "Dtype": (str,), "AttentionFlavour": (str,), "ModelSizes": (dict,),
 }  # fmt: skip
 
 

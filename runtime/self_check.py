@@ -30,7 +30,7 @@ def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[
     try:
         sessions = open_sessions(folder, device)
     except ProviderError:
-        if device != "auto" or "bf16" not in folder.manifest.precision.values():
+        if device != "auto" or folder.manifest.dtype != "bf16":
             raise
         yield "not run: the graphs, which are bf16 and need CUDA"
         return

@@ -53,7 +53,7 @@ def open_sessions(
     if isinstance(providers, str):
         raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
     if providers is None:
-        candidates = _candidates(device, ort.get_available_providers(), "bf16" in folder.manifest.precision.values())
+        candidates = _candidates(device, ort.get_available_providers(), folder.manifest.dtype == "bf16")
     else:
         candidates = [list(providers)]
     for last, wanted in enumerate(candidates, 1 - len(candidates)):
@@ -123,7 +123,7 @@ def _open(
         )
     manifest = folder.manifest
     found = ([TensorSpec(t.name, t.type, tuple(t.shape)) for t in side] for side in (session.get_inputs(), session.get_outputs()))
-    interface(graph, manifest.precision[graph], manifest.model).check(graph, *found)
+    interface(graph, manifest.dtype, manifest.model).check(graph, *found)
     return session
 
 

@@ -1,0 +1,135 @@
+"""Matrices as small numbers with scales: how a packing rounds, and what it stores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+ReadRows = Callable[[int, int], Tensor]
+"""Rows start…stop of a matrix [rows, columns], in any float type."""
+_SHRINKS = torch.linspace(1.0, 0.6, 11).tolist()
+"""Shares of a group's largest number that are tried as the largest its integers reach."""
+_BLOCK = 32 << 20
+"""Numbers rounded at once, in bytes of float32."""
+
+
+class Packing(Protocol):
+    """One way to store a matrix [rows, columns]: an output's weights are a row, as torch has them."""
+
+    def parts(self, rows: int, columns: int) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+        """Types and shapes of what is stored, in order."""
+        ...
+
+    def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
+        """The data of each part in order, a piece at a time, each with its part's index."""
+        ...
+
+
+@dataclass(frozen=True)
+class Channels:
+    """int8 with one scale per output, transposed to [columns, rows] for MatMulIntegerToFloat."""
+
+    def parts(self, rows: int, columns: int) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+        return [(torch.int8, (columns, rows)), (torch.float32, (rows,))]
+
+    def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
+        data, scales = torch.empty(columns, rows, dtype=torch.int8), torch.empty(rows)
+        for start, stop in _blocks(rows, columns):
+            weights = read(start, stop).float()
+            scales[start:stop] = weights.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            data[:, start:stop] = (weights / scales[start:stop, None]).round_().to(torch.int8).T
+        yield 0, data
+        del data
+        yield 1, scales
+
+
+@dataclass(frozen=True)
+class Groups:
+    """4 or 8 bits with one scale per group of columns, for MatMulNBits (`padded`) and GatherBlockQuantized.
+
+    Symmetric groups take their zero in the middle of the range; others store it, too. The scale of each group is the one of
+    several tried whose rounding error is smallest, and then the best for the integers it gave.
+    """
+
+    bits: int
+    size: int
+    symmetric: bool
+    dtype: torch.dtype
+    """Of the scales."""
+    padded: bool = True
+    """Rows fill their last group with zeros."""
+
+    def parts(self, rows: int, columns: int) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+        groups = -(-columns // self.size)
+        shape = (rows, groups, self.size * self.bits // 8) if self.padded else (rows, columns * self.bits // 8)
+        zeros = [] if self.symmetric else [(torch.uint8, (rows, -(-groups * self.bits // 8)))]
+        return [(torch.uint8, shape), (self.dtype, (rows, groups)), *zeros]
+
+    def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
+        groups, rest = -(-columns // self.size), []
+        for start, stop in _blocks(rows, columns):
+            weights = torch.nn.functional.pad(read(start, stop).float(), (0, groups * self.size - columns))
+            data, scales, zeros = self.round(weights.view(stop - start, groups, self.size))
+            rest.append((scales, zeros))
+            packed = self._together(data)
+            yield 0, packed if self.padded else packed.flatten(1)[:, : columns * self.bits // 8].contiguous()
+        yield 1, torch.cat([scales for scales, _ in rest])
+        if not self.symmetric:
+            yield 2, self._together(torch.cat([zeros for _, zeros in rest]))
+
+    def round(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Groups [rows, groups, size] → integers uint8 of that shape, scales and zeros [rows, groups]."""
+        top = 2**self.bits - 1
+        low, high = weights.amin(-1), weights.amax(-1)
+        if self.symmetric:  # the number of the larger magnitude takes the end of the range that reaches further
+            extreme = torch.where(-low > high, low, high)
+            candidates = [(extreme * shrink / -(2 ** (self.bits - 1)), None) for shrink in _SHRINKS]
+        else:
+            low, high = low.clamp(max=0), high.clamp(min=0)
+            candidates = [((high - low) * shrink / top, low * shrink) for shrink in _SHRINKS]
+        best: tuple[Tensor, Tensor, Tensor] | None = None
+        least = torch.full_like(low, math.inf)
+        for scale, bottom in candidates:
+            integers, zero = self._integers(weights, torch.where(scale == 0, 1.0, scale), bottom)
+            centred = integers - zero[..., None]
+            # The scale that fits these integers best.
+            square = (centred * centred).sum(-1)
+            scale = torch.where(square > 0, (centred * weights).sum(-1) / square.clamp(min=1e-30), 1.0).to(self.dtype).float()
+            error = (centred * scale[..., None] - weights).square_().sum(-1)
+            better, least = error < least, torch.minimum(error, least)
+            found = integers, scale, zero
+            best = (
+                found
+                if best is None
+                else tuple(
+                    torch.where(better.view(*better.shape, *(1,) * (new.ndim - 2)), new, old)
+                    for new, old in zip(found, best, strict=True)
+                )
+            )
+        assert best is not None
+        integers, scale, zero = best
+        return integers.to(torch.uint8), scale.to(self.dtype), zero.to(torch.uint8)
+
+    def _integers(self, weights: Tensor, scale: Tensor, bottom: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rounded groups and their zeros, float32; `bottom` is the number that integer 0 should stand for."""
+        top, scale = 2**self.bits - 1, scale.to(self.dtype).float()
+        middle = 2.0 ** (self.bits - 1)
+        zero = torch.full_like(scale, middle) if bottom is None else (-bottom / scale).round_().clamp_(0, top)
+        return (weights / scale[..., None]).round_().add_(zero[..., None]).clamp_(0, top), zero
+
+    def _together(self, numbers: Tensor) -> Tensor:
+        """Two 4-bit numbers a byte along the last axis, the first in the lower half."""
+        if self.bits == 8:
+            return numbers
+        even = torch.nn.functional.pad(numbers, (0, numbers.shape[-1] % 2))
+        return even[..., 0::2] | (even[..., 1::2] << 4)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _BLOCK // (4 * columns))
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
