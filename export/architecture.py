@@ -34,7 +34,10 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
     for part in (raw, *parts.values()):
         if quantisation := part.get("quantization_config"):
             method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
-            raise CheckpointError(f"{checkpoint.source} is quantised ({method}). Export the unquantised checkpoint.")
+            if method != "awq" or part is not raw:
+                raise CheckpointError(
+                    f"{checkpoint.source} is quantised ({method}). Export the unquantised checkpoint, or one by AWQ."
+                )
     try:
         config = Idefics2Config.from_dict(raw)
     except Exception as error:  # transformers' validation raises several kinds; all mean the same here

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Idefics2ForConditionalGeneration
 
 from ..graphs.contract import Dtype, GraphName, Manifest, data_file, graph_file, key_value_names
+from .source_model import SourceModel
 from .verify import Difference, Verification, read_manifest
 
 Array = NDArray[Any]
@@ -50,11 +51,11 @@ class Example:
         return cls(images, [torch.cat([text(room), image, text(room), image, text(room)]), text(room)])
 
 
-def compare_whole(folder: Path, checkpoint: Path) -> Verification:
+def compare_whole(folder: Path, source: SourceModel) -> Verification:
     """Vision, embedding, a ragged prompt and a few steps, with all weights in memory."""
     manifest = read_manifest(folder)
     dtype, example = manifest.dtype, Example.for_model(manifest)
-    reference = load_reference(checkpoint, dtype)
+    reference = load_reference(source, dtype)
     differences = []
     with contextlib.ExitStack() as stack, torch.no_grad():
         if dtype == "bf16":
@@ -115,8 +116,13 @@ def _compare_decoder(
         positions = np.zeros((batch, 1), np.int64)
 
 
-def load_reference(checkpoint: Path, dtype: Dtype) -> Idefics2ForConditionalGeneration:
-    model = Idefics2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa").eval()
+def load_reference(source: SourceModel, dtype: Dtype) -> Idefics2ForConditionalGeneration:
+    kind, folder = Idefics2ForConditionalGeneration, source.checkpoint.folder
+    if source.changed:  # transformers would need packages of its own to read these
+        model = kind._from_config(source.config, dtype=torch.float32, attn_implementation="sdpa").eval()
+        model.load_state_dict({name: source.checkpoint.read_all(stored).float() for name, stored in source.names.items()})
+    else:
+        model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
     if dtype == "bf16":
         with torch.no_grad():
             for parameter in model.parameters():

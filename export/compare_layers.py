@@ -21,9 +21,8 @@ from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from ..graphs.contract import GraphName, Manifest, graph_file, key_value_names
-from .architecture import load_config, match_tensors, model_sizes
-from .checkpoint import Checkpoint
 from .compare import Example, position_ids, run, widen, widen_model
+from .source_model import SourceModel
 from .trace import rotary_tables
 from .verify import Difference, Verification, read_manifest
 
@@ -34,26 +33,23 @@ class Reference:
 
     model: Idefics2ForConditionalGeneration
     config: Idefics2Config
-    checkpoint: Checkpoint
-    names: dict[str, str]
-    """The model's parameters → the checkpoint's tensors."""
+    source: SourceModel
     rounded: bool
     """Round weights and rotary tables to bf16, for a bf16 folder."""
 
     @classmethod
-    def open(cls, source: Path, rounded: bool) -> Reference:
-        checkpoint = Checkpoint.open(source)
-        config = load_config(checkpoint)
-        _, shapes, tied = model_sizes(config)
+    def open(cls, source: SourceModel, rounded: bool) -> Reference:
         with torch.device("meta"):
-            model = Idefics2ForConditionalGeneration._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
-        return cls(model, config, checkpoint, match_tensors(checkpoint, shapes, tied), rounded)
+            model = Idefics2ForConditionalGeneration._from_config(
+                source.config, attn_implementation="eager", dtype=torch.float32
+            ).eval()
+        return cls(model, source.config, source, rounded)
 
     def load(self, path: str) -> nn.Module:
         """The module at `path` with its weights in memory; `drop` it when done."""
         module = self.model.get_submodule(path)
         for name, _ in list(module.named_parameters()):
-            tensor = self.checkpoint.read_all(self.names[f"{path}.{name}"]).float()
+            tensor = self.source.checkpoint.read_all(self.source.names[f"{path}.{name}"]).float()
             owner, _, leaf = name.rpartition(".")
             value = tensor.bfloat16().float() if self.rounded else tensor
             setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
@@ -64,10 +60,10 @@ class Reference:
         module.to("meta")
 
 
-def compare_layers(folder: Path, checkpoint: Path) -> Verification:
+def compare_layers(folder: Path, source: SourceModel) -> Verification:
     """Every layer of the three graphs, one at a time."""
     manifest = read_manifest(folder)
-    example, reference = Example.for_model(manifest), Reference.open(checkpoint, manifest.dtype == "bf16")
+    example, reference = Example.for_model(manifest), Reference.open(source, manifest.dtype == "bf16")
     with torch.no_grad():
         vision = list(_compare_vision(folder, manifest, reference, example.images[1]))
         decoder = list(_compare_text(folder, manifest, reference, example.prompts[0]))

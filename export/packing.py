@@ -12,6 +12,8 @@ from torch import Tensor
 
 ReadRows = Callable[[int, int], Tensor]
 """Rows start…stop of a matrix [rows, columns], in any float type."""
+ReadIntegers = Callable[[int, int], tuple[Tensor, Tensor, Tensor]]
+"""The same rows as integers uint8 [rows, groups, size], their scales and their zeros [rows, groups]."""
 _SHRINKS = torch.linspace(1.0, 0.6, 11).tolist()
 """Shares of a group's largest number that are tried as the largest its integers reach."""
 _BLOCK = 32 << 20
@@ -82,6 +84,16 @@ class Groups:
         if not self.symmetric:
             yield 2, self._together(torch.cat([zeros for _, zeros in rest]))
 
+    def keep(self, rows: int, columns: int, read: ReadIntegers) -> Iterator[tuple[int, Tensor]]:
+        """Like `pack`, for a matrix that is stored in such groups already: nothing is rounded again."""
+        rest = []
+        for start, stop in _blocks(rows, columns):
+            integers, scales, zeros = read(start, stop)
+            rest.append((scales.to(self.dtype), zeros))
+            yield 0, self._together(integers)
+        yield 1, torch.cat([scales for scales, _ in rest])
+        yield 2, self._together(torch.cat([zeros for _, zeros in rest]))
+
     def round(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Groups [rows, groups, size] → integers uint8 of that shape, scales and zeros [rows, groups]."""
         top = 2**self.bits - 1
@@ -92,8 +104,8 @@ class Groups:
         else:
             low, high = low.clamp(max=0), high.clamp(min=0)
             candidates = [((high - low) * shrink / top, low * shrink) for shrink in _SHRINKS]
-        best: tuple[Tensor, Tensor, Tensor] | None = None
         least = torch.full_like(low, math.inf)
+        best, best_scale, best_zero = torch.zeros_like(weights), torch.ones_like(low), torch.zeros_like(low)
         for scale, bottom in candidates:
             integers, zero = self._integers(weights, torch.where(scale == 0, 1.0, scale), bottom)
             centred = integers - zero[..., None]
@@ -102,18 +114,9 @@ class Groups:
             scale = torch.where(square > 0, (centred * weights).sum(-1) / square.clamp(min=1e-30), 1.0).to(self.dtype).float()
             error = (centred * scale[..., None] - weights).square_().sum(-1)
             better, least = error < least, torch.minimum(error, least)
-            found = integers, scale, zero
-            best = (
-                found
-                if best is None
-                else tuple(
-                    torch.where(better.view(*better.shape, *(1,) * (new.ndim - 2)), new, old)
-                    for new, old in zip(found, best, strict=True)
-                )
-            )
-        assert best is not None
-        integers, scale, zero = best
-        return integers.to(torch.uint8), scale.to(self.dtype), zero.to(torch.uint8)
+            best = torch.where(better[..., None], integers, best)
+            best_scale, best_zero = torch.where(better, scale, best_scale), torch.where(better, zero, best_zero)
+        return best.to(torch.uint8), best_scale.to(self.dtype), best_zero.to(torch.uint8)
 
     def _integers(self, weights: Tensor, scale: Tensor, bottom: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rounded groups and their zeros, float32; `bottom` is the number that integer 0 should stand for."""

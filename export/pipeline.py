@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
-from .architecture import choose_attention, load_config, match_tensors, model_sizes
+from .architecture import choose_attention
 from .bundle import file_entry, new_folder, write_manifest
-from .checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError
 from .processor_files import write_processor_files
 from .quantise import Quantisation, folder_bytes, quantise
+from .source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
 from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
@@ -53,6 +54,7 @@ def export_model(
     attention: AttentionFlavour | None = None,
     verify: Verify = "auto",
     revision: str | None = None,
+    adapter: str | Path | None = None,
     listener: Listener | None = None,
 ) -> ExportReport:
     """Export an Idefics2 checkpoint to a model folder.
@@ -65,29 +67,28 @@ def export_model(
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
         verify: compare with the reference afterwards: "auto" as a whole where the memory is free, else layer by layer.
         revision: commit, branch or tag of a hub id.
+        adapter: folder of a LoRA adapter in PEFT's layout, to merge into the weights.
 
     Raises:
         CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
         ParityError: the graphs do not compute what the reference does; nothing is left under `folder` either.
     """
     listener = listener or Listener()
-    checkpoint = Checkpoint.open(source, revision)
-    config = load_config(checkpoint)
-    flavour, remark = choose_attention(config, attention)
+    model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
+    checkpoint = model.checkpoint
+    flavour, remark = choose_attention(model.config, attention)
     if remark:
         listener.say(remark)
-    sizes, shapes, tied = model_sizes(config)
-    names = match_tensors(checkpoint, shapes, tied)
     quantisation, dtype = _plan(precision)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
-    with new_folder(target, folder_bytes(shapes, dtype, quantisation)) as partial:
-        write_processor_files(checkpoint, config, partial)
+    with new_folder(target, folder_bytes(model.shapes, dtype, quantisation)) as partial:
+        write_processor_files(checkpoint, model.config, partial)
         files: dict[str, FileEntry] = {}
-        for traced in trace_graphs(config, sizes, dtype, flavour):
-            graph = store_narrow(quantise(traced, quantisation) if quantisation else traced, dtype)
+        for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
+            graph = store_narrow(quantise(traced, quantisation, model) if quantisation else traced, dtype)
             listener.start(graph.name, graph_bytes(graph))
-            files |= write_graph(graph, checkpoint, names, partial, listener.advance)
+            files |= write_graph(graph, model, partial, listener.advance)
         for path in sorted(partial.iterdir()):
             files.setdefault(path.name, file_entry(path))
         manifest = Manifest(
@@ -98,14 +99,15 @@ def export_model(
             source=checkpoint.source,
             revision=checkpoint.revision,
             tools=_versions(),
-            model=sizes,
+            model=model.sizes,
             files=files,
         )
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":
             try:
-                verification = verify_in_subprocess(partial, checkpoint.folder, whole=True if verify == "always" else None)
+                whole = True if verify == "always" else None
+                verification = verify_in_subprocess(partial, checkpoint.folder, whole, adapter)
             except CheckpointError as error:
                 if verify == "always":
                     raise

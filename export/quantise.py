@@ -10,7 +10,10 @@ import onnx_ir as ir
 import torch
 
 from ..graphs.contract import Dtype, GraphName, Precision
+from .awq import AwqMatrix
+from .checkpoint import Stored
 from .packing import Channels, Groups, Packing
+from .source_model import SourceModel
 from .trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]
@@ -37,8 +40,8 @@ class Quantisation:
         vision: Precision = "int8"
         return {"vision": vision, "embedding": "int8", "decoder": self.precision}
 
-    def packing(self, graph: GraphName, weight: str, dtype: torch.dtype) -> Packing:
-        """Of one matrix; `dtype` is what it computes with."""
+    def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype) -> Packing:
+        """Of one matrix, by its name in the graph; `dtype` is what it computes with."""
         bits = 8
         if self.precision == "int4":
             if graph == "decoder" and not weight.startswith("lm_head"):
@@ -49,6 +52,8 @@ class Quantisation:
             return Groups(8, self.group, True, dtype, padded=False)
         if bits == 8 and self.target == "cpu" and (self.precision == "int8" or graph == "vision"):
             return Channels()
+        if bits == 4 and isinstance(stored, AwqMatrix):  # as it is
+            return Groups(4, stored.group, False, dtype)
         return Groups(bits, self.group, self.symmetric, dtype)
 
 
@@ -57,7 +62,7 @@ _LEVELS = 127
 """Of a row's integers on each side of zero."""
 
 
-def quantise(traced: TracedGraph, quantisation: Quantisation) -> TracedGraph:
+def quantise(traced: TracedGraph, quantisation: Quantisation, model: SourceModel) -> TracedGraph:
     """Replace every product with a matrix of weights, and the lookup of embeddings."""
     rewriter = _Rewriter(traced.model.graph)
     weights, packed = dict(traced.weights), []
@@ -72,7 +77,7 @@ def quantise(traced: TracedGraph, quantisation: Quantisation) -> TracedGraph:
         assert value.shape is not None
         shape = value.shape.numpy()
         rows, columns = shape[::-1] if weight.transposed else shape
-        packing = quantisation.packing(traced.name, name, weight.dtype)
+        packing = quantisation.packing(traced.name, name, model.stored(weight.source), weight.dtype)
         parts = rewriter.parts(name.removesuffix(".T").removesuffix(".weight"), packing, rows, columns)
         packed.append(PackedWeight(weight.source, packing, tuple(str(part.name) for part in parts)))
         if isinstance(packing, Channels):
@@ -146,7 +151,8 @@ class _Rewriter:
 
     def _constant(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._graph.initializers:
-            value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+            shape = ir.Shape(tensor.shape)
+            value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
             self._graph.initializers.add(value)
         return self._graph.initializers[name]
 

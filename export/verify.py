@@ -1,6 +1,6 @@
 """Compare an exported folder with the reference, in a process of its own so that the memory comes back.
 
-python -m idefics2_onnx.export.verify FOLDER CHECKPOINT whole|layers
+python -m idefics2_onnx.export.verify FOLDER CHECKPOINT whole|layers [ADAPTER]
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import psutil
 from numpy.typing import NDArray
 
 from ..graphs.contract import GRAPHS, MANIFEST, GraphName, Manifest, Precision, data_file
-from .architecture import load_config, match_tensors, model_sizes
-from .checkpoint import Checkpoint
 from .errors import CheckpointError, ParityError
+from .source_model import SourceModel
 
 ABSOLUTE_FLOOR = 1e-5
 """fp32, and bf16 compared in fp32 on rounded weights: largest difference, times the reference's std where that is above 1."""
@@ -111,17 +110,17 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
-def verify_folder(folder: str | Path, source: str | Path, whole: bool | None = None) -> Verification:
+def verify_folder(
+    folder: str | Path, source: str | Path, whole: bool | None = None, adapter: str | Path | None = None
+) -> Verification:
     """Compare a model folder with its checkpoint, a folder or hub id. Raises CheckpointError if they cannot be compared."""
-    checkpoint = Checkpoint.open(source)
-    sizes, shapes, tied = model_sizes(load_config(checkpoint))
-    match_tensors(checkpoint, shapes, tied)
+    model = SourceModel.open(source, adapter=Path(adapter) if adapter is not None else None)
     manifest = read_manifest(Path(folder))
-    if sizes != manifest.model:
+    if model.sizes != manifest.model:
         raise CheckpointError(
             f"{folder} was made from {manifest.source}, and {source} is a model of other sizes. Name its checkpoint."
         )
-    return verify_in_subprocess(Path(folder), checkpoint.folder, whole)
+    return verify_in_subprocess(Path(folder), model.checkpoint.folder, whole, adapter)
 
 
 def memory_needed(manifest: Manifest) -> int:
@@ -130,13 +129,16 @@ def memory_needed(manifest: Manifest) -> int:
     return 4 * manifest.model.num_parameters + widened + (1 << 30)
 
 
-def verify_in_subprocess(folder: Path, checkpoint: Path, whole: bool | None = None) -> Verification:
+def verify_in_subprocess(
+    folder: Path, checkpoint: Path, whole: bool | None = None, adapter: str | Path | None = None
+) -> Verification:
     """Compare `folder` with `checkpoint`: as a whole, layer by layer, or (None) as the free memory allows."""
     needed, free = memory_needed(read_manifest(folder)), psutil.virtual_memory().available
     layers = not whole if whole is not None else needed > free
     package = __name__.removesuffix(".verify")
     # -P: a file in the current folder, maybe the checkpoint's, must not be imported.
     command = [sys.executable, "-P", "-m", f"{package}.verify", str(folder), str(checkpoint), "layers" if layers else "whole"]
+    command += [] if adapter is None else [str(adapter)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         reason = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[-1]
@@ -151,12 +153,13 @@ def verify_in_subprocess(folder: Path, checkpoint: Path, whole: bool | None = No
     return Verification([Difference(**difference) for difference in found["differences"]], not_run)
 
 
-def main(folder: str, checkpoint: str, how: str) -> None:
+def main(folder: str, checkpoint: str, how: str, adapter: str | None = None) -> None:
     if how == "whole":
         from .compare import compare_whole as compare
     else:
         from .compare_layers import compare_layers as compare
-    print(json.dumps(asdict(compare(Path(folder), Path(checkpoint)))))  # noqa: T201  for the parent process
+    model = SourceModel.open(checkpoint, adapter=Path(adapter) if adapter else None)
+    print(json.dumps(asdict(compare(Path(folder), model))))  # noqa: T201  for the parent process
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
-from .checkpoint import Checkpoint
+from .awq import AwqMatrix
+from .packing import Groups
+from .source_model import SourceModel
 from .trace import TracedGraph, Weight
 
 BLOCK = 32 << 20
@@ -34,16 +35,11 @@ def graph_bytes(graph: TracedGraph) -> int:
     return sum(_bytes(graph, name) for name in (*graph.weights, *packed))
 
 
-def write_graph(
-    graph: TracedGraph, checkpoint: Checkpoint, names: dict[str, str], folder: Path, progress: Progress
-) -> dict[str, FileEntry]:
-    """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes.
-
-    `names` maps the model's parameters to the checkpoint's tensors.
-    """
+def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: Progress) -> dict[str, FileEntry]:
+    """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes."""
     location, digest, offset, written = data_file(graph.name), hashlib.sha256(), 0, ""
     with (folder / location).open("wb") as file:
-        for name, part in _data(graph, checkpoint, names):
+        for name, part in _data(graph, model):
             if name != written:  # a new tensor begins
                 value = graph.model.graph.initializers[name]
                 length = _bytes(graph, name)
@@ -71,15 +67,19 @@ def write_graph(
     }
 
 
-def _data(graph: TracedGraph, checkpoint: Checkpoint, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+def _data(graph: TracedGraph, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
     """All weights, a part at a time, each with its initializer's name."""
     for name, weight in graph.weights.items():
-        for part in _parts(weight, checkpoint, names):
+        for part in _parts(weight, model):
             yield name, part
     for packed in graph.packed:
-        tensor = names[packed.source]
-        rows, columns = checkpoint.tensors[tensor].shape
-        for index, part in packed.packing.pack(rows, columns, partial(checkpoint.read, tensor)):
+        stored, packing = model.stored(packed.source), packed.packing
+        rows, columns = stored.shape
+        if isinstance(stored, AwqMatrix) and isinstance(packing, Groups) and packing.bits == 4:
+            data = packing.keep(rows, columns, stored.integers)
+        else:
+            data = packing.pack(rows, columns, stored.read)
+        for index, part in data:
             yield packed.initializers[index], part
 
 
@@ -95,26 +95,25 @@ def _bytes(graph: TracedGraph, name: str) -> int:
     return int(math.prod(_shape(graph, name).numpy()) * dtype.itemsize)
 
 
-def _parts(weight: Weight, checkpoint: Checkpoint, names: dict[str, str]) -> Iterator[Tensor]:
+def _parts(weight: Weight, model: SourceModel) -> Iterator[Tensor]:
     """A weight's data in order, cast and transposed, in as many parts as memory asks for."""
     if isinstance(weight.source, Tensor):
         yield weight.source.to(weight.dtype)
         return
-    name = names[weight.source]
-    stored = checkpoint.tensors[name]
+    stored = model.stored(weight.source)
     shape = stored.shape or (1,)
     row = torch.Size(shape[1:]).numel() * stored.dtype.itemsize
     step = max(1, BLOCK // row)
     blocks = [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
     if not weight.transposed:
         for start, stop in blocks:
-            yield checkpoint.read(name, start, stop).to(weight.dtype)
+            yield stored.read(start, stop).to(weight.dtype)
         return
     width = max(1, BAND // (shape[0] * weight.dtype.itemsize))
     for left in range(0, shape[1], width):
         band = torch.empty(min(width, shape[1] - left), shape[0], dtype=weight.dtype)
         for start, stop in blocks:
             # Cast first: transposing the smaller type moves fewer bytes.
-            band[:, start:stop] = checkpoint.read(name, start, stop)[:, left : left + width].to(weight.dtype).T
+            band[:, start:stop] = stored.read(start, stop)[:, left : left + width].to(weight.dtype).T
         yield band
         del band  # before the next one is made
