@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .graphs.contract import FLAVOURS, GRAPHS, MANIFEST, PRECISIONS, Manifest, data_file, graph_file
+from .graphs.contract import FLAVOURS, GRAPHS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
 
 if TYPE_CHECKING:
@@ -64,6 +64,24 @@ def main() -> None:
 @click.option("--fp16", "precision", flag_value="fp16", default="fp16", help="Half precision, connector in fp32 (default).")
 @click.option("--fp32", "precision", flag_value="fp32", help="Single precision.")
 @click.option("--bf16", "precision", flag_value="bf16", help="bfloat16; runs on CUDA only.")
+@click.option("--int8", "precision", flag_value="int8", help="8-bit weights and, on CPUs, activations: fast prompts.")
+@click.option("--int4", "precision", flag_value="int4", help="4-bit weights in the decoder, 8-bit elsewhere: the smallest.")
+@click.option("--for", "target", type=click.Choice(["cpu", "cuda"]), help="What int8 and int4 are made for [default: cpu].")
+@click.option(
+    "--group-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Weights that share a scale [default: 128]."
+)
+@click.option(
+    "--asymmetric", is_flag=True, help="Give each group of weights a zero of its own: better at 4 bits, a little larger."
+)
+@click.option("--connector-bits", type=click.Choice(["4", "8"]), help="Of the connector in int4 [default: 8].")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of pictures and prompts.txt (a prompt a line) to measure activations on, for int8 and int4.",
+)
+@click.option(
+    "--adapter", type=click.Path(path_type=Path, exists=True, file_okay=False), help="LoRA adapter to merge, a folder of PEFT's."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model folder to make [default: ./<model>-<precision>].")
 @click.option("--attention", type=click.Choice(FLAVOURS), help="Operators: ONNX Runtime's own, or ai.onnx only.")
 @click.option(
@@ -74,11 +92,28 @@ def main() -> None:
     help="Compare with the reference afterwards: auto does it layer by layer where the memory is short.",
 )
 @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
-def export(model: str, precision: str, output: Path | None, attention: Any, verify: Any, revision: str | None) -> None:
+def export(
+    model: str,
+    precision: Any,
+    target: Any,
+    group_size: str | None,
+    asymmetric: bool,
+    connector_bits: str | None,
+    calibrate: Path | None,
+    adapter: Path | None,
+    output: Path | None,
+    attention: Any,
+    verify: Any,
+    revision: str | None,
+) -> None:
     """Export MODEL, a checkpoint's folder or hub id, to a model folder."""
-    if precision not in PRECISIONS:
-        raise click.UsageError(f"There is no precision {precision!r}.")
     exporter = _exporter()
+    if precision in ("int8", "int4"):
+        precision = exporter.Quantisation(
+            precision, target or "cpu", int(group_size or 128), not asymmetric, int(connector_bits or 8)
+        )
+    elif target or group_size or asymmetric or connector_bits or calibrate:
+        raise click.UsageError("--for, --group-size, --asymmetric, --connector-bits and --calibrate go with --int8 or --int4.")
     with _Bars() as bars:
         report = exporter.export_model(
             model,
@@ -87,6 +122,8 @@ def export(model: str, precision: str, output: Path | None, attention: Any, veri
             attention=attention,
             verify=verify,
             revision=revision,
+            adapter=adapter,
+            calibrate=calibrate,
             listener=bars,
         )
     size = sum(entry.size for entry in report.manifest.files.values())

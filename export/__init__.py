@@ -1,7 +1,8 @@
 """How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
 try:
-    from .pipeline import ExportReport, Listener, export_model
+    from .listener import Listener
+    from .pipeline import ExportReport, export_model
     from .quantise import Quantisation
     from .verify import Verification, verify_folder
 except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ReadRows = Callable[[int, int], Tensor]
 """Rows start…stop of a matrix [rows, columns], in any float type."""
@@ -31,6 +31,10 @@ class Packing(Protocol):
         """The data of each part in order, a piece at a time, each with its part's index."""
         ...
 
+    def rounded(self, matrix: Tensor) -> Tensor:
+        """What a matrix float32 means once it is packed."""
+        ...
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -42,12 +46,20 @@ class Channels:
     def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
         data, scales = torch.empty(columns, rows, dtype=torch.int8), torch.empty(rows)
         for start, stop in _blocks(rows, columns):
-            weights = read(start, stop).float()
-            scales[start:stop] = weights.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            data[:, start:stop] = (weights / scales[start:stop, None]).round_().to(torch.int8).T
+            integers, scales[start:stop] = self._round(read(start, stop).float())
+            data[:, start:stop] = integers.to(torch.int8).T
         yield 0, data
         del data
         yield 1, scales
+
+    def rounded(self, matrix: Tensor) -> Tensor:
+        integers, scales = self._round(matrix)
+        return integers * scales[:, None]
+
+    @staticmethod
+    def _round(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        scales = matrix.abs().amax(1).clamp(min=1e-30) / 127
+        return (matrix / scales[:, None]).round_(), scales
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Groups:
     def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
         groups, rest = -(-columns // self.size), []
         for start, stop in _blocks(rows, columns):
-            weights = torch.nn.functional.pad(read(start, stop).float(), (0, groups * self.size - columns))
+            weights = nn.functional.pad(read(start, stop).float(), (0, groups * self.size - columns))
             data, scales, zeros = self.round(weights.view(stop - start, groups, self.size))
             rest.append((scales, zeros))
             packed = self._together(data)
@@ -93,6 +105,12 @@ class Groups:
             yield 0, self._together(integers)
         yield 1, torch.cat([scales for scales, _ in rest])
         yield 2, self._together(torch.cat([zeros for _, zeros in rest]))
+
+    def rounded(self, matrix: Tensor) -> Tensor:
+        rows, columns = matrix.shape
+        groups = -(-columns // self.size)
+        integers, scales, zeros = self.round(nn.functional.pad(matrix, (0, groups * self.size - columns)).view(rows, groups, -1))
+        return ((integers.float() - zeros[..., None].float()) * scales[..., None].float()).flatten(1)[:, :columns]
 
     def round(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Groups [rows, groups, size] → integers uint8 of that shape, scales and zeros [rows, groups]."""
@@ -129,7 +147,7 @@ class Groups:
         """Two 4-bit numbers a byte along the last axis, the first in the lower half."""
         if self.bits == 8:
             return numbers
-        even = torch.nn.functional.pad(numbers, (0, numbers.shape[-1] % 2))
+        even = nn.functional.pad(numbers, (0, numbers.shape[-1] % 2))
         return even[..., 0::2] | (even[..., 1::2] << 4)
 
 

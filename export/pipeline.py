@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from .architecture import choose_attention
 from .bundle import file_entry, new_folder, write_manifest
+from .calibration import CalibrationSet
 from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError
+from .listener import Listener
 from .processor_files import write_processor_files
 from .quantise import Quantisation, folder_bytes, quantise
+from .smoothing import smooth
 from .source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
 from .verify import Verification, verify_in_subprocess
@@ -33,19 +36,6 @@ class ExportReport:
     """None with verify="never", and where the comparison could not be run."""
 
 
-class Listener:
-    """Hears how an export goes; this one does nothing."""
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
-
-    def start(self, step: str, total: int) -> None:
-        """A step of `total` bytes begins."""
-
-    def advance(self, done: int) -> None:
-        """So many more bytes of the step are done."""
-
-
 def export_model(
     source: str | Path = DEFAULT_CHECKPOINT,
     folder: str | Path | None = None,
@@ -55,6 +45,7 @@ def export_model(
     verify: Verify = "auto",
     revision: str | None = None,
     adapter: str | Path | None = None,
+    calibrate: str | Path | None = None,
     listener: Listener | None = None,
 ) -> ExportReport:
     """Export an Idefics2 checkpoint to a model folder.
@@ -67,6 +58,7 @@ def export_model(
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
         verify: compare with the reference afterwards: "auto" as a whole where the memory is free, else layer by layer.
         revision: commit, branch or tag of a hub id.
+        calibrate: folder of pictures and prompts.txt to measure activations on, for int8 and int4; default: built-in ones.
         adapter: folder of a LoRA adapter in PEFT's layout, to merge into the weights.
 
     Raises:
@@ -84,6 +76,9 @@ def export_model(
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
     with new_folder(target, folder_bytes(model.shapes, dtype, quantisation)) as partial:
         write_processor_files(checkpoint, model.config, partial)
+        if quantisation:
+            shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", model)
+            model = smooth(model, quantisation, shown, listener)
         files: dict[str, FileEntry] = {}
         for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
             graph = store_narrow(quantise(traced, quantisation, model) if quantisation else traced, dtype)
@@ -94,6 +89,7 @@ def export_model(
         manifest = Manifest(
             precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
             dtype=dtype,
+            quantisation=asdict(quantisation) if quantisation else None,
             attention=flavour,
             opset=OPERATORS[flavour].opset,
             source=checkpoint.source,

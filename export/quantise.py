@@ -151,7 +151,7 @@ class _Rewriter:
 
     def _constant(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._graph.initializers:
-            shape = ir.Shape(tensor.shape)
+            shape = ir.Shape(tensor.shape.numpy())
             value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
             self._graph.initializers.add(value)
         return self._graph.initializers[name]

@@ -175,6 +175,8 @@ class Manifest:
 
     precision: dict[GraphName, Precision]
     dtype: Dtype
+    quantisation: dict[str, Any] | None
+    """What was chosen for an int8 or int4 folder."""
     attention: AttentionFlavour
     opset: int
     source: str
@@ -225,6 +227,7 @@ _MAX_SIZE, _MAX_LAYERS = 10**12, 10_000
 """No honest manifest comes near; a hostile one would make a host build lists of any length."""
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,), "str": (str,), "int | None": (int, type(None)), "str | None": (str, type(None)),
+    "dict[str, Any] | None": (dict, type(None)),
     "Dtype": (str,), "AttentionFlavour": (str,), "ModelSizes": (dict,),
 }  # fmt: skip
 

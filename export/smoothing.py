@@ -1,0 +1,187 @@
+"""Outliers moved from activations into weights, where the model allows it without changing what it computes.
+
+Some channels of a model's activations are many times larger than the rest, and coarsen them when both share a scale. What comes
+before a matrix (a norm, or another matrix) can be divided by a factor per channel, and the matrix's columns multiplied by it.
+How far to go is searched for each place on its own, by the error of the quantised products on a few prompts and pictures
+(SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Idefics2Config
+
+from ..graphs.contract import GraphName
+from .awq import AwqMatrix
+from .calibration import CalibrationSet
+from .checkpoint import Stored
+from .listener import Listener
+from .packing import Channels, Packing
+from .quantise import Quantisation
+from .source_model import SourceModel
+from .streamed import streamed_reference
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""
+_MOST_TOKENS = 768
+_ROWS, _OUTPUTS = 96, 192
+"""Activations and outputs of each matrix that its error is measured on."""
+
+
+@dataclass
+class Place:
+    """Where factors can be moved: parameters divided by them, and matrices whose columns are multiplied."""
+
+    graph: GraphName
+    before: list[str]
+    """Names of parameters, divided along their first axis."""
+    after: list[str]
+    """Names of matrices that read what comes out."""
+    repeat: tuple[int, int, int] | None = None
+    """(key/value heads, query heads each, head_dim) where a matrix reads each channel of `before` several times."""
+    magnitude: Tensor | None = None
+    """Of each channel of the activations."""
+    errors: Tensor = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
+
+    def factors(self, strength: float, magnitude: Tensor | None = None) -> Tensor:
+        """Of each channel of the activations, with a geometric mean near 1."""
+        measured = self.magnitude if magnitude is None else magnitude
+        assert measured is not None
+        if self.repeat is not None:
+            heads = measured.view(self.repeat)
+            measured = heads.amax(1, keepdim=True).expand(self.repeat).reshape(-1)
+        found = measured.clamp(min=1e-5) ** strength
+        return found / (found.max() * found.min()).sqrt()
+
+    def divisors(self, factors: Tensor) -> Tensor:
+        """Of `before`: the factors, each once."""
+        return factors if self.repeat is None else factors.view(self.repeat)[:, 0].reshape(-1)
+
+
+@dataclass(frozen=True)
+class ScaledTensor:
+    """A tensor times a factor per row and a factor per column."""
+
+    base: Stored
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def read(self, start: int, stop: int) -> Tensor:
+        data = self.base.read(start, stop).float()
+        if self.rows is not None:
+            data = data * self.rows[start:stop].view(-1, *(1,) * (data.ndim - 1))
+        return data if self.columns is None else data * self.columns
+
+
+def smooth(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> SourceModel:
+    """The model with factors moved where that makes the quantised products better; it computes the same."""
+    places = [place for place in _places(model.config) if not any(isinstance(model.stored(n), AwqMatrix) for n in place.after)]
+    reference = streamed_reference(model)
+    listener.start("calibrate", sum(math.prod(model.shapes[name]) for place in places for name in place.after))
+    for place in places:
+        for name in place.after:
+            packing = quantisation.packing(place.graph, name.removeprefix("model."), model.stored(name), torch.float32)
+            reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
+                _Measure(place, packing, listener),
+                prepend=True,  # before the weights are dropped
+            )
+    with torch.no_grad():
+        _run(reference, model, shown)
+    tensors = dict(model.checkpoint.tensors)
+    for place in places:
+        strength = STRENGTHS[int(place.errors.argmin())]
+        if place.magnitude is None or strength == 0:
+            continue
+        factors = place.factors(strength)
+        for name in place.before:
+            tensors[model.names[name]] = _scaled(tensors[model.names[name]], rows=1 / place.divisors(factors))
+        for name in place.after:
+            tensors[model.names[name]] = _scaled(tensors[model.names[name]], columns=factors)
+    return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors))
+
+
+class _Measure:
+    """A hook that adds a matrix's errors to its place's."""
+
+    def __init__(self, place: Place, packing: Packing, listener: Listener) -> None:
+        self._place, self._packing, self._listener = place, packing, listener
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
+        place, x = self._place, inputs[0].reshape(-1, inputs[0].shape[-1])
+        if place.magnitude is None:
+            place.magnitude = x.abs().mean(0)
+        assert isinstance(module.weight, Tensor)
+        x = x[:: max(1, len(x) // _ROWS)]
+        weights = module.weight[:: max(1, len(module.weight) // _OUTPUTS)]
+        expected = x @ weights.T
+        for index, strength in enumerate(STRENGTHS):
+            factors = place.factors(strength)
+            rows = x / factors
+            if isinstance(self._packing, Channels):
+                rows = _rounded_rows(rows)
+            error = rows @ self._packing.rounded(weights * factors).T - expected
+            place.errors[index] += float(error.square().sum() / expected.square().sum().clamp(min=1e-30))
+        self._listener.advance(module.weight.numel())
+
+
+def _rounded_rows(x: Tensor) -> Tensor:
+    """As int8 graphs round activations."""
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return (x / scale).round() * scale
+
+
+def _run(reference: Any, model: SourceModel, shown: CalibrationSet) -> None:
+    """One pass over the pictures and the prompts, every second prompt behind a picture's features."""
+    patch = model.sizes.patch_size
+    grid = torch.ones(len(shown.pixels), *(side // patch for side in shown.pixels.shape[2:]), dtype=torch.bool)
+    seen = reference.model.vision_model(pixel_values=shown.pixels, patch_attention_mask=grid).last_hidden_state
+    features = reference.model.connector(seen, attention_mask=grid.flatten(1))
+    rows = []
+    for index, prompt in enumerate(shown.prompts):
+        embedded = reference.model.text_model.embed_tokens(prompt)
+        if index % 2 == 0:
+            embedded = torch.cat([features[index // 2 % len(features)], embedded])
+        rows.append(embedded)
+    # One sequence: no padding, whose activations would count.
+    sequence = torch.cat(rows)[: min(_MOST_TOKENS, model.sizes.max_positions)]
+    reference.model.text_model(inputs_embeds=sequence[None], use_cache=False)
+
+
+def _places(config: Idefics2Config) -> Iterator[Place]:
+    for i in range(config.vision_config.num_hidden_layers):
+        at = f"model.vision_model.encoder.layers.{i}"
+        attention = f"{at}.self_attn"
+        norms = [[f"{at}.layer_norm{n}.{part}" for part in ("weight", "bias")] for n in (1, 2)]
+        yield Place("vision", norms[0], [f"{attention}.{part}_proj.weight" for part in "qkv"])
+        yield Place("vision", [f"{attention}.v_proj.{part}" for part in ("weight", "bias")], [f"{attention}.out_proj.weight"])
+        yield Place("vision", norms[1], [f"{at}.mlp.fc1.weight"])
+    text = config.text_config
+    heads = text.num_key_value_heads, text.num_attention_heads // text.num_key_value_heads, text.head_dim
+    for i in range(text.num_hidden_layers):
+        at = f"model.text_model.layers.{i}"
+        attention, mlp = f"{at}.self_attn", f"{at}.mlp"
+        yield Place("decoder", [f"{at}.input_layernorm.weight"], [f"{attention}.{part}_proj.weight" for part in "qkv"])
+        yield Place("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], heads)
+        norm = f"{at}.post_attention_layernorm.weight"
+        yield Place("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
+        yield Place("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])
+
+
+def _scaled(base: Stored, rows: Tensor | None = None, columns: Tensor | None = None) -> ScaledTensor:
+    if isinstance(base, ScaledTensor):  # both sides of a matrix that stands between two places
+        return ScaledTensor(base.base, base.rows if rows is None else rows, base.columns if columns is None else columns)
+    return ScaledTensor(base, rows, columns)
