@@ -344,10 +344,14 @@ def info(folder: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", required=False)
-@click.option("--against", metavar="CHECKPOINT", help="Compare with this checkpoint's reference, too (needs the [export] extra).")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="Compare with this checkpoint or more precise model folder, too (needs the [export] extra).",
+)
 @click.option("--device", type=_DEVICES, default="auto", show_default=True)
 def verify(folder: str | None, against: str | None, device: str) -> None:
-    """Check a model FOLDER: files, hashes, interfaces, finite outputs; and against its CHECKPOINT if one is given."""
+    """Check a model FOLDER: files, hashes, interfaces, finite outputs; and how it agrees with another MODEL if one is given."""
     from .runtime.folder import ModelFolder
     from .runtime.self_check import check_folder
 
@@ -358,10 +362,15 @@ def verify(folder: str | None, against: str | None, device: str) -> None:
             bars.finish()
             click.echo(line)
     if against:
-        verification = _exporter().verify_folder(opened.path, against)
-        for line in verification.lines():
-            click.echo(line)
-        verification.raise_past_floor()
+        exporter = _exporter()
+        verification = None
+        if not (Path(against) / MANIFEST).is_file():
+            verification = exporter.verify_folder(opened.path, against)
+            for line in verification.lines():
+                click.echo(line)
+        click.echo(exporter.agreement(opened.path, exporter.open_layered(against)))
+        if verification is not None:
+            verification.raise_past_floor()
 
 
 def _choose_model(named: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
 try:
+    from .agreement import Agreement, agreement, open_layered
     from .listener import Listener
     from .pipeline import ExportReport, export_model
     from .quantise import Quantisation
@@ -12,4 +13,14 @@ except ModuleNotFoundError as error:
         ) from error
     raise
 
-__all__ = ["ExportReport", "Listener", "Quantisation", "Verification", "export_model", "verify_folder"]
+__all__ = [
+    "Agreement",
+    "ExportReport",
+    "Listener",
+    "Quantisation",
+    "Verification",
+    "agreement",
+    "export_model",
+    "open_layered",
+    "verify_folder",
+]

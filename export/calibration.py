@@ -10,13 +10,13 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ..graphs.contract import ModelSizes
 from .errors import CheckpointError
-from .source_model import SourceModel
 
 PROMPTS = "prompts.txt"
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MOST_PICTURES, _MOST_PROMPTS, _MOST_TOKENS = 8, 16, 64
-_LONGEST_SIDE = 378
+_LONGEST_SIDE, _LONGEST_SEQUENCE = 378, 768
 _BUILT_IN = (
     "What is in this picture? Describe the people, the objects and the background.",
     "User: Read the text on the sign.\nAssistant: The sign says that the road is closed until Monday, 7 a.m.",
@@ -39,9 +39,9 @@ class CalibrationSet:
     """Token ids of each."""
 
     @classmethod
-    def load(cls, folder: Path | None, tokenizer_file: Path, model: SourceModel) -> CalibrationSet:
+    def load(cls, folder: Path | None, tokenizer_file: Path, largest: int, vocab_size: int) -> CalibrationSet:
         """Pictures and prompts.txt (one a line) of a folder; what it lacks, or None, is built in."""
-        side = min(model.config.vision_config.image_size, _LONGEST_SIDE)
+        side = min(largest, _LONGEST_SIDE)
         pixels, texts = _drawn(side), list(_BUILT_IN)
         if folder is not None:
             paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _ENDINGS)[:_MOST_PICTURES]
@@ -56,7 +56,24 @@ class CalibrationSet:
                     raise CheckpointError(f"{prompts} is empty. Write a prompt a line.")
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
         ids = [tokenizer.encode(text).ids[:_MOST_TOKENS] for text in texts]
-        return cls(pixels, [torch.tensor([i for i in row if i < model.sizes.vocab_size]) for row in ids])
+        return cls(pixels, [torch.tensor([i for i in row if i < vocab_size]) for row in ids])
+
+    def sequence(self, sizes: ModelSizes) -> tuple[Tensor, Tensor]:
+        """All prompts behind one another, every second one behind a picture.
+
+        Returns ids [seq], and for each the row of the pictures' features [pictures × latents, hidden] in its place, or −1.
+        """
+        image = torch.full((sizes.image_seq_len,), sizes.image_token_id)
+        ids, rows = [], []
+        for index, prompt in enumerate(self.prompts):
+            if index % 2 == 0:
+                picture = index // 2 % len(self.pixels)
+                ids.append(image)
+                rows.append(torch.arange(sizes.image_seq_len) + picture * sizes.image_seq_len)
+            ids.append(prompt)
+            rows.append(torch.full_like(prompt, -1))
+        longest = min(_LONGEST_SEQUENCE, sizes.max_positions)
+        return torch.cat(ids)[:longest], torch.cat(rows)[:longest]
 
 
 def _drawn(side: int) -> Tensor:

@@ -128,6 +128,11 @@ class Cut:
         assert value.name is not None
         return value.name
 
+    def norms(self, pattern: str) -> list[str]:
+        """Names of the layers' first norms, in order: the pattern with the layer's number."""
+        initializers = self.model().graph.initializers
+        return list(itertools.takewhile(initializers.__contains__, (pattern.format(i) for i in itertools.count())))
+
     def run(self, inputs: dict[str, Tensor], outputs: list[str]) -> list[NDArray[np.float32]]:
         """Run the part between inputs and outputs, which are values of the graph; float32 results."""
         model = self.model()

@@ -77,7 +77,8 @@ def export_model(
     with new_folder(target, folder_bytes(model.shapes, dtype, quantisation)) as partial:
         write_processor_files(checkpoint, model.config, partial)
         if quantisation:
-            shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", model)
+            largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
+            shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", largest, vocab_size)
             model = smooth(model, quantisation, shown, listener)
         files: dict[str, FileEntry] = {}
         for traced in trace_graphs(model.config, model.sizes, dtype, flavour):

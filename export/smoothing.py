@@ -29,7 +29,6 @@ from .streamed import streamed_reference
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""
-_MOST_TOKENS = 768
 _ROWS, _OUTPUTS = 96, 192
 """Activations and outputs of each matrix that its error is measured on."""
 
@@ -145,20 +144,14 @@ def _rounded_rows(x: Tensor) -> Tensor:
 
 
 def _run(reference: Any, model: SourceModel, shown: CalibrationSet) -> None:
-    """One pass over the pictures and the prompts, every second prompt behind a picture's features."""
-    patch = model.sizes.patch_size
+    """One pass over the pictures and the prompts."""
+    patch, (ids, rows) = model.sizes.patch_size, shown.sequence(model.sizes)
     grid = torch.ones(len(shown.pixels), *(side // patch for side in shown.pixels.shape[2:]), dtype=torch.bool)
     seen = reference.model.vision_model(pixel_values=shown.pixels, patch_attention_mask=grid).last_hidden_state
-    features = reference.model.connector(seen, attention_mask=grid.flatten(1))
-    rows = []
-    for index, prompt in enumerate(shown.prompts):
-        embedded = reference.model.text_model.embed_tokens(prompt)
-        if index % 2 == 0:
-            embedded = torch.cat([features[index // 2 % len(features)], embedded])
-        rows.append(embedded)
-    # One sequence: no padding, whose activations would count.
-    sequence = torch.cat(rows)[: min(_MOST_TOKENS, model.sizes.max_positions)]
-    reference.model.text_model(inputs_embeds=sequence[None], use_cache=False)
+    features = reference.model.connector(seen, attention_mask=grid.flatten(1)).flatten(0, 1)
+    embeds = reference.model.text_model.embed_tokens(ids)
+    embeds[rows >= 0] = features[rows[rows >= 0]]
+    reference.model.text_model(inputs_embeds=embeds[None], use_cache=False)
 
 
 def _places(config: Idefics2Config) -> Iterator[Place]:
