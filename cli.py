@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .graphs.contract import FLAVOURS, GRAPHS, MANIFEST, Manifest, data_file, graph_file
+from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def main() -> None:
 @click.option(
     "--asymmetric", is_flag=True, help="Give each group of weights a zero of its own: better at 4 bits, a little larger."
 )
+@click.option("--fast-prompts", is_flag=True, help="Keep an int8 decoder beside the int4 one, to read prompts with.")
 @click.option("--connector-bits", type=click.Choice(["4", "8"]), help="Of the connector in int4 [default: 8].")
 @click.option(
     "--calibrate",
@@ -99,6 +100,7 @@ def export(
     group_size: str | None,
     asymmetric: bool,
     connector_bits: str | None,
+    fast_prompts: bool,
     calibrate: Path | None,
     adapter: Path | None,
     output: Path | None,
@@ -108,9 +110,11 @@ def export(
 ) -> None:
     """Export MODEL, a checkpoint's folder or hub id, to a model folder."""
     exporter = _exporter()
+    if fast_prompts and (precision != "int4" or target == "cuda"):
+        raise click.UsageError("--fast-prompts goes with --int4 on CPUs.")
     if precision in ("int8", "int4"):
         precision = exporter.Quantisation(
-            precision, target or "cpu", int(group_size or 128), not asymmetric, int(connector_bits or 8)
+            precision, target or "cpu", int(group_size or 128), not asymmetric, int(connector_bits or 8), fast_prompts
         )
     elif target or group_size or asymmetric or connector_bits or calibrate:
         raise click.UsageError("--for, --group-size, --asymmetric, --connector-bits and --calibrate go with --int8 or --int4.")
@@ -469,7 +473,7 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
                 "precision": manifest.precision[graph],
                 "bytes": manifest.files[graph_file(graph)].size + manifest.files[data_file(graph)].size,
             }
-            for graph in GRAPHS
+            for graph in manifest.graphs
         },
         "prompt": {
             "tokens_per_image": model.image_seq_len,

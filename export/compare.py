@@ -85,14 +85,21 @@ def compare_whole(folder: Path, source: SourceModel) -> Verification:
                     "embedding", what, widen(merged[row, : len(prompt)]), expected.numpy(), manifest.precision["embedding"]
                 )
             )
-        differences += _compare_decoder(open_session(folder, "decoder"), reference, embeds, manifest)
+        decoders: tuple[GraphName, ...] = ("decoder", "prompt")
+        for graph in decoders:
+            if graph in manifest.graphs:
+                differences += _compare_decoder(open_session(folder, graph), graph, reference, embeds, manifest)
     return Verification(differences)
 
 
 def _compare_decoder(
-    session: ort.InferenceSession, reference: Idefics2ForConditionalGeneration, embeds: list[Tensor], manifest: Manifest
+    session: ort.InferenceSession,
+    graph: GraphName,
+    reference: Idefics2ForConditionalGeneration,
+    embeds: list[Tensor],
+    manifest: Manifest,
 ) -> Iterator[Difference]:
-    sizes, precision = manifest.model, manifest.precision["decoder"]
+    sizes, precision = manifest.model, manifest.precision[graph]
     lengths = np.array([len(e) for e in embeds])
     width, batch = int(lengths.max()), len(embeds)
     padded = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True)
@@ -111,7 +118,7 @@ def _compare_decoder(
             expected = reference.lm_head(reference.model.text_model(inputs_embeds=so_far[None]).last_hidden_state)[0]
             count = int(lengths[row]) if step == 0 else 1
             what = f"logits of prompt {row + 1}" + (f", step {step}" if step else "")
-            yield Difference.between("decoder", what, logits[row, :count], expected[-count:].numpy(), precision, sizes.num_layers)
+            yield Difference.between(graph, what, logits[row, :count], expected[-count:].numpy(), precision, sizes.num_layers)
         x = reference.get_input_embeddings()(new_ids[:, min(step, _STEPS - 1)])[:, None]
         positions = np.zeros((batch, 1), np.int64)
 

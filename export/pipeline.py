@@ -76,15 +76,22 @@ def export_model(
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
     with new_folder(target, folder_bytes(model.shapes, dtype, quantisation)) as partial:
         write_processor_files(checkpoint, model.config, partial)
+        smoothed: dict[Quantisation, SourceModel] = {}
         if quantisation:
             largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
             shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", largest, vocab_size)
-            model = smooth(model, quantisation, shown, listener)
+            plans = [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]
+            smoothed = {plan: smooth(model, plan, shown, listener) for plan in plans}
         files: dict[str, FileEntry] = {}
         for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
-            graph = store_narrow(quantise(traced, quantisation, model) if quantisation else traced, dtype)
-            listener.start(graph.name, graph_bytes(graph))
-            files |= write_graph(graph, model, partial, listener.advance)
+            versions = [(traced, quantisation)]
+            if quantisation and quantisation.fast_prompts and traced.name == "decoder":
+                versions.append((traced.copy("prompt"), quantisation.of_prompts))
+            for version, plan in versions:
+                own = smoothed[plan] if plan else model
+                graph = store_narrow(quantise(version, plan, own) if plan else version, dtype)
+                listener.start(graph.name, graph_bytes(graph))
+                files |= write_graph(graph, own, partial, listener.advance)
         for path in sorted(partial.iterdir()):
             files.setdefault(path.name, file_entry(path))
         manifest = Manifest(

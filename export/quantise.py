@@ -30,6 +30,8 @@ class Quantisation:
     """Columns that share a scale, 16 to 256, a power of 2."""
     symmetric: bool = True
     connector_bits: Literal[4, 8] = 8
+    fast_prompts: bool = False
+    """Whether an int8 decoder stands beside the int4 one."""
 
     @property
     def dtype(self) -> Dtype:
@@ -37,14 +39,19 @@ class Quantisation:
         return "fp32" if self.target == "cpu" else "fp16"
 
     def precisions(self) -> dict[GraphName, Precision]:
-        vision: Precision = "int8"
-        return {"vision": vision, "embedding": "int8", "decoder": self.precision}
+        found: dict[GraphName, Precision] = {"vision": "int8", "embedding": "int8", "decoder": self.precision}
+        return found | {"prompt": "int8"} if self.fast_prompts else found
+
+    @property
+    def of_prompts(self) -> Quantisation:
+        """The int8 decoder's."""
+        return replace(self, precision="int8", fast_prompts=False)
 
     def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype) -> Packing:
         """Of one matrix, by its name in the graph; `dtype` is what it computes with."""
         bits = 8
         if self.precision == "int4":
-            if graph == "decoder" and not weight.startswith("lm_head"):
+            if graph in ("decoder", "prompt") and not weight.startswith("lm_head"):
                 bits = 4
             elif weight.startswith("connector."):
                 bits = self.connector_bits
@@ -96,6 +103,7 @@ def folder_bytes(shapes: dict[str, tuple[int, ...]], dtype: Dtype, quantisation:
     if quantisation is None:
         return sum(map(math.prod, shapes.values())) * width
     bits = 8.5 if quantisation.precision == "int8" else 5.5  # with scales, and the parts that stay wider
+    bits += 8.5 if quantisation.fast_prompts else 0
     return sum(int(math.prod(shape) * (bits / 8 if len(shape) == 2 else width)) for shape in shapes.values())
 
 

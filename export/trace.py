@@ -66,6 +66,12 @@ class TracedGraph:
     packed: list[PackedWeight] = field(default_factory=list)
     """Weights that `quantise` has put in the place of others."""
 
+    def copy(self, name: GraphName) -> TracedGraph:
+        """The same graph under another name."""
+        model = self.model.clone()
+        model.graph.name = name
+        return replace(self, name=name, model=model)
+
 
 CONNECTOR = "model.connector."
 

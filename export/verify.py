@@ -92,7 +92,7 @@ class Verification:
 
     def lines(self) -> list[str]:
         """The largest difference of each graph, and what was not run."""
-        worst = {graph: [d for d in self.differences if d.graph == graph] for graph in GRAPHS}
+        worst = {graph: [d for d in self.differences if d.graph == graph] for graph in (*GRAPHS, "prompt")}
         found = [max(differences, key=lambda d: (not d.passed, d.largest)) for differences in worst.values() if differences]
         return [*map(str, found), *(f"not run: {what}" for what in self.not_run)]
 
@@ -125,7 +125,7 @@ def verify_folder(
 
 def memory_needed(manifest: Manifest) -> int:
     """Bytes for a whole comparison: the reference in fp32 beside the graphs, which ONNX Runtime widens to fp32 on CPU."""
-    widened = sum(manifest.files[data_file(graph)].size * (1 if manifest.dtype == "fp32" else 3) for graph in GRAPHS)
+    widened = sum(manifest.files[data_file(graph)].size * (1 if manifest.dtype == "fp32" else 3) for graph in manifest.graphs)
     return 4 * manifest.model.num_parameters + widened + (1 << 30)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: 
     """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes."""
     location, digest, offset, written = data_file(graph.name), hashlib.sha256(), 0, ""
     with (folder / location).open("wb") as file:
-        for name, part in _data(graph, model):
+        for name, part in _ahead(_data(graph, model)):
             if name != written:  # a new tensor begins
                 value = graph.model.graph.initializers[name]
                 length = _bytes(graph, name)
@@ -65,6 +66,16 @@ def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: 
         graph_file(graph.name): FileEntry(len(proto), hashlib.sha256(proto).hexdigest()),
         location: FileEntry(offset, digest.hexdigest()),
     }
+
+
+def _ahead(parts: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The same, each made while the one before is being written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = pool.submit(next, parts, None)
+            yield part
+            del part
 
 
 def _data(graph: TracedGraph, model: SourceModel) -> Iterator[tuple[str, Tensor]]:

@@ -18,12 +18,13 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """How a graph's weights are stored."""
 AttentionFlavour = Literal["fused", "standard"]
-GraphName = Literal["vision", "embedding", "decoder"]
+GraphName = Literal["vision", "embedding", "decoder", "prompt"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
-GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
+GRAPHS: tuple[GraphName, ...] = ("vision", "embedding", "decoder")
+"""What every folder holds. Some also have "prompt": the decoder again, with weights that read prompts faster."""
 
 FORMAT_VERSION = 1
 MANIFEST = "idefics2_onnx.json"
@@ -126,6 +127,7 @@ def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
                written behind the row's old ones. Past and present have one shape when the past has room for
                attention_mask's width, and may then be one buffer, which has to be zero at first; otherwise the
                present is that wide. logits are taken at logit_positions, counted from the first new token.
+    prompt     the same, over the same cache. What it wrote and what the decoder wrote differ a little.
     """
     type_ = TENSOR_TYPES[dtype]
     hidden = sizes.hidden_size
@@ -189,6 +191,11 @@ class Manifest:
     files: dict[str, FileEntry]
     format_version: int = FORMAT_VERSION
 
+    @property
+    def graphs(self) -> tuple[GraphName, ...]:
+        """Of this folder."""
+        return tuple(self.precision)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -202,9 +209,10 @@ class Manifest:
                 "Export the model again."
             )
         fields = _fields(cls, content, "")
-        for graph in GRAPHS:
-            _expect(fields["precision"].get(graph) in PRECISIONS, f"precision.{graph}", fields["precision"].get(graph))
-        _expect(set(fields["precision"]) == set(GRAPHS), "precision", sorted(fields["precision"]))
+        graphs = fields["precision"]
+        for graph in (*GRAPHS, *graphs):
+            _expect(graphs.get(graph) in PRECISIONS, f"precision.{graph}", graphs.get(graph))
+        _expect(set(graphs) <= {*GRAPHS, "prompt"}, "precision", sorted(graphs))
         _expect(fields["dtype"] in DTYPES, "dtype", fields["dtype"])
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
         fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
@@ -217,7 +225,7 @@ class Manifest:
         }
         for name in fields["files"]:
             _expect(bool(name) and not set(name) & set("/\\:\0") and name not in (".", ".."), "files", name)
-        for graph in GRAPHS:
+        for graph in graphs:
             for name in (graph_file(graph), data_file(graph)):
                 _expect(name in fields["files"], "files", f"no {name}")
         return cls(**fields)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..graphs.contract import GRAPHS, GraphName, TensorSpec, graph_file, interface
+from ..graphs.contract import GraphName, TensorSpec, graph_file, interface
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 
@@ -21,11 +21,13 @@ DEVICES = ("auto", *_PROVIDERS)
 
 @dataclass(frozen=True)
 class Sessions:
-    """The three graphs, opened."""
+    """The graphs, opened."""
 
     vision: ort.InferenceSession
     embedding: ort.InferenceSession
     decoder: ort.InferenceSession
+    prompt: ort.InferenceSession
+    """What reads prompts: a graph of its own where the folder has one, else the decoder."""
     memory: Literal["cpu", "cuda"]
     """Where features, embeddings and the cache live."""
     providers: list[str]
@@ -58,12 +60,13 @@ def open_sessions(
         candidates = [list(providers)]
     for last, wanted in enumerate(candidates, 1 - len(candidates)):
         try:
-            sessions = {graph: _open(folder, graph, wanted, session_options) for graph in GRAPHS}
+            sessions = {graph: _open(folder, graph, wanted, session_options) for graph in folder.manifest.graphs}
         except ProviderError:
             if not last:
                 raise
             continue
         names = sessions["decoder"].get_providers()
+        sessions.setdefault("prompt", sessions["decoder"])
         return Sessions(**sessions, memory="cuda" if CUDA in names or TENSORRT in names else "cpu", providers=names)
     raise AssertionError("every candidate either opens or raises")
 

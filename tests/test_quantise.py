@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from idefics2_onnx import Idefics2
+from idefics2_onnx.cli import main
 from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.compare import compare_whole
 from idefics2_onnx.export.compare_layers import compare_layers
@@ -97,13 +100,7 @@ def test_folders_run_and_say_what_they_are(precision, quantised):
     manifest = json.loads((folder / MANIFEST).read_text())
     assert manifest["dtype"] == "fp32"
     assert manifest["precision"]["decoder"] == precision
-    assert manifest["quantisation"] == {
-        "precision": precision,
-        "target": "cpu",
-        "group": 128,
-        "symmetric": True,
-        "connector_bits": 8,
-    }
+    assert manifest["quantisation"] == asdict(Quantisation(precision))
     model = Idefics2.from_pretrained(folder)
     answers = model.generate(["Look", "And?"], [photos()[:2], []], max_new_tokens=5)
     assert [answer.token_ids for answer in answers] == [
@@ -198,3 +195,56 @@ def test_adapters_are_merged_as_peft_does(options, saved, checkpoint, tmp_path):
         expected = merged(input_ids=torch.from_numpy(ids)).logits.numpy()
     assert np.abs(ours.logits({"input_ids": ids}) - expected).max() < 2e-5
     assert json.loads((folder / MANIFEST).read_text())["source"].endswith("+adapter")
+
+
+def test_fast_prompts_are_read_by_a_graph_of_their_own(checkpoint, quantised):
+    folder = quantised("plain", Quantisation("int4", fast_prompts=True))
+    verification = compare_whole(folder, SourceModel.open(checkpoint("plain")))
+    assert {d.graph for d in verification.differences} == {"vision", "embedding", "decoder", "prompt"}
+    assert all(d.relative < 0.06 for d in verification.differences if d.graph == "prompt")
+    both, int8, int4 = (
+        Idefics2.from_pretrained(quantised("plain", q))
+        for q in (Quantisation("int4", fast_prompts=True), Quantisation("int8"), Quantisation("int4"))
+    )
+    inputs = int8.processor(text="User: Hello there")
+    assert np.array_equal(both.logits(inputs), int8.logits(inputs))
+    assert both.engine.reads_apart
+    assert not int4.engine.reads_apart
+
+
+def test_chats_equal_fresh_answers_where_prompts_are_read_apart(quantised):
+    """What the int4 graph wrote of an answer is read again by the int8 one, as it would be afresh."""
+    model = Idefics2.from_pretrained(quantised("plain", Quantisation("int4", fast_prompts=True)))
+    chat = model.chat(max_new_tokens=12)
+    for turn in range(3):
+        answer = chat.send(f"Turn {turn}", photos()[turn] if turn < 2 else None)
+        fresh = model.generate(chat.messages[:-1], max_new_tokens=12)
+        assert answer.token_ids == fresh.token_ids
+    assert answer.timings.prompt_tokens_reused > 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--fp16", "--for", "cuda"], "go with --int8 or --int4"),
+        (["--asymmetric"], "go with --int8 or --int4"),
+        (["--int8", "--fast-prompts"], "goes with --int4 on CPUs"),
+        (["--int4", "--for", "cuda", "--fast-prompts"], "goes with --int4 on CPUs"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, match, tmp_path):
+    result = CliRunner().invoke(main, ["export", str(tmp_path), *arguments])
+    assert result.exit_code == 2
+    assert match in result.stderr
+
+
+def test_int4_on_the_command_line(checkpoint, tmp_path):
+    options = ["--int4", "--group-size", "32", "--asymmetric", "--connector-bits", "4", "-o", str(tmp_path / "model")]
+    result = CliRunner().invoke(main, ["export", str(checkpoint("plain")), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((tmp_path / "model" / MANIFEST).read_text())["quantisation"]
+    assert (found["group"], found["symmetric"], found["connector_bits"]) == (32, False, 4)
+    against = ["verify", str(tmp_path / "model"), "--against", str(checkpoint("plain"))]
+    shown = CliRunner().invoke(main, against, catch_exceptions=False).stdout
+    assert "next tokens: " in shown
+    assert "nats" in shown
