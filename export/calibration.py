@@ -16,7 +16,7 @@ from .errors import CheckpointError
 PROMPTS = "prompts.txt"
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MOST_PICTURES, _MOST_PROMPTS, _MOST_TOKENS = 8, 16, 64
-_LONGEST_SIDE, _LONGEST_SEQUENCE = 378, 768
+_LONGEST_SIDE, _LONGEST_SEQUENCE = 224, 768
 _BUILT_IN = (
     "What is in this picture? Describe the people, the objects and the background.",
     "User: Read the text on the sign.\nAssistant: The sign says that the road is closed until Monday, 7 a.m.",

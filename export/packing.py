@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,8 +15,8 @@ ReadIntegers = Callable[[int, int], tuple[Tensor, Tensor, Tensor]]
 """The same rows as integers uint8 [rows, groups, size], their scales and their zeros [rows, groups]."""
 _SHRINKS = torch.linspace(1.0, 0.6, 11).tolist()
 """Shares of a group's largest number that are tried as the largest its integers reach."""
-_BLOCK = 32 << 20
-"""Numbers rounded at once, in bytes of float32."""
+_BLOCK = 4 << 20
+"""Numbers rounded at once, in bytes of float32: few enough to stay in a processor's cache."""
 
 
 class Packing(Protocol):
@@ -114,34 +113,33 @@ class Groups:
 
     def round(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Groups [rows, groups, size] → integers uint8 of that shape, scales and zeros [rows, groups]."""
-        top = 2**self.bits - 1
+        middle, top = 2 ** (self.bits - 1), 2**self.bits - 1
         low, high = weights.amin(-1), weights.amax(-1)
         if self.symmetric:  # the number of the larger magnitude takes the end of the range that reaches further
-            extreme = torch.where(-low > high, low, high)
-            candidates = [(extreme * shrink / -(2 ** (self.bits - 1)), None) for shrink in _SHRINKS]
+            widest, zero = torch.where(-low > high, low, high) / -middle, torch.full_like(low, middle)
         else:
-            low, high = low.clamp(max=0), high.clamp(min=0)
-            candidates = [((high - low) * shrink / top, low * shrink) for shrink in _SHRINKS]
-        least = torch.full_like(low, math.inf)
-        best, best_scale, best_zero = torch.zeros_like(weights), torch.ones_like(low), torch.zeros_like(low)
-        for scale, bottom in candidates:
-            integers, zero = self._integers(weights, torch.where(scale == 0, 1.0, scale), bottom)
-            centred = integers - zero[..., None]
-            # The scale that fits these integers best.
-            square = (centred * centred).sum(-1)
-            scale = torch.where(square > 0, (centred * weights).sum(-1) / square.clamp(min=1e-30), 1.0).to(self.dtype).float()
-            error = (centred * scale[..., None] - weights).square_().sum(-1)
-            better, least = error < least, torch.minimum(error, least)
-            best = torch.where(better[..., None], integers, best)
-            best_scale, best_zero = torch.where(better, scale, best_scale), torch.where(better, zero, best_zero)
-        return best.to(torch.uint8), best_scale.to(self.dtype), best_zero.to(torch.uint8)
+            widest = (high.clamp(min=0) - low.clamp(max=0)) / top
+            zero = (-low.clamp(max=0) / torch.where(widest == 0, 1.0, widest)).round_()
+        widest = torch.where(widest == 0, 1.0, widest)
+        best, most = widest, torch.full_like(low, -1.0)
+        rounded = torch.empty_like(weights)
+        for shrink in _SHRINKS if self.bits < 8 else _SHRINKS[:1]:
+            # With the scale that fits its integers best, a candidate leaves |w|² − (c·w)² ÷ |c|² of the group.
+            centred = self._centred(weights, widest * shrink, zero, rounded)
+            explained = _dot(centred, weights).square_().div_(_dot(centred, centred).clamp_(min=1e-30))
+            best, most = torch.where(explained > most, widest * shrink, best), torch.maximum(explained, most)
+        centred = self._centred(weights, best, zero, rounded)
+        square = _dot(centred, centred)
+        scale = torch.where(square > 0, _dot(centred, weights) / square.clamp_(min=1e-30), 1.0)
+        integers = centred.add_(zero[..., None]).to(torch.uint8)
+        return integers, scale.to(self.dtype), zero.to(torch.uint8)
 
-    def _integers(self, weights: Tensor, scale: Tensor, bottom: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Rounded groups and their zeros, float32; `bottom` is the number that integer 0 should stand for."""
-        top, scale = 2**self.bits - 1, scale.to(self.dtype).float()
-        middle = 2.0 ** (self.bits - 1)
-        zero = torch.full_like(scale, middle) if bottom is None else (-bottom / scale).round_().clamp_(0, top)
-        return (weights / scale[..., None]).round_().add_(zero[..., None]).clamp_(0, top), zero
+    def _centred(self, weights: Tensor, scale: Tensor, zero: Tensor, out: Tensor) -> Tensor:
+        """Rounded groups, their zero at 0."""
+        torch.mul(weights, (1 / scale)[..., None], out=out).round_()
+        if self.symmetric:
+            return out.clamp_(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        return out.clamp_(-zero[..., None], 2**self.bits - 1 - zero[..., None])
 
     def _together(self, numbers: Tensor) -> Tensor:
         """Two 4-bit numbers a byte along the last axis, the first in the lower half."""
@@ -149,6 +147,11 @@ class Groups:
             return numbers
         even = nn.functional.pad(numbers, (0, numbers.shape[-1] % 2))
         return even[..., 0::2] | (even[..., 1::2] << 4)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Over the last axis."""
+    return torch.linalg.vecdot(a, b)
 
 
 def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:

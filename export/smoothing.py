@@ -148,7 +148,8 @@ def _run(reference: Any, model: SourceModel, shown: CalibrationSet) -> None:
     patch, (ids, rows) = model.sizes.patch_size, shown.sequence(model.sizes)
     grid = torch.ones(len(shown.pixels), *(side // patch for side in shown.pixels.shape[2:]), dtype=torch.bool)
     seen = reference.model.vision_model(pixel_values=shown.pixels, patch_attention_mask=grid).last_hidden_state
-    features = reference.model.connector(seen, attention_mask=grid.flatten(1)).flatten(0, 1)
+    pairs = [slice(i, i + 2) for i in range(0, len(seen), 2)]  # its projection is wide
+    features = torch.cat([reference.model.connector(seen[i], attention_mask=grid[i].flatten(1)) for i in pairs]).flatten(0, 1)
     embeds = reference.model.text_model.embed_tokens(ids)
     embeds[rows >= 0] = features[rows[rows >= 0]]
     reference.model.text_model(inputs_embeds=embeds[None], use_cache=False)

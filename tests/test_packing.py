@@ -100,4 +100,5 @@ def test_large_matrices_are_packed_in_pieces():
     matrix = torch.randn(5000, 2048, generator=torch.Generator().manual_seed(0))
     packing = Groups(4, 128, True, torch.float32)
     pieces = [index for index, _ in packing.pack(5000, 2048, lambda start, stop: matrix[start:stop])]
-    assert pieces == [0, 0, 1]
+    assert pieces == [*[0] * (len(pieces) - 1), 1]
+    assert len(pieces) > 3
