@@ -377,6 +377,24 @@ def verify(folder: str | None, against: str | None, device: str) -> None:
             verification.raise_past_floor()
 
 
+@main.command()
+@click.argument("folder", required=False)
+@click.option("--device", type=_DEVICES, help="Say whether this device works, and what it would run of FOLDER.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
+    """Say what is here, what works, and what to do about what does not."""
+    from .runtime.doctor import examine
+
+    examination = examine(folder, device)
+    if as_json:
+        click.echo(json.dumps(examination.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        for finding in examination.findings:
+            click.echo(finding)
+    if not examination.healthy:
+        raise SystemExit(1)
+
+
 def _choose_model(named: str | None) -> str | None:
     """The model to use, by the order in the help text, said on stderr; None is the demo."""
     if named is not None:
