@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-_DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
+_DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
 
 
 _model_option = click.option(

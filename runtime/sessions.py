@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Provider = str | tuple[str, dict[str, Any]]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU]}
+_PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU], "openvino": [CPU]}
 DEVICES = ("auto", *_PROVIDERS)
 
 
@@ -43,7 +43,8 @@ def open_sessions(
     """Open the graphs of a folder and check them against the contract.
 
     Args:
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where it works, else the CPU.
+        device: "cpu", "cuda", "tensorrt", "openvino" (images on OpenVINO, the rest as on "cpu"), or "auto": CUDA where it
+            works, else the CPU.
         providers: ONNX Runtime's own provider list instead of a device.
 
     Raises:
@@ -60,12 +61,17 @@ def open_sessions(
         candidates = [list(providers)]
     for last, wanted in enumerate(candidates, 1 - len(candidates)):
         try:
-            sessions = {graph: _open(folder, graph, wanted, session_options) for graph in folder.manifest.graphs}
+            sessions = {
+                graph: _open_vino(folder, graph)
+                if providers is None and (device, graph) == ("openvino", "vision")
+                else _open(folder, graph, wanted, session_options)
+                for graph in folder.manifest.graphs
+            }
         except ProviderError:
             if not last:
                 raise
             continue
-        names = sessions["decoder"].get_providers()
+        names = list(dict.fromkeys([*sessions["vision"].get_providers(), *sessions["decoder"].get_providers()]))
         sessions.setdefault("prompt", sessions["decoder"])
         return Sessions(**sessions, memory="cuda" if CUDA in names or TENSORRT in names else "cpu", providers=names)
     raise AssertionError("every candidate either opens or raises")
@@ -75,7 +81,7 @@ def _candidates(device: str, available: Sequence[str], needs_cuda: bool) -> list
     """Provider lists to try, best first."""
     if device not in DEVICES:
         raise ProviderError(f"There is no device {device!r}. Choose one of {', '.join(DEVICES)}.")
-    if device == "cpu" and needs_cuda:
+    if device in ("cpu", "openvino") and needs_cuda:
         raise ProviderError(
             "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
         )
@@ -124,10 +130,22 @@ def _open(
             f"{', '.join(session.get_providers())}. Check the provider's libraries (CUDA and cuDNN of the version that "
             f"ONNX Runtime {ort.__version__} was built for), or choose --device cpu."
         )
+    _check_interface(folder, graph, session)
+    return session
+
+
+def _open_vino(folder: ModelFolder, graph: GraphName) -> Any:
+    from .openvino_session import OpenVinoSession
+
+    session = OpenVinoSession(folder.file(graph_file(graph)))
+    _check_interface(folder, graph, session)
+    return session
+
+
+def _check_interface(folder: ModelFolder, graph: GraphName, session: Any) -> None:
     manifest = folder.manifest
     found = ([TensorSpec(t.name, t.type, tuple(t.shape)) for t in side] for side in (session.get_inputs(), session.get_outputs()))
     interface(graph, manifest.dtype, manifest.model).check(graph, *found)
-    return session
 
 
 def _is_about_provider(reason: str) -> bool:
