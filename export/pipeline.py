@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from .architecture import choose_attention
-from .bundle import file_entry, new_folder, write_manifest
+from .bundle import file_entry, fingerprint, new_folder, write_manifest
 from .calibration import CalibrationSet
 from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError
 from .listener import Listener
 from .processor_files import write_processor_files
 from .quantise import Quantisation, folder_bytes, quantise
-from .smoothing import smooth
+from .smoothing import smoothed, smoothing_factors
 from .source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
 from .verify import Verification, verify_in_subprocess
@@ -74,24 +76,36 @@ def export_model(
     quantisation, dtype = _plan(precision)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
-    with new_folder(target, folder_bytes(model.shapes, dtype, quantisation)) as partial:
+    folders = checkpoint.folder, *(Path(given) if given is not None else None for given in (adapter, calibrate))
+    plan = {
+        "from": fingerprint(*folders), "tools": _versions(), "dtype": dtype, "attention": flavour,
+        "quantisation": asdict(quantisation) if quantisation else None,
+    }  # fmt: skip
+    with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan) as workplace:
+        if workplace.resumed:
+            listener.say("Going on with an export that was interrupted.")
+        partial = workplace.folder
         write_processor_files(checkpoint, model.config, partial)
-        smoothed: dict[Quantisation, SourceModel] = {}
+        smooth: dict[Quantisation, SourceModel] = {}
         if quantisation:
             largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
             shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", largest, vocab_size)
-            plans = [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]
-            smoothed = {plan: smooth(model, plan, shown, listener) for plan in plans}
+            for own in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
+                kept = workplace.root / f"factors-{own.precision}.pt"
+                if not kept.exists():
+                    torch.save(smoothing_factors(model, own, shown, listener), kept.with_suffix(".new"))
+                    kept.with_suffix(".new").rename(kept)
+                smooth[own] = smoothed(model, torch.load(kept, weights_only=True))
         files: dict[str, FileEntry] = {}
         for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
             versions = [(traced, quantisation)]
             if quantisation and quantisation.fast_prompts and traced.name == "decoder":
                 versions.append((traced.copy("prompt"), quantisation.of_prompts))
-            for version, plan in versions:
-                own = smoothed[plan] if plan else model
-                graph = store_narrow(quantise(version, plan, own) if plan else version, dtype)
+            for version, wanted in versions:
+                source_model = smooth[wanted] if wanted else model
+                graph = store_narrow(quantise(version, wanted, source_model) if wanted else version, dtype)
                 listener.start(graph.name, graph_bytes(graph))
-                files |= write_graph(graph, own, partial, listener.advance)
+                files |= write_graph(graph, source_model, partial, listener.advance)
         for path in sorted(partial.iterdir()):
             files.setdefault(path.name, file_entry(path))
         manifest = Manifest(

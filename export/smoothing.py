@@ -86,8 +86,12 @@ class ScaledTensor:
         return data if self.columns is None else data * self.columns
 
 
-def smooth(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> SourceModel:
-    """The model with factors moved where that makes the quantised products better; it computes the same."""
+Factors = dict[str, dict[str, Tensor]]
+"""Of each tensor of a checkpoint that gets any: by row and by column."""
+
+
+def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:
+    """What makes the quantised products better, found on pictures and prompts."""
     places = [place for place in _places(model.config) if not any(isinstance(model.stored(n), AwqMatrix) for n in place.after)]
     reference = streamed_reference(model)
     listener.start("calibrate", sum(math.prod(model.shapes[name]) for place in places for name in place.after))
@@ -100,16 +104,23 @@ def smooth(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet
             )
     with torch.no_grad():
         _run(reference, model, shown)
-    tensors = dict(model.checkpoint.tensors)
+    found: Factors = {}
     for place in places:
         strength = STRENGTHS[int(place.errors.argmin())]
         if place.magnitude is None or strength == 0:
             continue
         factors = place.factors(strength)
         for name in place.before:
-            tensors[model.names[name]] = _scaled(tensors[model.names[name]], rows=1 / place.divisors(factors))
+            found.setdefault(model.names[name], {})["rows"] = 1 / place.divisors(factors)
         for name in place.after:
-            tensors[model.names[name]] = _scaled(tensors[model.names[name]], columns=factors)
+            found.setdefault(model.names[name], {})["columns"] = factors
+    return found
+
+
+def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
+    """The model with the factors applied as its tensors are read; it computes the same."""
+    tensors = dict(model.checkpoint.tensors)
+    tensors |= {name: ScaledTensor(tensors[name], **found) for name, found in factors.items()}
     return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors))
 
 
@@ -173,9 +184,3 @@ def _places(config: Idefics2Config) -> Iterator[Place]:
         norm = f"{at}.post_attention_layernorm.weight"
         yield Place("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
         yield Place("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])
-
-
-def _scaled(base: Stored, rows: Tensor | None = None, columns: Tensor | None = None) -> ScaledTensor:
-    if isinstance(base, ScaledTensor):  # both sides of a matrix that stands between two places
-        return ScaledTensor(base.base, base.rows if rows is None else rows, base.columns if columns is None else columns)
-    return ScaledTensor(base, rows, columns)

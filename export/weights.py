@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from ..graphs.contract import FileEntry, data_file, graph_file
 from .awq import AwqMatrix
 from .packing import Groups
 from .source_model import SourceModel
-from .trace import TracedGraph, Weight
+from .trace import PackedWeight, TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
@@ -37,35 +40,71 @@ def graph_bytes(graph: TracedGraph) -> int:
 
 
 def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: Progress) -> dict[str, FileEntry]:
-    """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes."""
-    location, digest, offset, written = data_file(graph.name), hashlib.sha256(), 0, ""
-    with (folder / location).open("wb") as file:
-        for name, part in _ahead(_data(graph, model)):
-            if name != written:  # a new tensor begins
-                value = graph.model.graph.initializers[name]
-                length = _bytes(graph, name)
-                padding = bytes(-offset % (_PAGE if length >= _PAGED_FROM else _LINE))
-                file.write(padding)
-                digest.update(padding)
-                offset += len(padding)
-                assert value.dtype is not None
-                value.const_value = ir.ExternalTensor(
-                    location, offset, length, value.dtype, shape=_shape(graph, name), name=name, base_dir=folder
-                )
-                offset += length
-                written = name
-            data: Any = part.contiguous().view(-1).view(torch.uint8).numpy()
-            file.write(data)
+    """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes.
+
+    Weights that an interrupted run has written whole are kept.
+    """
+    location, digest = data_file(graph.name), hashlib.sha256()
+    items = _items(graph, model)
+    places = _places(graph, items, folder)
+    path = folder / location
+    path.touch()
+    with path.open("r+b") as file:
+        ends = [sum(places[item.names[-1]]) for item in items]
+        kept = sum(end <= path.stat().st_size for end in ends)
+        position = ends[kept - 1] if kept else 0
+        for start in range(0, position, BLOCK):
+            data: Any = file.read(min(BLOCK, position - start))
             digest.update(data)
+            progress(len(data))
+        file.truncate(position)
+        file.seek(position)
+        for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in items[kept:])):
+            padding = bytes(max(0, places[name][0] - position))  # before a tensor's first part
+            data = part.contiguous().view(-1).view(torch.uint8).numpy()
+            for piece in (padding, data):
+                file.write(piece)
+                digest.update(piece)
+            position += len(padding) + data.nbytes
             progress(data.nbytes)
-            del part, data  # before the next one is made
-        assert file.tell() == offset, f"{location} has {file.tell()} bytes instead of {offset}"
+            del part, data, piece  # before the next one is made
+        assert position == (ends or [0])[-1], f"{location} has {position} bytes instead of {ends[-1]}"
     proto = ir.to_proto(graph.model).SerializeToString()
     (folder / graph_file(graph.name)).write_bytes(proto)
     return {
         graph_file(graph.name): FileEntry(len(proto), hashlib.sha256(proto).hexdigest()),
-        location: FileEntry(offset, digest.hexdigest()),
+        location: FileEntry(position, digest.hexdigest()),
     }
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What comes from one tensor of the checkpoint."""
+
+    names: tuple[str, ...]
+    """Initializers, in the order of their data."""
+    data: Callable[[], Iterator[tuple[str, Tensor]]]
+    """A part at a time, each with its initializer's name."""
+
+
+def _items(graph: TracedGraph, model: SourceModel) -> list[_Item]:
+    plain = [_Item((name,), partial(_plain_data, name, weight, model)) for name, weight in graph.weights.items()]
+    return plain + [_Item(packed.initializers, partial(_packed_data, packed, model)) for packed in graph.packed]
+
+
+def _places(graph: TracedGraph, items: list[_Item], folder: Path) -> dict[str, tuple[int, int]]:
+    """Offset and length of each initializer's data, written into the graph, too."""
+    found, offset, location = {}, 0, data_file(graph.name)
+    for name in (name for item in items for name in item.names):
+        value, length = graph.model.graph.initializers[name], _bytes(graph, name)
+        offset += -offset % (_PAGE if length >= _PAGED_FROM else _LINE)
+        assert value.dtype is not None
+        value.const_value = ir.ExternalTensor(
+            location, offset, length, value.dtype, shape=_shape(graph, name), name=name, base_dir=folder
+        )
+        found[name] = offset, length
+        offset += length
+    return found
 
 
 def _ahead(parts: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -78,20 +117,18 @@ def _ahead(parts: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
             del part
 
 
-def _data(graph: TracedGraph, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
-    """All weights, a part at a time, each with its initializer's name."""
-    for name, weight in graph.weights.items():
-        for part in _parts(weight, model):
-            yield name, part
-    for packed in graph.packed:
-        stored, packing = model.stored(packed.source), packed.packing
-        rows, columns = stored.shape
-        if isinstance(stored, AwqMatrix) and isinstance(packing, Groups) and packing.bits == 4:
-            data = packing.keep(rows, columns, stored.integers)
-        else:
-            data = packing.pack(rows, columns, stored.read)
-        for index, part in data:
-            yield packed.initializers[index], part
+def _plain_data(name: str, weight: Weight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
+    return ((name, part) for part in _parts(weight, model))
+
+
+def _packed_data(packed: PackedWeight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
+    stored, packing = model.stored(packed.source), packed.packing
+    rows, columns = stored.shape
+    if isinstance(stored, AwqMatrix) and isinstance(packing, Groups) and packing.bits == 4:
+        data = packing.keep(rows, columns, stored.integers)
+    else:
+        data = packing.pack(rows, columns, stored.read)
+    return ((packed.initializers[index], part) for index, part in data)
 
 
 def _shape(graph: TracedGraph, name: str) -> ir.Shape:
