@@ -112,6 +112,10 @@ def export(
     exporter = _exporter()
     if fast_prompts and (precision != "int4" or target == "cuda"):
         raise click.UsageError("--fast-prompts goes with --int4 on CPUs.")
+    if connector_bits and precision != "int4":
+        raise click.UsageError("--connector-bits goes with --int4.")
+    if (group_size or asymmetric) and precision == "int8" and target != "cuda":
+        raise click.UsageError("--group-size and --asymmetric go with --int4: int8 for CPUs has a scale per output.")
     if precision in ("int8", "int4"):
         precision = exporter.Quantisation(
             precision, target or "cpu", int(group_size or 128), not asymmetric, int(connector_bits or 8), fast_prompts

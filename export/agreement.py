@@ -13,10 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..graphs.contract import MANIFEST, Manifest, key_value_names
+from ..graphs.contract import MANIFEST, Manifest, ModelSizes, key_value_names
 from .calibration import CalibrationSet
 from .compare import position_ids
 from .compare_layers import Cut
+from .errors import CheckpointError
 from .source_model import SourceModel
 from .streamed import streamed_reference
 from .verify import read_manifest
@@ -40,6 +41,9 @@ class Agreement:
 class Layered(Protocol):
     """A model that runs layer by layer."""
 
+    @property
+    def sizes(self) -> ModelSizes: ...
+
     def features(self, pixels: Tensor) -> Tensor:
         """Pictures [pictures, 3, side, side] → [pictures, latents, hidden]."""
         ...
@@ -60,6 +64,10 @@ class LayeredFolder:
     def open(cls, folder: Path) -> LayeredFolder:
         return cls(folder, read_manifest(folder))
 
+    @property
+    def sizes(self) -> ModelSizes:
+        return self.manifest.model
+
     def features(self, pixels: Tensor) -> Tensor:
         graph = Cut.open(self.folder, "vision")
         norms = graph.norms("vision_model.encoder.layers.{}.layer_norm1.weight")
@@ -74,7 +82,7 @@ class LayeredFolder:
         sizes, count = self.manifest.model, len(ids)
         inputs = {"input_ids": ids[None], "image_features": features, "feature_rows": rows[None]}
         x = torch.from_numpy(Cut.open(self.folder, "embedding").run(inputs, ["inputs_embeds"])[0])
-        graph = Cut.open(self.folder, "decoder")
+        graph = Cut.open(self.folder, "prompt" if "prompt" in self.manifest.graphs else "decoder")
         borders = [graph.input_of(name) for name in graph.norms("text_model.layers.{}.input_layernorm.weight")]
         empty = torch.zeros(1, sizes.num_key_value_heads, count, sizes.head_dim)
         call = {"inputs_embeds": x, "attention_mask": torch.ones(1, count, dtype=torch.int64)}
@@ -89,6 +97,7 @@ class LayeredCheckpoint:
     """A checkpoint under transformers, in fp32."""
 
     def __init__(self, source: SourceModel) -> None:
+        self.sizes = source.sizes
         self._model = streamed_reference(source)
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -118,11 +127,16 @@ def agreement(folder: Path, precise: Layered) -> Agreement:
     """Compare a folder with a more precise model on built-in pictures and prompts."""
     ours = LayeredFolder.open(folder)
     sizes = ours.manifest.model
+    if precise.sizes != sizes:
+        raise CheckpointError(
+            f"{folder} holds a model of other sizes than the one to compare it with. Name a folder of the same."
+        )
     side = sizes.positions_per_side * sizes.patch_size
     shown = CalibrationSet.load(None, folder / "tokenizer.json", side, sizes.vocab_size)
     ids, rows = shown.sequence(sizes)
-    found, expected = (
-        model.logits(ids, model.features(shown.pixels).flatten(0, 1), rows).double().log_softmax(-1) for model in (ours, precise)
-    )
-    divergence = (expected.exp() * (expected - found)).sum(-1).mean()
-    return Agreement(len(ids), int((found.argmax(-1) == expected.argmax(-1)).sum()), float(divergence))
+    found, expected = (model.logits(ids, model.features(shown.pixels).flatten(0, 1), rows) for model in (ours, precise))
+    divergence = 0.0
+    for ours_here, theirs_here in zip(found, expected, strict=True):  # position by position: vocabularies are large
+        mine, right = ours_here.double().log_softmax(-1), theirs_here.double().log_softmax(-1)
+        divergence += float((right.exp() * (right - mine)).sum())
+    return Agreement(len(ids), int((found.argmax(-1) == expected.argmax(-1)).sum()), divergence / len(ids))

@@ -42,9 +42,8 @@ class AwqMatrix:
 
     def integers(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of outputs start…stop: integers [outputs, groups, group] uint8, scales and zeros [outputs, groups]."""
-        rows = slice(start, stop)
-        integers, zeros = (_unpacked(stored)[:, rows].T.contiguous() for stored in (self.weights, self.zeros))
-        scales = self.scales.read(0, self.scales.shape[0])[:, rows].T.contiguous()
+        integers, zeros = (_unpacked(stored, start, stop).T.contiguous() for stored in (self.weights, self.zeros))
+        scales = self.scales.read(0, self.scales.shape[0])[:, start:stop].T.contiguous()
         return integers.view(len(integers), -1, self.group), scales, zeros
 
 
@@ -74,10 +73,11 @@ def unpack_awq(checkpoint: Checkpoint, config: Any) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def _unpacked(stored: Stored) -> Tensor:
-    """int32 [rows, columns / 8] → uint8 [rows, columns]."""
-    packed = stored.read(0, stored.shape[0])
+def _unpacked(stored: Stored, start: int, stop: int) -> Tensor:
+    """Columns start…stop of int32 [rows, columns / 8] as uint8 [rows, stop − start]."""
+    first = start // 8
+    packed = stored.read(0, stored.shape[0])[:, first : -(-stop // 8)]
     columns = torch.empty(*packed.shape, 8, dtype=torch.uint8)
     for place, column in enumerate(_ORDER):
         columns[..., column] = (packed >> (4 * place)) & 15
-    return columns.flatten(1)
+    return columns.flatten(1)[:, start - 8 * first : stop - 8 * first]

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from filelock import FileLock, Timeout
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from ..graphs.errors import Idefics2OnnxError
@@ -39,14 +39,15 @@ class Workplace:
 
 
 @contextmanager
-def new_folder(target: Path, size: int, plan: dict[str, Any]) -> Iterator[Workplace]:
+def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str], None]) -> Iterator[Workplace]:
     """A place to make a folder of `size` bytes in, renamed to `target` at the end.
 
     What a killed or interrupted run left behind is gone on with if it followed the same plan, and else removed. An error of
-    ours leaves nothing; a full disk leaves what was made.
+    ours leaves nothing; an interruption, a crash or a full disk leaves what was made, and `say` is told so.
     """
     made: list[Path] = []
     root = target.parent / f".{target.name}.partial"
+    lock = FileLock(root.with_suffix(".lock"), blocking=False)
     try:
         if os.path.ismount(target) or target.resolve() == Path.cwd():
             raise CheckpointError(f"{target} cannot be replaced by a finished folder. Choose one that does not exist with -o.")
@@ -54,6 +55,7 @@ def new_folder(target: Path, size: int, plan: dict[str, Any]) -> Iterator[Workpl
             raise CheckpointError(f"{target} already exists and is not an empty folder. Remove it or choose another with -o.")
         made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
         workplace = _workplace(root, plan)
         free = shutil.disk_usage(target.parent).free + sum(f.stat().st_size for f in workplace.folder.iterdir())
         if free < size + _MARGIN:
@@ -65,21 +67,25 @@ def new_folder(target: Path, size: int, plan: dict[str, Any]) -> Iterator[Workpl
             )
         try:
             yield workplace
-        except Idefics2OnnxError:
-            shutil.rmtree(root, ignore_errors=True)
-            raise
-        except OSError as error:
-            if error.errno not in _FULL:
+        except BaseException as error:
+            if isinstance(error, Idefics2OnnxError) or (isinstance(error, OSError) and error.errno not in _FULL):
                 shutil.rmtree(root, ignore_errors=True)
+            else:
+                say(f"What is done so far stays in {root}. The same command goes on from there.")
             raise
         workplace.folder.rename(target)
         shutil.rmtree(root)
         made = []
+    except Timeout as error:
+        raise CheckpointError(f"Another export to {target} is running. Wait for it or choose another folder with -o.") from error
     except OSError as error:
         advice = "Free some space, run it again to go on," if error.errno in _FULL else "Choose"
         choice = " or choose another with -o." if error.errno in _FULL else " another with -o."
         raise CheckpointError(f"{target} cannot be written ({error.strerror or error}). {advice}{choice}") from error
     finally:
+        if lock.is_locked:
+            lock.release()
+            root.with_suffix(".lock").unlink(missing_ok=True)
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()
@@ -87,41 +93,24 @@ def new_folder(target: Path, size: int, plan: dict[str, Any]) -> Iterator[Workpl
 
 def _workplace(root: Path, plan: dict[str, Any]) -> Workplace:
     """A workplace of this process: as it was left by a run with this plan, or empty."""
-    owner, written = root / "owner.json", root / "plan.json"
+    written = root / "plan.json"
     if root.exists():
-        if (other := _running(owner)) is not None:
-            raise CheckpointError(f"Process {other} is exporting to the same place. Wait for it or choose another with -o.")
         with suppress(OSError, ValueError):
-            if json.loads(written.read_text()) == plan:
-                _write_owner(owner)
+            if json.loads(written.read_text()) == plan and (root / "folder").is_dir():
+                (root / "folder" / MANIFEST).unlink(missing_ok=True)  # it is written last
                 return Workplace(root, resumed=True)
         shutil.rmtree(root)
     (root / "folder").mkdir(parents=True)
-    _write_owner(owner)
     written.write_text(json.dumps(plan))
     return Workplace(root, resumed=False)
 
 
-def _running(owner: Path) -> int | None:
-    """Number of the other process that works there, if it still does."""
-    with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        found = json.loads(owner.read_text())
-        if found["pid"] != os.getpid() and psutil.Process(found["pid"]).create_time() == found["since"]:
-            return int(found["pid"])
-    return None
-
-
-def _write_owner(path: Path) -> None:
-    path.write_text(json.dumps({"pid": os.getpid(), "since": psutil.Process().create_time()}))
-
-
-def fingerprint(*folders: Path | None) -> dict[str, list[Any]]:
-    """Names, sizes and times of all files of some folders."""
-    return {
-        str(folder.resolve()): sorted([f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in folder.iterdir() if f.is_file())
-        for folder in folders
-        if folder is not None
-    }
+def fingerprint(folder: Path | None) -> list[Any] | None:
+    """A folder with names, sizes and times of its files."""
+    if folder is None:
+        return None
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return [str(folder.resolve()), *sorted([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
 def file_entry(path: Path) -> FileEntry:

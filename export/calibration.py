@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from .errors import CheckpointError
 
 PROMPTS = "prompts.txt"
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_MOST_PICTURES, _MOST_PROMPTS, _MOST_TOKENS = 8, 16, 64
+_MOST_PICTURES, _MOST_PROMPTS, _MOST_TOKENS, _MOST_CHARACTERS = 8, 16, 64, 2000
 _LONGEST_SIDE, _LONGEST_SEQUENCE = 224, 768
 _BUILT_IN = (
     "What is in this picture? Describe the people, the objects and the background.",
@@ -51,12 +51,14 @@ class CalibrationSet:
             if paths:
                 pixels = torch.stack([_pixels(path, side) for path in paths])
             if prompts.is_file():
-                texts = [line for line in prompts.read_text("utf-8").splitlines() if line.strip()][:_MOST_PROMPTS]
+                with prompts.open(encoding="utf-8", errors="replace") as file:
+                    lines = file.read(_MOST_PROMPTS * _MOST_CHARACTERS).splitlines()
+                texts = [line[:_MOST_CHARACTERS] for line in lines if line.strip()][:_MOST_PROMPTS]
                 if not texts:
                     raise CheckpointError(f"{prompts} is empty. Write a prompt a line.")
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
         ids = [tokenizer.encode(text).ids[:_MOST_TOKENS] for text in texts]
-        return cls(pixels, [torch.tensor([i for i in row if i < vocab_size]) for row in ids])
+        return cls(pixels, [torch.tensor([i for i in row if i < vocab_size], dtype=torch.int64) for row in ids])
 
     def sequence(self, sizes: ModelSizes) -> tuple[Tensor, Tensor]:
         """All prompts behind one another, every second one behind a picture.
@@ -87,8 +89,8 @@ def _drawn(side: int) -> Tensor:
 def _pixels(path: Path, side: int) -> Tensor:
     try:
         with Image.open(path) as image:
-            pixels = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-    except (OSError, ValueError) as error:
+            pixels = ImageOps.exif_transpose(image).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow's decoders raise errors of every kind
         raise CheckpointError(f"{path} cannot be opened as a picture ({error}). Remove it.") from error
     flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
     return flat.view(side, side, 3).permute(2, 0, 1).float() / 127.5 - 1

@@ -127,7 +127,9 @@ def load_reference(source: SourceModel, dtype: Dtype) -> Idefics2ForConditionalG
     kind, folder = Idefics2ForConditionalGeneration, source.checkpoint.folder
     if source.changed:  # transformers would need packages of its own to read these
         model = kind._from_config(source.config, dtype=torch.float32, attn_implementation="sdpa").eval()
-        model.load_state_dict({name: source.checkpoint.read_all(stored).float() for name, stored in source.names.items()})
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(source.checkpoint.read_all(source.names[name]))
     else:
         model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
     if dtype == "bf16":

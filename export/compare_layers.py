@@ -34,8 +34,8 @@ def compare_layers(folder: Path, source: SourceModel) -> Verification:
     example, reference = Example.for_model(manifest), streamed_reference(source, rounded=manifest.dtype == "bf16")
     with torch.no_grad():
         vision = list(_compare_vision(folder, manifest, reference, example.images[1]))
-        decoder = list(_compare_text(folder, manifest, reference, example.prompts[0]))
-    return Verification([*vision, *decoder])
+        text = list(_compare_text(folder, manifest, reference, example.prompts[0]))
+    return Verification([*vision, *text])
 
 
 def _compare_vision(
@@ -66,7 +66,7 @@ def _compare_vision(
 def _compare_text(
     folder: Path, manifest: Manifest, reference: Idefics2ForConditionalGeneration, prompt: Tensor
 ) -> Iterator[Difference]:
-    precision, config = manifest.precision["decoder"], reference.config.text_config
+    config = reference.config.text_config
     sizes, count = manifest.model, len(prompt)
     text = reference.model.text_model
     x = text.embed_tokens(prompt)[None]
@@ -78,8 +78,10 @@ def _compare_text(
     embedded = Cut.open(folder, "embedding").run(inputs, ["inputs_embeds"])[0]
     yield Difference.between("embedding", "tokens", embedded, x.numpy(), manifest.precision["embedding"])
 
-    graph = Cut.open(folder, "decoder")
-    borders = [graph.input_of(f"text_model.layers.{i}.input_layernorm.weight") for i in range(sizes.num_layers)]
+    names: tuple[GraphName, ...] = ("decoder", "prompt")
+    cuts = {name: Cut.open(folder, name) for name in names if name in manifest.graphs}
+    pattern = "text_model.layers.{}.input_layernorm.weight"
+    borders = {name: [cut.input_of(norm) for norm in cut.norms(pattern)] + ["logits"] for name, cut in cuts.items()}
     cos, sin = (torch.cat([table[:count]] * 2, 1)[None] for table in rotary_tables(reference.config))
     if manifest.dtype == "bf16":
         cos, sin = cos.bfloat16().float(), sin.bfloat16().float()
@@ -96,16 +98,15 @@ def _compare_text(
     # Every part gets all inputs: the graph reads batch and cache sizes off the first that has them.
     call = {"inputs_embeds": x, "attention_mask": torch.ones(1, count, dtype=torch.int64), "logit_positions": positions}
     call |= dict.fromkeys(key_value_names(sizes.num_layers, "past_key_values"), empty)
-    for index, border in enumerate(borders):
-        expected = text.layers[index](x, attention_mask=mask, position_embeddings=(cos, sin), position_ids=positions)
-        if index + 1 < len(borders):
-            actual = graph.run({**call, border: x}, [borders[index + 1]])[0]
-            yield Difference.between("decoder", f"layer {index}", actual, expected.numpy(), precision)
-        else:  # the last layer, the norm and the head together: the graph gathers the wanted positions between them
-            logits = reference.lm_head(text.norm(expected))
-            actual = graph.run({**call, border: x}, ["logits"])[0]
-            yield Difference.between("decoder", "logits", actual, logits.numpy(), precision)
-        x = expected
+    for index, layer in enumerate(text.layers):
+        x, given = layer(x, attention_mask=mask, position_embeddings=(cos, sin), position_ids=positions), x
+        last = index + 1 == sizes.num_layers
+        # The last layer, the norm and the head together: the graph gathers the wanted positions between them.
+        expected, what = (reference.lm_head(text.norm(x)), "logits") if last else (x, f"layer {index}")
+        for name, cut in cuts.items():
+            border, following = borders[name][index : index + 2]
+            actual = cut.run({**call, border: given}, [following])[0]
+            yield Difference.between(name, what, actual, expected.numpy(), manifest.precision[name])
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class Groups:
     """Of the scales."""
     padded: bool = True
     """Rows fill their last group with zeros."""
+    kept: bool = False
+    """Whether the matrix is stored in such groups already."""
 
     def parts(self, rows: int, columns: int) -> list[tuple[torch.dtype, tuple[int, ...]]]:
         groups = -(-columns // self.size)

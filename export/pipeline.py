@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -76,12 +76,11 @@ def export_model(
     quantisation, dtype = _plan(precision)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
-    folders = checkpoint.folder, *(Path(given) if given is not None else None for given in (adapter, calibrate))
-    plan = {
-        "from": fingerprint(*folders), "tools": _versions(), "dtype": dtype, "attention": flavour,
-        "quantisation": asdict(quantisation) if quantisation else None,
-    }  # fmt: skip
-    with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan) as workplace:
+    given = {"checkpoint": checkpoint.folder, "adapter": adapter, "calibrate": calibrate}
+    plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
+    plan |= {"tools": _versions(), "dtype": dtype, "attention": flavour}
+    plan |= {"quantisation": asdict(quantisation) if quantisation else None}
+    with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan, listener.say) as workplace:
         if workplace.resumed:
             listener.say("Going on with an export that was interrupted.")
         partial = workplace.folder

@@ -12,11 +12,13 @@ import torch
 from ..graphs.contract import Dtype, GraphName, Precision
 from .awq import AwqMatrix
 from .checkpoint import Stored
+from .errors import CheckpointError
 from .packing import Channels, Groups, Packing
 from .source_model import SourceModel
 from .trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]
+GROUP_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_GROUP = 128
 
 
@@ -27,7 +29,7 @@ class Quantisation:
     precision: Literal["int8", "int4"]
     target: Target = "cpu"
     group: int = DEFAULT_GROUP
-    """Columns that share a scale, 16 to 256, a power of 2."""
+    """Columns that share a scale, one of GROUP_SIZES."""
     symmetric: bool = True
     connector_bits: Literal[4, 8] = 8
     fast_prompts: bool = False
@@ -40,12 +42,26 @@ class Quantisation:
 
     def precisions(self) -> dict[GraphName, Precision]:
         found: dict[GraphName, Precision] = {"vision": "int8", "embedding": "int8", "decoder": self.precision}
-        return found | {"prompt": "int8"} if self.fast_prompts else found
+        if self.fast_prompts:
+            found["prompt"] = "int8"
+        return found
 
     @property
     def of_prompts(self) -> Quantisation:
-        """The int8 decoder's."""
-        return replace(self, precision="int8", fast_prompts=False)
+        """The int8 decoder's, beside an int4 one."""
+        return replace(self, precision="int8")
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("precision", self.precision, ("int8", "int4")),
+            ("target", self.target, ("cpu", "cuda")),
+            ("group", self.group, GROUP_SIZES),
+            ("connector_bits", self.connector_bits, (4, 8)),
+        ):
+            if value not in known:
+                raise CheckpointError(f"Quantisation's {what} is {value!r}. Choose one of {', '.join(map(str, known))}.")
+        if self.fast_prompts and self.target != "cpu":
+            raise CheckpointError("Quantisation's fast_prompts are for CPUs. Leave them out for cuda.")
 
     def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype) -> Packing:
         """Of one matrix, by its name in the graph; `dtype` is what it computes with."""
@@ -59,8 +75,8 @@ class Quantisation:
             return Groups(8, self.group, True, dtype, padded=False)
         if bits == 8 and self.target == "cpu" and (self.precision == "int8" or graph == "vision"):
             return Channels()
-        if bits == 4 and isinstance(stored, AwqMatrix):  # as it is
-            return Groups(4, stored.group, False, dtype)
+        if bits == 4 and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
+            return Groups(4, stored.group, False, dtype, kept=True)
         return Groups(bits, self.group, self.symmetric, dtype)
 
 
@@ -102,8 +118,9 @@ def folder_bytes(shapes: dict[str, tuple[int, ...]], dtype: Dtype, quantisation:
     width = TORCH_DTYPES[dtype].itemsize
     if quantisation is None:
         return sum(map(math.prod, shapes.values())) * width
-    bits = 8.5 if quantisation.precision == "int8" else 5.5  # with scales, and the parts that stay wider
-    bits += 8.5 if quantisation.fast_prompts else 0
+    scales = 8 * width / quantisation.group  # bits a weight
+    bits = 8.5 if quantisation.precision == "int8" else 5.0  # some parts stay wider
+    bits += scales + (8.5 if quantisation.fast_prompts else 0)
     return sum(int(math.prod(shape) * (bits / 8 if len(shape) == 2 else width)) for shape in shapes.values())
 
 

@@ -29,6 +29,8 @@ from .streamed import streamed_reference
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""
+_QUIETEST = 0.02
+"""Share of the median magnitude that a channel counts as at least."""
 _ROWS, _OUTPUTS = 96, 192
 """Activations and outputs of each matrix that its error is measured on."""
 
@@ -42,6 +44,8 @@ class Place:
     """Names of parameters, divided along their first axis."""
     after: list[str]
     """Names of matrices that read what comes out."""
+    cached: bool = False
+    """Whether what lies between goes into the key/value cache, which two decoders may share."""
     repeat: tuple[int, int, int] | None = None
     """(key/value heads, query heads each, head_dim) where a matrix reads each channel of `before` several times."""
     magnitude: Tensor | None = None
@@ -55,7 +59,8 @@ class Place:
         if self.repeat is not None:
             heads = measured.view(self.repeat)
             measured = heads.amax(1, keepdim=True).expand(self.repeat).reshape(-1)
-        found = measured.clamp(min=1e-5) ** strength
+        # What was silent here may be loud elsewhere.
+        found = measured.clamp(min=max(1e-5, _QUIETEST * float(measured.median()))) ** strength
         return found / (found.max() * found.min()).sqrt()
 
     def divisors(self, factors: Tensor) -> Tensor:
@@ -92,7 +97,12 @@ Factors = dict[str, dict[str, Tensor]]
 
 def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:
     """What makes the quantised products better, found on pictures and prompts."""
-    places = [place for place in _places(model.config) if not any(isinstance(model.stored(n), AwqMatrix) for n in place.after)]
+    places = [
+        place
+        for place in _places(model.config)
+        if not any(isinstance(model.stored(name), AwqMatrix) for name in place.after)
+        and not (place.cached and quantisation.fast_prompts)
+    ]
     reference = streamed_reference(model)
     listener.start("calibrate", sum(math.prod(model.shapes[name]) for place in places for name in place.after))
     for place in places:
@@ -180,7 +190,7 @@ def _places(config: Idefics2Config) -> Iterator[Place]:
         at = f"model.text_model.layers.{i}"
         attention, mlp = f"{at}.self_attn", f"{at}.mlp"
         yield Place("decoder", [f"{at}.input_layernorm.weight"], [f"{attention}.{part}_proj.weight" for part in "qkv"])
-        yield Place("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], heads)
+        yield Place("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], True, heads)
         norm = f"{at}.post_attention_layernorm.weight"
         yield Place("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
         yield Place("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])

@@ -39,7 +39,7 @@ class SourceModel:
         sizes, shapes, tied = model_sizes(config)
         names = match_tensors(checkpoint, shapes, tied)
         if adapter is not None:
-            checkpoint = merge_adapter(checkpoint, names, adapter)
+            checkpoint, names = merge_adapter(checkpoint, names, adapter)
         return cls(checkpoint, config, sizes, shapes, names, bool(quantised or adapter))
 
     def stored(self, parameter: str) -> Stored:

@@ -124,7 +124,8 @@ def _plain_data(name: str, weight: Weight, model: SourceModel) -> Iterator[tuple
 def _packed_data(packed: PackedWeight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
     stored, packing = model.stored(packed.source), packed.packing
     rows, columns = stored.shape
-    if isinstance(stored, AwqMatrix) and isinstance(packing, Groups) and packing.bits == 4:
+    if isinstance(packing, Groups) and packing.kept:
+        assert isinstance(stored, AwqMatrix)
         data = packing.keep(rows, columns, stored.integers)
     else:
         data = packing.pack(rows, columns, stored.read)

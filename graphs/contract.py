@@ -26,7 +26,7 @@ FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
 GRAPHS: tuple[GraphName, ...] = ("vision", "embedding", "decoder")
 """What every folder holds. Some also have "prompt": the decoder again, with weights that read prompts faster."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "idefics2_onnx.json"
 TENSOR_TYPES: dict[Dtype, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 FLOAT, INT = "tensor(float)", "tensor(int64)"
@@ -248,7 +248,7 @@ def _fields(cls: type, content: Any, prefix: str) -> dict[str, Any]:
         _expect(name in content, prefix + name, "nothing")
         _expect(isinstance(content[name], kinds) and not isinstance(content[name], bool), prefix + name, content[name])
     unknown = sorted(set(content) - set(types))
-    _expect(not unknown, prefix + (unknown[0] if unknown else ""), "a key that format version 1 does not have")
+    _expect(not unknown, prefix + (unknown[0] if unknown else ""), "a key that this format version does not have")
     return dict(content)
 
 

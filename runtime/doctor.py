@@ -62,7 +62,12 @@ class Examination:
 def examine(source: str | Path | None = None, device: str | None = None) -> Examination:
     """Look at this machine, ONNX Runtime and its providers, and, if they are named, a model folder and a device."""
     machine = Machine.here()
-    findings = [*_versions(), *_hardware(machine), *_packages(), *_libraries(machine), *_providers()]
+    findings = [*_hardware(machine), *_packages()]
+    try:
+        findings += [*_versions(), *_libraries(machine), *_providers()]
+    except (ImportError, AttributeError) as error:  # half of a package is left where two were installed over each other
+        advice = "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then: pip install onnxruntime (or onnxruntime-gpu)"
+        return Examination([*findings, Finding("onnxruntime", "wrong", f"cannot be imported ({error}). {advice}")])
     if source is not None or device is not None:
         findings += _placement(source, device or "auto")
     return Examination([*findings, *_advice(machine)])
@@ -191,10 +196,14 @@ def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
         yield Finding("device" if isinstance(error, ProviderError) else "folder", "wrong", str(error))
         return
     yield Finding("folder", "ok", f"{folder.path}: {', '.join(f'{g} {p}' for g, p in folder.manifest.precision.items())}")
-    first = sessions.providers[0]
     for graph in folder.manifest.graphs:
+        session = getattr(sessions, graph)
+        first = session.get_providers()[0]
+        if not hasattr(session, "get_provider_graph_assignment_info"):
+            yield Finding(graph_file(graph), "ok", f"on {first}")
+            continue
         nodes: Counter[str] = Counter()
-        for part in getattr(sessions, graph).get_provider_graph_assignment_info():
+        for part in session.get_provider_graph_assignment_info():
             nodes[part.ep_name] += len(part.get_nodes())
         placed = ", ".join(f"{count} nodes on {name}" for name, count in nodes.most_common())
         yield Finding(graph_file(graph), "ok" if set(nodes) <= {first} else "note", placed)

@@ -182,11 +182,11 @@ class Engine:
         """Raise ModelFolderError, naming the graph to blame, if logits are not numbers to choose a token by."""
         if not logits.size or (np.isfinite(logits.max()) and np.isfinite(logits.min())):
             return
-        graph: GraphName = "decoder"
+        graph: GraphName = "prompt" if self.reads_apart and features else "decoder"
         if not all(np.isfinite(buffer.read()).all() for buffer in features):
             graph = "vision"
         advice = "Export the model again with --fp32 or --bf16, which overflow later."
-        if self.precision[graph] == "fp32":
+        if self.sessions.vision.get_outputs()[0].type == "tensor(float)":
             advice = "Its weights may be damaged: run `idefics2-onnx verify`."
         raise ModelFolderError(f"{graph_file(graph)} ({self.precision[graph]}) computed numbers that are not finite. {advice}")
 

@@ -115,6 +115,8 @@ def _open(
     if options is None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
+        # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made unsigned.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     path = folder.file(graph_file(graph))
     try:
         session = ort.InferenceSession(path, options, providers=list(wanted))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,9 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
-import psutil
 import pytest
 import torch
+from filelock import FileLock
 from idefics2_onnx import Idefics2, Idefics2OnnxError
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Listener, export_model, verify_folder, weights
@@ -116,7 +115,7 @@ def test_fp16_connector_is_stored_in_half_and_computes_in_fp32(exported):
         ({"text_config__model_type": "llama"}, "'llama' text model"),
         ({"text_config__rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"text_config__rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [1.0] * 8, "factor": 2.0, "original_max_position_embeddings": 64}}, "'longrope'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"vision_config__hidden_act": "wobble"}, "'wobble'"),
         ({"vision_config__num_channels": 4}, "4 channels"),
         ({"vision_config__patch_size": [14, 14]}, "patch_size"),
@@ -296,13 +295,23 @@ def test_another_plan_starts_afresh(checkpoint, tmp_path):
 
 
 def test_two_exports_to_one_place(checkpoint, tmp_path):
-    part = tmp_path / ".out.partial"
-    part.mkdir()
-    other = psutil.Process(os.getppid())
-    (part / "owner.json").write_text(json.dumps({"pid": other.pid, "since": other.create_time()}))
-    with pytest.raises(CheckpointError, match=f"Process {other.pid} is exporting to the same place"):
+    with FileLock(tmp_path / ".out.lock"), pytest.raises(CheckpointError, match="Another export to .*out is running"):
         export_model(checkpoint("plain"), tmp_path / "out", verify="never")
-    assert part.exists()
+    assert export_model(checkpoint("plain"), tmp_path / "out", verify="never").folder.exists()
+
+
+def test_an_interrupted_comparison_is_made_again(checkpoint, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("idefics2_onnx.export.pipeline.verify_in_subprocess", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    report = export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    assert report.verification is not None
+    Idefics2.from_pretrained(report.folder)
+    assert list(tmp_path.iterdir()) == [report.folder]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -15,10 +15,12 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.compare import compare_whole
 from idefics2_onnx.export.compare_layers import compare_layers
+from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.packing import Groups
 from idefics2_onnx.export.source_model import SourceModel
 from idefics2_onnx.graphs.contract import GRAPHS, MANIFEST
 from parity import photos
+from safetensors.torch import load_file, save_file
 
 NAMES = ("plain", "window", "wide_heads", "odd_heads", "bf16_checkpoint", "fp16_checkpoint")
 
@@ -119,8 +121,6 @@ def dequantised(folder, graph, stem, size):
 
 def awq_checkpoint(source, folder, group=32):
     """The checkpoint with its text model quantised in AWQ's GEMM layout; and the integers of each matrix."""
-    from safetensors.torch import load_file, save_file
-
     folder.mkdir()
     for path in source.iterdir():
         if path.suffix != ".safetensors":
@@ -174,6 +174,7 @@ def test_awq_checkpoints_in_floats_are_the_integers_times_their_scales(checkpoin
     [
         ({"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"]}, None),
         ({"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear"}, None),
+        ({"r": 4, "target_modules": ["embed_tokens", "lm_head", "k_proj"]}, None),
         ({"r": 2, "target_modules": ["v_proj"], "alpha_pattern": {"layers.0.self_attn.v_proj": 9}, "modules_to_save": ["lm_head"]}, "lm_head"),
     ],
 )  # fmt: skip
@@ -207,7 +208,8 @@ def test_fast_prompts_are_read_by_a_graph_of_their_own(checkpoint, quantised):
         for q in (Quantisation("int4", fast_prompts=True), Quantisation("int8"), Quantisation("int4"))
     )
     inputs = int8.processor(text="User: Hello there")
-    assert np.array_equal(both.logits(inputs), int8.logits(inputs))
+    found, expected = both.logits(inputs), int8.logits(inputs)
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
     assert both.engine.reads_apart
     assert not int4.engine.reads_apart
 
@@ -215,12 +217,14 @@ def test_fast_prompts_are_read_by_a_graph_of_their_own(checkpoint, quantised):
 def test_chats_equal_fresh_answers_where_prompts_are_read_apart(quantised):
     """What the int4 graph wrote of an answer is read again by the int8 one, as it would be afresh."""
     model = Idefics2.from_pretrained(quantised("plain", Quantisation("int4", fast_prompts=True)))
-    chat = model.chat(max_new_tokens=12)
+    chat, read = model.chat(max_new_tokens=12), 0
     for turn in range(3):
         answer = chat.send(f"Turn {turn}", photos()[turn] if turn < 2 else None)
         fresh = model.generate(chat.messages[:-1], max_new_tokens=12)
         assert answer.token_ids == fresh.token_ids
-    assert answer.timings.prompt_tokens_reused > 40
+        reused = answer.timings.prompt_tokens_reused
+        assert reused == (read if turn else 0)  # all that was a prompt, nothing of the answer
+        read = fresh.prompt_tokens
 
 
 @pytest.mark.parametrize(
@@ -248,3 +252,65 @@ def test_int4_on_the_command_line(checkpoint, tmp_path):
     shown = CliRunner().invoke(main, against, catch_exceptions=False).stdout
     assert "next tokens: " in shown
     assert "nats" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"peft_type": "IA3"}, "is a IA3 adapter"),
+        ({"use_dora": True}, "trained with use_dora"),
+        ({"init_lora_weights": "pissa_niter_4"}, "starts from pissa_niter_4, which changes the base model"),
+        ({"lora_alpha": "many"}, "alpha that is no number"),
+        ({"alpha_pattern": ["x"]}, "alpha that is no number"),
+    ],
+)
+def test_adapters_that_are_not_plain(changes, match, checkpoint, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    stem = "base_model.model.model.text_model.layers.0.self_attn.q_proj"
+    tensors = {f"{stem}.lora_A.weight": torch.ones(2, 64), f"{stem}.lora_B.weight": torch.ones(64, 2)}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4} | changes))
+    with pytest.raises(CheckpointError, match=match):
+        export_model(checkpoint("plain"), tmp_path / "out", verify="never", adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        (
+            {"q_proj.lora_A.weight": (2, 63), "q_proj.lora_B.weight": (64, 2)},
+            r"shape \[2, 63\], but the model makes it \[2, 64\]",
+        ),
+        ({"q_proj.lora_A.weight": (2, 64)}, "is not whole"),
+        ({"x_proj.lora_A.weight": (2, 64)}, "which plain does not have"),
+        ({"q_proj.lora_A.weight": (0, 64), "q_proj.lora_B.weight": (64, 0)}, "is not whole"),
+    ],
+)
+def test_adapters_that_do_not_fit(tensors, match, checkpoint, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    stem = "base_model.model.model.text_model.layers.0.self_attn."
+    save_file({stem + name: torch.ones(shape) for name, shape in tensors.items()}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(CheckpointError, match=match):
+        export_model(checkpoint("plain"), tmp_path / "out", verify="never", adapter=adapter)
+
+
+def test_an_adapter_of_one_tied_matrix_leaves_the_other(checkpoint, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    random = torch.Generator().manual_seed(0)
+    pair = {"A": torch.randn(2, 128, generator=random), "B": torch.randn(300, 2, generator=random)}
+    save_file({f"base_model.model.lm_head.lora_{k}.weight": v for k, v in pair.items()}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 2}')
+    model = SourceModel.open(checkpoint("window"), adapter=adapter)
+    base = SourceModel.open(checkpoint("window")).stored("lm_head.weight").read(0, 300)
+    assert torch.equal(model.stored("model.text_model.embed_tokens.weight").read(0, 300), base)
+    assert torch.allclose(model.stored("lm_head.weight").read(0, 300), base + pair["B"] @ pair["A"], atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "int2"}, {"group": 100}, {"connector_bits": 5}, {"target": "tpu"}])
+def test_quantisations_are_checked(wrong):
+    with pytest.raises(CheckpointError, match="Choose one of"):
+        Quantisation(**{"precision": "int4", **wrong})

@@ -9,7 +9,7 @@ from idefics2_onnx.export.agreement import LayeredCheckpoint
 from idefics2_onnx.export.calibration import PROMPTS, CalibrationSet
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.listener import Listener
-from idefics2_onnx.export.smoothing import ScaledTensor, smooth
+from idefics2_onnx.export.smoothing import ScaledTensor, smoothed, smoothing_factors
 from idefics2_onnx.export.source_model import SourceModel
 from parity import photos
 from safetensors.torch import load_file, save_file
@@ -54,19 +54,19 @@ def loud(checkpoint, tmp_path_factory):
 def test_smoothed_models_compute_the_same(name, checkpoint):
     model = SourceModel.open(checkpoint(name))
     pictures = shown(checkpoint(name), model)
-    smoothed = smooth(model, Quantisation("int8"), pictures, Listener())
-    assert any(isinstance(stored, ScaledTensor) for stored in smoothed.checkpoint.tensors.values())
+    same = smoothed(model, smoothing_factors(model, Quantisation("int8"), pictures, Listener()))
+    assert any(isinstance(stored, ScaledTensor) for stored in same.checkpoint.tensors.values())
     expected = logits(model, pictures)
-    assert (logits(smoothed, pictures) - expected).abs().max() < 2e-5 * max(1, float(expected.std()))
+    assert (logits(same, pictures) - expected).abs().max() < 2e-5 * max(1, float(expected.std()))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_smoothing_helps_where_channels_are_loud(precision, loud, tmp_path, monkeypatch):
-    smoothed = export_model(loud, tmp_path / "smoothed", precision, verify="never").folder
-    monkeypatch.setattr("idefics2_onnx.export.pipeline.smooth", lambda model, *_: model)
+    smooth = export_model(loud, tmp_path / "smooth", precision, verify="never").folder
+    monkeypatch.setattr("idefics2_onnx.export.pipeline.smoothing_factors", lambda *_: {})
     rough = export_model(loud, tmp_path / "rough", precision, verify="never").folder
     precise = open_layered(loud)
-    found, expected = agreement(smoothed, precise), agreement(rough, precise)
+    found, expected = agreement(smooth, precise), agreement(rough, precise)
     assert found.divergence < {"int8": 0.8, "int4": 1.0}[precision] * expected.divergence, (found, expected)
     assert found.positions == expected.positions > 200
 
@@ -114,3 +114,16 @@ def test_folders_that_cannot_be_calibrated_with(files, match, checkpoint, tmp_pa
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=match):
         shown(checkpoint("plain"), SourceModel.open(checkpoint("plain")), tmp_path)
+
+
+def test_two_decoders_over_one_cache_agree_about_values(checkpoint):
+    """What one writes into the cache the other reads: nothing that goes there may be scaled for one of them."""
+    model = SourceModel.open(checkpoint("plain"))
+    pictures, both = shown(checkpoint("plain"), model), Quantisation("int4", fast_prompts=True)
+    for plan in (both, both.of_prompts):
+        factors = smoothing_factors(model, plan, pictures, Listener())
+        scaled = [name for name, found in factors.items() if "rows" in found and "text_model" in name]
+        assert scaled
+        assert not [name for name in scaled if "v_proj" in name or "k_proj" in name]
+    alone = smoothing_factors(model, Quantisation("int8"), pictures, Listener())
+    assert any("rows" in found and "v_proj" in name and "text_model" in name for name, found in alone.items())
