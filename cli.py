@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .graphs.contract import FLAVOURS, GRAPHS, MANIFEST, PRECISIONS, Manifest, data_file, graph_file
+from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-_DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
+_DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
 
 
 _model_option = click.option(
@@ -64,6 +64,25 @@ def main() -> None:
 @click.option("--fp16", "precision", flag_value="fp16", default="fp16", help="Half precision, connector in fp32 (default).")
 @click.option("--fp32", "precision", flag_value="fp32", help="Single precision.")
 @click.option("--bf16", "precision", flag_value="bf16", help="bfloat16; runs on CUDA only.")
+@click.option("--int8", "precision", flag_value="int8", help="8-bit weights and, on CPUs, activations: fast prompts.")
+@click.option("--int4", "precision", flag_value="int4", help="4-bit weights in the decoder, 8-bit elsewhere: the smallest.")
+@click.option("--for", "target", type=click.Choice(["cpu", "cuda"]), help="What int8 and int4 are made for [default: cpu].")
+@click.option(
+    "--group-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Weights that share a scale [default: 128]."
+)
+@click.option(
+    "--asymmetric", is_flag=True, help="Give each group of weights a zero of its own: better at 4 bits, a little larger."
+)
+@click.option("--fast-prompts", is_flag=True, help="Keep an int8 decoder beside the int4 one, to read prompts with.")
+@click.option("--connector-bits", type=click.Choice(["4", "8"]), help="Of the connector in int4 [default: 8].")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of pictures and prompts.txt (a prompt a line) to measure activations on, for int8 and int4.",
+)
+@click.option(
+    "--adapter", type=click.Path(path_type=Path, exists=True, file_okay=False), help="LoRA adapter to merge, a folder of PEFT's."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model folder to make [default: ./<model>-<precision>].")
 @click.option("--attention", type=click.Choice(FLAVOURS), help="Operators: ONNX Runtime's own, or ai.onnx only.")
 @click.option(
@@ -74,11 +93,35 @@ def main() -> None:
     help="Compare with the reference afterwards: auto does it layer by layer where the memory is short.",
 )
 @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
-def export(model: str, precision: str, output: Path | None, attention: Any, verify: Any, revision: str | None) -> None:
+def export(
+    model: str,
+    precision: Any,
+    target: Any,
+    group_size: str | None,
+    asymmetric: bool,
+    connector_bits: str | None,
+    fast_prompts: bool,
+    calibrate: Path | None,
+    adapter: Path | None,
+    output: Path | None,
+    attention: Any,
+    verify: Any,
+    revision: str | None,
+) -> None:
     """Export MODEL, a checkpoint's folder or hub id, to a model folder."""
-    if precision not in PRECISIONS:
-        raise click.UsageError(f"There is no precision {precision!r}.")
     exporter = _exporter()
+    if fast_prompts and (precision != "int4" or target == "cuda"):
+        raise click.UsageError("--fast-prompts goes with --int4 on CPUs.")
+    if connector_bits and precision != "int4":
+        raise click.UsageError("--connector-bits goes with --int4.")
+    if (group_size or asymmetric) and precision == "int8" and target != "cuda":
+        raise click.UsageError("--group-size and --asymmetric go with --int4: int8 for CPUs has a scale per output.")
+    if precision in ("int8", "int4"):
+        precision = exporter.Quantisation(
+            precision, target or "cpu", int(group_size or 128), not asymmetric, int(connector_bits or 8), fast_prompts
+        )
+    elif target or group_size or asymmetric or connector_bits or calibrate:
+        raise click.UsageError("--for, --group-size, --asymmetric, --connector-bits and --calibrate go with --int8 or --int4.")
     with _Bars() as bars:
         report = exporter.export_model(
             model,
@@ -87,6 +130,8 @@ def export(model: str, precision: str, output: Path | None, attention: Any, veri
             attention=attention,
             verify=verify,
             revision=revision,
+            adapter=adapter,
+            calibrate=calibrate,
             listener=bars,
         )
     size = sum(entry.size for entry in report.manifest.files.values())
@@ -307,10 +352,14 @@ def info(folder: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", required=False)
-@click.option("--against", metavar="CHECKPOINT", help="Compare with this checkpoint's reference, too (needs the [export] extra).")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="Compare with this checkpoint or more precise model folder, too (needs the [export] extra).",
+)
 @click.option("--device", type=_DEVICES, default="auto", show_default=True)
 def verify(folder: str | None, against: str | None, device: str) -> None:
-    """Check a model FOLDER: files, hashes, interfaces, finite outputs; and against its CHECKPOINT if one is given."""
+    """Check a model FOLDER: files, hashes, interfaces, finite outputs; and how it agrees with another MODEL if one is given."""
     from .runtime.folder import ModelFolder
     from .runtime.self_check import check_folder
 
@@ -321,10 +370,33 @@ def verify(folder: str | None, against: str | None, device: str) -> None:
             bars.finish()
             click.echo(line)
     if against:
-        verification = _exporter().verify_folder(opened.path, against)
-        for line in verification.lines():
-            click.echo(line)
-        verification.raise_past_floor()
+        exporter = _exporter()
+        verification = None
+        if not (Path(against) / MANIFEST).is_file():
+            verification = exporter.verify_folder(opened.path, against)
+            for line in verification.lines():
+                click.echo(line)
+        click.echo(exporter.agreement(opened.path, exporter.open_layered(against)))
+        if verification is not None:
+            verification.raise_past_floor()
+
+
+@main.command()
+@click.argument("folder", required=False)
+@click.option("--device", type=_DEVICES, help="Say whether this device works, and what it would run of FOLDER.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
+    """Say what is here, what works, and what to do about what does not."""
+    from .runtime.doctor import examine
+
+    examination = examine(folder, device)
+    if as_json:
+        click.echo(json.dumps(examination.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        for finding in examination.findings:
+            click.echo(finding)
+    if not examination.healthy:
+        raise SystemExit(1)
 
 
 def _choose_model(named: str | None) -> str | None:
@@ -423,12 +495,12 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
                 "precision": manifest.precision[graph],
                 "bytes": manifest.files[graph_file(graph)].size + manifest.files[data_file(graph)].size,
             }
-            for graph in GRAPHS
+            for graph in manifest.graphs
         },
         "prompt": {
             "tokens_per_image": model.image_seq_len,
             "tokens_per_split_image": 5 * model.image_seq_len,
-            "cache_bytes_per_token": per_token * (4 if manifest.precision["decoder"] == "fp32" else 2),
+            "cache_bytes_per_token": per_token * (4 if manifest.dtype == "fp32" else 2),
         },
         "tools": manifest.tools,
     }

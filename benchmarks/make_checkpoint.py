@@ -1,8 +1,10 @@
 """Write a synthetic checkpoint with the real model's widths, streaming: one tensor in memory at a time.
 
-    python benchmarks/make_checkpoint.py FOLDER [--text-layers 32] [--vision-layers 27] [--dtype bf16]
+    python benchmarks/make_checkpoint.py FOLDER [--text-layers 32] [--vision-layers 27] [--dtype bf16] [--no-outliers]
 
-Weights are random, drawn so that activations keep a standard deviation near 1. All layers: 16.8 GB in bf16.
+Weights are random, drawn so that activations keep a standard deviation near 1; all layers: 16.8 GB in bf16. Some channels are
+made as loud as real decoders have them: a few of the residual stream (in embeddings and image features), a few neurons of each
+MLP, a few channels of each norm of the encoder.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def real_config(text_layers: int = 32, vision_layers: int = 27) -> Idefics2Confi
     )
 
 
-def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str) -> None:
+def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers: bool = True) -> None:
     """config, tokenizer, processor files and safetensors shards with an index."""
     folder.mkdir(parents=True)
     _, shapes, tied = model_sizes(config)
@@ -77,7 +79,7 @@ def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str) -> None:
         size += length
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     for index, (name, shard) in enumerate(zip(names, shards, strict=True)):
-        _write_shard(folder / name, shard, dtype, index)
+        _write_shard(folder / name, shard, dtype, index, outliers)
     weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     config.save_pretrained(folder)
@@ -93,7 +95,7 @@ def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str) -> None:
         (folder / name).write_text(json.dumps(content))
 
 
-def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], dtype: str, seed: int) -> None:
+def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], dtype: str, seed: int, outliers: bool) -> None:
     kind, code = DTYPES[dtype]
     header, offset = {}, 0
     for name, shape in shard.items():
@@ -106,11 +108,18 @@ def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], dtype: str, seed
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, shape in shard.items():
-            count = torch.Size(shape).numel()
             mean, std = _distribution(name, shape)
-            for start in range(0, count, CHUNK):
-                part = torch.randn(min(CHUNK, count - start), generator=generator).mul_(std).add_(mean).to(kind)
-                file.write(part.view(torch.uint8).numpy())
+            loud = _loud(name, shape) if outliers else []
+            width = torch.Size(shape[1:]).numel()
+            step = max(1, CHUNK // width)
+            for start in range(0, shape[0], step):
+                part = torch.randn(min(step, shape[0] - start), width, generator=generator).mul_(std).add_(mean)
+                for axis, channels, factor in loud:
+                    if axis:
+                        part[:, channels] *= factor
+                    else:
+                        part[[c - start for c in channels if start <= c < start + len(part)]] *= factor
+                file.write(part.to(kind).view(torch.uint8).numpy())
 
 
 def _distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -122,11 +131,32 @@ def _distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     return (0.0, 0.02) if name.endswith("bias") else (1.0, 0.02)
 
 
+def _loud(name: str, shape: tuple[int, ...]) -> list[tuple[int, list[int], float]]:
+    """Channels of a tensor that are louder than the rest: (axis, channels, factor)."""
+
+    def some(count: int, seed: int) -> list[int]:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: max(1, count // 700)].tolist()
+
+    layer = int(next((part for part in name.split(".") if part.isdigit()), "0"))
+    if "text_model.embed_tokens" in name:
+        return [(1, some(shape[1], 0), 40.0)]
+    if "perceiver_resampler.norm" in name:
+        return [(0, some(shape[0], 0), 40.0)]
+    if "text_model" in name and ("gate_proj" in name or "up_proj" in name):
+        return [(0, some(shape[0], layer + 1), 6.0)]
+    if "vision_model" in name and "layer_norm" in name:
+        return [(0, some(shape[0], layer + 1), 8.0)]
+    return []
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text-layers", type=int, default=32)
     parser.add_argument("--vision-layers", type=int, default=27)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--no-outliers", action="store_true")
     options = parser.parse_args()
-    write_checkpoint(options.folder, real_config(options.text_layers, options.vision_layers), options.dtype)
+    write_checkpoint(
+        options.folder, real_config(options.text_layers, options.vision_layers), options.dtype, not options.no_outliers
+    )

@@ -1,7 +1,10 @@
 """How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
 try:
-    from .pipeline import ExportReport, Listener, export_model
+    from .agreement import Agreement, agreement, open_layered
+    from .listener import Listener
+    from .pipeline import ExportReport, export_model
+    from .quantise import Quantisation
     from .verify import Verification, verify_folder
 except ModuleNotFoundError as error:
     if error.name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
@@ -10,4 +13,14 @@ except ModuleNotFoundError as error:
         ) from error
     raise
 
-__all__ = ["ExportReport", "Listener", "Verification", "export_model", "verify_folder"]
+__all__ = [
+    "Agreement",
+    "ExportReport",
+    "Listener",
+    "Quantisation",
+    "Verification",
+    "agreement",
+    "export_model",
+    "open_layered",
+    "verify_folder",
+]

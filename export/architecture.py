@@ -11,7 +11,7 @@ from ..graphs.contract import AttentionFlavour, ModelSizes
 from ..graphs.operators import FUSED_HEAD_MULTIPLE
 from .checkpoint import Checkpoint, read_json
 from .errors import CheckpointError
-from .trace import DTYPES, fake_mode, fake_model
+from .trace import TORCH_DTYPES, fake_mode, fake_model
 
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 """Rope types whose angles depend on the position alone, and so fit one table."""
@@ -34,7 +34,10 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
     for part in (raw, *parts.values()):
         if quantisation := part.get("quantization_config"):
             method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
-            raise CheckpointError(f"{checkpoint.source} is quantised ({method}). Export the unquantised checkpoint.")
+            if method != "awq" or part is not raw:
+                raise CheckpointError(
+                    f"{checkpoint.source} is quantised ({method}). Export the unquantised checkpoint, or one by AWQ."
+                )
     try:
         config = Idefics2Config.from_dict(raw)
     except Exception as error:  # transformers' validation raises several kinds; all mean the same here
@@ -137,6 +140,6 @@ def match_tensors(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], ti
                 f"{checkpoint.source}'s tensor {stored} has shape {list(found.shape)}, but config.json makes it "
                 f"{list(shapes[name])}. Use the config and the weights of one model."
             )
-        if found.dtype not in (*DTYPES.values(),):
+        if found.dtype not in (*TORCH_DTYPES.values(),):
             raise CheckpointError(f"{checkpoint.source}'s tensor {stored} is not fp32, fp16 or bf16. Convert it first.")
     return names

@@ -7,26 +7,47 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
+from filelock import FileLock, Timeout
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
+from ..graphs.errors import Idefics2OnnxError
 from .errors import CheckpointError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MARGIN = 64 << 20
 """Bytes kept free besides the weights, for graphs, tokenizer and manifest."""
 
 
-@contextmanager
-def new_folder(target: Path, size: int) -> Iterator[Path]:
-    """A temporary sibling of `target` for `size` bytes, renamed to `target` at the end and removed on any error.
+@dataclass(frozen=True)
+class Workplace:
+    """Where a model folder is made: a hidden sibling of its place to be."""
 
-    What a killed run left behind is removed by the next one.
+    root: Path
+    resumed: bool
+    """Whether an earlier run left something here to go on with."""
+
+    @property
+    def folder(self) -> Path:
+        """What becomes the model folder."""
+        return self.root / "folder"
+
+
+@contextmanager
+def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str], None]) -> Iterator[Workplace]:
+    """A place to make a folder of `size` bytes in, renamed to `target` at the end.
+
+    What a killed or interrupted run left behind is gone on with if it followed the same plan, and else removed. An error of
+    ours leaves nothing; an interruption, a crash or a full disk leaves what was made, and `say` is told so.
     """
-    made = []
+    made: list[Path] = []
+    root = target.parent / f".{target.name}.partial"
+    lock = FileLock(root.with_suffix(".lock"), blocking=False)
     try:
         if os.path.ismount(target) or target.resolve() == Path.cwd():
             raise CheckpointError(f"{target} cannot be replaced by a finished folder. Choose one that does not exist with -o.")
@@ -34,30 +55,62 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
             raise CheckpointError(f"{target} already exists and is not an empty folder. Remove it or choose another with -o.")
         made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{target.name}.partial-*"):
-            if not psutil.pid_exists(int(stale.name.rpartition("-")[2])):
-                shutil.rmtree(stale)
-        free = shutil.disk_usage(target.parent).free
+        lock.acquire()
+        workplace = _workplace(root, plan)
+        free = shutil.disk_usage(target.parent).free + sum(f.stat().st_size for f in workplace.folder.iterdir())
         if free < size + _MARGIN:
+            if not workplace.resumed:
+                shutil.rmtree(root)
             raise CheckpointError(
                 f"The model folder needs {(size + _MARGIN) / 1e9:.1f} GB, but {target.parent} has {free / 1e9:.1f} GB free. "
                 "Free some space or choose another folder with -o."
             )
-        partial = target.parent / f".{target.name}.partial-{os.getpid()}"
         try:
-            partial.mkdir()
-            yield partial
-            partial.rename(target)
-            made = []
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            yield workplace
+        except BaseException as error:
+            if isinstance(error, Idefics2OnnxError) or (isinstance(error, OSError) and error.errno not in _FULL):
+                shutil.rmtree(root, ignore_errors=True)
+            else:
+                say(f"What is done so far stays in {root}. The same command goes on from there.")
+            raise
+        workplace.folder.rename(target)
+        shutil.rmtree(root)
+        made = []
+    except Timeout as error:
+        raise CheckpointError(f"Another export to {target} is running. Wait for it or choose another folder with -o.") from error
     except OSError as error:
-        advice = "Free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose"
-        raise CheckpointError(f"{target} cannot be written ({error.strerror or error}). {advice} another with -o.") from error
+        advice = "Free some space, run it again to go on," if error.errno in _FULL else "Choose"
+        choice = " or choose another with -o." if error.errno in _FULL else " another with -o."
+        raise CheckpointError(f"{target} cannot be written ({error.strerror or error}). {advice}{choice}") from error
     finally:
+        if lock.is_locked:
+            lock.release()
+            root.with_suffix(".lock").unlink(missing_ok=True)
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()
+
+
+def _workplace(root: Path, plan: dict[str, Any]) -> Workplace:
+    """A workplace of this process: as it was left by a run with this plan, or empty."""
+    written = root / "plan.json"
+    if root.exists():
+        with suppress(OSError, ValueError):
+            if json.loads(written.read_text()) == plan and (root / "folder").is_dir():
+                (root / "folder" / MANIFEST).unlink(missing_ok=True)  # it is written last
+                return Workplace(root, resumed=True)
+        shutil.rmtree(root)
+    (root / "folder").mkdir(parents=True)
+    written.write_text(json.dumps(plan))
+    return Workplace(root, resumed=False)
+
+
+def fingerprint(folder: Path | None) -> list[Any] | None:
+    """A folder with names, sizes and times of its files."""
+    if folder is None:
+        return None
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return [str(folder.resolve()), *sorted([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,19 +21,49 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
 _DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
 }  # fmt: skip
 
 
+class Stored(Protocol):
+    """A tensor that can be read a few rows at a time, wherever its numbers come from."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows start…stop; of a scalar, (0, 1) is the whole."""
+        ...
+
+
 @dataclass(frozen=True)
-class TensorLocation:
+class FileTensor:
     """One tensor in a safetensors file."""
 
+    name: str
     path: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
     """First byte in the file."""
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Plain reads instead of the safetensors library's memory map: mapped pages stay resident until they are unmapped,
+        and the exporter's memory is bounded.
+        """
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        buffer = bytearray((stop - start) * row)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset + start * row)
+            view, done = memoryview(buffer), 0
+            while done < len(buffer) and (count := file.readinto(view[done:])):
+                done += count
+        if done != len(buffer):
+            raise CheckpointError(f"{self.path.name} ended inside the tensor {self.name}. Download it again.")
+        return torch.frombuffer(buffer, dtype=self.dtype).reshape(-1, *self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -45,7 +75,7 @@ class Checkpoint:
     """What the user called it: a hub id, or the folder's name."""
     revision: str | None
     """Commit of a hub checkpoint."""
-    tensors: dict[str, TensorLocation]
+    tensors: dict[str, Stored]
 
     @classmethod
     def open(cls, source: str | Path, revision: str | None = None) -> Checkpoint:
@@ -65,22 +95,8 @@ class Checkpoint:
         return cls(folder, str(source), folder.name, _locate(folder))
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows start…stop of a tensor (the whole of a scalar), in the dtype it is stored in.
-
-        Plain reads instead of the safetensors library's memory map: mapped pages stay resident until they are unmapped,
-        and the exporter's memory is bounded.
-        """
-        tensor = self.tensors[name]
-        row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
-        buffer = bytearray((stop - start) * row)
-        with tensor.path.open("rb", buffering=0) as file:
-            file.seek(tensor.offset + start * row)
-            view, done = memoryview(buffer), 0
-            while done < len(buffer) and (count := file.readinto(view[done:])):
-                done += count
-        if done != len(buffer):
-            raise CheckpointError(f"{tensor.path.name} ended inside the tensor {name}. Download it again.")
-        return torch.frombuffer(buffer, dtype=tensor.dtype).reshape(-1, *tensor.shape[1:])
+        """Rows start…stop of a tensor, in the dtype it is stored in."""
+        return self.tensors[name].read(start, stop)
 
     def read_all(self, name: str) -> Tensor:
         """A whole tensor."""
@@ -98,9 +114,9 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not readable JSON ({_first_line(error)}). Download it again.") from error
 
 
-def _locate(folder: Path) -> dict[str, TensorLocation]:
+def _locate(folder: Path) -> dict[str, Stored]:
     if (folder / _SINGLE).is_file():  # first, as in transformers: an index beside it is left over from another save
-        return _header(folder / _SINGLE)
+        return read_header(folder / _SINGLE)
     if (folder / _INDEX).is_file():
         index = read_json(folder / _INDEX)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -114,17 +130,17 @@ def _locate(folder: Path) -> dict[str, TensorLocation]:
         )
     else:
         raise CheckpointError(f"{folder} has neither {_SINGLE} nor {_INDEX}. Give a folder with a whole checkpoint.")
-    tensors: dict[str, TensorLocation] = {}
+    tensors: dict[str, Stored] = {}
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{folder / _INDEX} names the file {name!r}, which is not a safetensors file beside it.")
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} lacks the weights file {name}, which its index names. Download it again.")
-        tensors.update({key: place for key, place in _header(folder / name).items() if weight_map.get(key) == name})
+        tensors.update({key: place for key, place in read_header(folder / name).items() if weight_map.get(key) == name})
     return tensors
 
 
-def _header(path: Path) -> dict[str, TensorLocation]:
+def read_header(path: Path) -> dict[str, Stored]:
     """Where each tensor lies: 8 bytes of header length, the header as JSON, the data."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -134,22 +150,22 @@ def _header(path: Path) -> dict[str, TensorLocation]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            found = {name: _location(path, 8 + length, entry) for name, entry in header.items()}
+            found = {name: _location(name, path, 8 + length, entry) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has a damaged header ({_first_line(error)}). Download it again.") from error
     for name, tensor in found.items():
         if tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize > size:
             raise CheckpointError(f"{path} is incomplete: {size} bytes end before the tensor {name} does. Download it again.")
-    return found
+    return dict(found)
 
 
-def _location(path: Path, data: int, entry: dict[str, Any]) -> TensorLocation:
+def _location(name: str, path: Path, data: int, entry: dict[str, Any]) -> FileTensor:
     shape, (begin, end) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
-    # Integer tensors belong to quantised checkpoints; the config check refuses those by name.
+    # Other integer tensors belong to quantised checkpoints that the config check refuses by name.
     dtype = _DTYPES.get(entry["dtype"], torch.uint8)
     if min((begin, *shape), default=0) < 0 or (entry["dtype"] in _DTYPES and end - begin != math.prod(shape) * dtype.itemsize):
         raise ValueError(f"{end - begin} bytes for shape {shape}")
-    return TensorLocation(path, dtype, shape, data + begin)
+    return FileTensor(name, path, dtype, shape, data + begin)
 
 
 def _first_line(error: BaseException) -> str:

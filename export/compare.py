@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Idefics2ForConditionalGeneration
 
-from ..graphs.contract import GraphName, Manifest, Precision, data_file, graph_file, key_value_names
+from ..graphs.contract import Dtype, GraphName, Manifest, data_file, graph_file, key_value_names
+from .source_model import SourceModel
 from .verify import Difference, Verification, read_manifest
 
 Array = NDArray[Any]
@@ -50,21 +51,23 @@ class Example:
         return cls(images, [torch.cat([text(room), image, text(room), image, text(room)]), text(room)])
 
 
-def compare_whole(folder: Path, checkpoint: Path) -> Verification:
+def compare_whole(folder: Path, source: SourceModel) -> Verification:
     """Vision, embedding, a ragged prompt and a few steps, with all weights in memory."""
     manifest = read_manifest(folder)
-    precision, example = manifest.precision["decoder"], Example.for_model(manifest)
-    reference = load_reference(checkpoint, precision)
+    dtype, example = manifest.dtype, Example.for_model(manifest)
+    reference = load_reference(source, dtype)
     differences = []
     with contextlib.ExitStack() as stack, torch.no_grad():
-        if precision == "bf16":
+        if dtype == "bf16":
             folder = stack.enter_context(widened(folder))
         features = torch.cat([_reference_features(reference, image) for image in example.images])
         session = open_session(folder, "vision")
         actual = np.concatenate(
             [run(session, pixel_values=image[None], position_ids=position_ids(image, manifest))[0][0] for image in example.images]
         )
-        differences.append(Difference.between("vision", "image_features", widen(actual), features.numpy(), precision))
+        differences.append(
+            Difference.between("vision", "image_features", widen(actual), features.numpy(), manifest.precision["vision"])
+        )
 
         session = open_session(folder, "embedding")
         image_token, embeds = manifest.model.image_token_id, []
@@ -78,16 +81,25 @@ def compare_whole(folder: Path, checkpoint: Path) -> Verification:
             embeds.append(expected)
             what = f"inputs_embeds of prompt {row + 1}"
             differences.append(
-                Difference.between("embedding", what, widen(merged[row, : len(prompt)]), expected.numpy(), precision)
+                Difference.between(
+                    "embedding", what, widen(merged[row, : len(prompt)]), expected.numpy(), manifest.precision["embedding"]
+                )
             )
-        differences += _compare_decoder(open_session(folder, "decoder"), reference, embeds, manifest)
+        decoders: tuple[GraphName, ...] = ("decoder", "prompt")
+        for graph in decoders:
+            if graph in manifest.graphs:
+                differences += _compare_decoder(open_session(folder, graph), graph, reference, embeds, manifest)
     return Verification(differences)
 
 
 def _compare_decoder(
-    session: ort.InferenceSession, reference: Idefics2ForConditionalGeneration, embeds: list[Tensor], manifest: Manifest
+    session: ort.InferenceSession,
+    graph: GraphName,
+    reference: Idefics2ForConditionalGeneration,
+    embeds: list[Tensor],
+    manifest: Manifest,
 ) -> Iterator[Difference]:
-    sizes, precision = manifest.model, manifest.precision["decoder"]
+    sizes, precision = manifest.model, manifest.precision[graph]
     lengths = np.array([len(e) for e in embeds])
     width, batch = int(lengths.max()), len(embeds)
     padded = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True)
@@ -106,14 +118,21 @@ def _compare_decoder(
             expected = reference.lm_head(reference.model.text_model(inputs_embeds=so_far[None]).last_hidden_state)[0]
             count = int(lengths[row]) if step == 0 else 1
             what = f"logits of prompt {row + 1}" + (f", step {step}" if step else "")
-            yield Difference.between("decoder", what, logits[row, :count], expected[-count:].numpy(), precision, sizes.num_layers)
+            yield Difference.between(graph, what, logits[row, :count], expected[-count:].numpy(), precision, sizes.num_layers)
         x = reference.get_input_embeddings()(new_ids[:, min(step, _STEPS - 1)])[:, None]
         positions = np.zeros((batch, 1), np.int64)
 
 
-def load_reference(checkpoint: Path, precision: Precision) -> Idefics2ForConditionalGeneration:
-    model = Idefics2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa").eval()
-    if precision == "bf16":
+def load_reference(source: SourceModel, dtype: Dtype) -> Idefics2ForConditionalGeneration:
+    kind, folder = Idefics2ForConditionalGeneration, source.checkpoint.folder
+    if source.changed:  # transformers would need packages of its own to read these
+        model = kind._from_config(source.config, dtype=torch.float32, attn_implementation="sdpa").eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(source.checkpoint.read_all(source.names[name]))
+    else:
+        model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    if dtype == "bf16":
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(parameter.to(torch.bfloat16))

@@ -16,66 +16,31 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import Idefics2Config, Idefics2ForConditionalGeneration
+from torch import Tensor
+from transformers import Idefics2ForConditionalGeneration
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from ..graphs.contract import GraphName, Manifest, graph_file, key_value_names
-from .architecture import load_config, match_tensors, model_sizes
-from .checkpoint import Checkpoint
 from .compare import Example, position_ids, run, widen, widen_model
+from .source_model import SourceModel
+from .streamed import streamed_reference
 from .trace import rotary_tables
 from .verify import Difference, Verification, read_manifest
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The reference model without weights, and a way to give one part of it weights for a while."""
-
-    model: Idefics2ForConditionalGeneration
-    config: Idefics2Config
-    checkpoint: Checkpoint
-    names: dict[str, str]
-    """The model's parameters → the checkpoint's tensors."""
-    rounded: bool
-    """Round weights and rotary tables to bf16, for a bf16 folder."""
-
-    @classmethod
-    def open(cls, source: Path, rounded: bool) -> Reference:
-        checkpoint = Checkpoint.open(source)
-        config = load_config(checkpoint)
-        _, shapes, tied = model_sizes(config)
-        with torch.device("meta"):
-            model = Idefics2ForConditionalGeneration._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
-        return cls(model, config, checkpoint, match_tensors(checkpoint, shapes, tied), rounded)
-
-    def load(self, path: str) -> nn.Module:
-        """The module at `path` with its weights in memory; `drop` it when done."""
-        module = self.model.get_submodule(path)
-        for name, _ in list(module.named_parameters()):
-            tensor = self.checkpoint.read_all(self.names[f"{path}.{name}"]).float()
-            owner, _, leaf = name.rpartition(".")
-            value = tensor.bfloat16().float() if self.rounded else tensor
-            setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-        return module
-
-    @staticmethod
-    def drop(module: nn.Module) -> None:
-        module.to("meta")
-
-
-def compare_layers(folder: Path, checkpoint: Path) -> Verification:
+def compare_layers(folder: Path, source: SourceModel) -> Verification:
     """Every layer of the three graphs, one at a time."""
     manifest = read_manifest(folder)
-    precision, example = manifest.precision["decoder"], Example.for_model(manifest)
-    reference = Reference.open(checkpoint, precision == "bf16")
+    example, reference = Example.for_model(manifest), streamed_reference(source, rounded=manifest.dtype == "bf16")
     with torch.no_grad():
         vision = list(_compare_vision(folder, manifest, reference, example.images[1]))
-        decoder = list(_compare_text(folder, manifest, reference, example.prompts[0]))
-    return Verification([*vision, *decoder])
+        text = list(_compare_text(folder, manifest, reference, example.prompts[0]))
+    return Verification([*vision, *text])
 
 
-def _compare_vision(folder: Path, manifest: Manifest, reference: Reference, image: Tensor) -> Iterator[Difference]:
+def _compare_vision(
+    folder: Path, manifest: Manifest, reference: Idefics2ForConditionalGeneration, image: Tensor
+) -> Iterator[Difference]:
     graph, precision = Cut.open(folder, "vision"), manifest.precision["vision"]
     norms = [
         f"vision_model.encoder.layers.{i}.layer_norm1.weight" for i in range(reference.config.vision_config.num_hidden_layers)
@@ -85,47 +50,45 @@ def _compare_vision(folder: Path, manifest: Manifest, reference: Reference, imag
     grid = torch.ones(1, image.shape[1] // patch, image.shape[2] // patch, dtype=torch.bool)
     inputs = {"pixel_values": image[None], "position_ids": position_ids(image, manifest)}
 
-    embeddings = reference.load("model.vision_model.embeddings")
-    x = embeddings(image[None], grid)
-    reference.drop(embeddings)
+    encoder = reference.model.vision_model
+    x = encoder.embeddings(image[None], grid)
     yield Difference.between("vision", "patches", graph.run(inputs, [borders[0]])[0], x.numpy(), precision)
     for index, (border, following) in enumerate(itertools.pairwise(borders)):
-        layer = reference.load(f"model.vision_model.encoder.layers.{index}")
-        expected = layer(x, None)
-        reference.drop(layer)
+        expected = encoder.encoder.layers[index](x, None)
         actual = graph.run({**inputs, border: x}, [following])[0]
         yield Difference.between("vision", f"layer {index}", actual, expected.numpy(), precision)
         x = expected
-    norm, connector = reference.load("model.vision_model.post_layernorm"), reference.load("model.connector")
-    expected = connector(norm(x), grid.reshape(1, -1))
-    reference.drop(norm), reference.drop(connector)
+    expected = reference.model.connector(encoder.post_layernorm(x), grid.reshape(1, -1))
     actual = graph.run({**inputs, borders[-1]: x}, ["image_features"])[0]
     yield Difference.between("vision", "connector", actual, expected.numpy(), precision)
 
 
-def _compare_text(folder: Path, manifest: Manifest, reference: Reference, prompt: Tensor) -> Iterator[Difference]:
-    precision, config = manifest.precision["decoder"], reference.config.text_config
+def _compare_text(
+    folder: Path, manifest: Manifest, reference: Idefics2ForConditionalGeneration, prompt: Tensor
+) -> Iterator[Difference]:
+    config = reference.config.text_config
     sizes, count = manifest.model, len(prompt)
-    table = reference.load("model.text_model.embed_tokens")
-    x = table(prompt)[None]
-    reference.drop(table)
+    text = reference.model.text_model
+    x = text.embed_tokens(prompt)[None]
     inputs = {
         "input_ids": prompt[None],
         "image_features": torch.zeros(0, sizes.hidden_size),
         "feature_rows": torch.full((1, count), -1),
     }
     embedded = Cut.open(folder, "embedding").run(inputs, ["inputs_embeds"])[0]
-    yield Difference.between("embedding", "tokens", embedded, x.numpy(), precision)
+    yield Difference.between("embedding", "tokens", embedded, x.numpy(), manifest.precision["embedding"])
 
-    graph = Cut.open(folder, "decoder")
-    borders = [graph.input_of(f"text_model.layers.{i}.input_layernorm.weight") for i in range(sizes.num_layers)]
+    names: tuple[GraphName, ...] = ("decoder", "prompt")
+    cuts = {name: Cut.open(folder, name) for name in names if name in manifest.graphs}
+    pattern = "text_model.layers.{}.input_layernorm.weight"
+    borders = {name: [cut.input_of(norm) for norm in cut.norms(pattern)] + ["logits"] for name, cut in cuts.items()}
     cos, sin = (torch.cat([table[:count]] * 2, 1)[None] for table in rotary_tables(reference.config))
-    if reference.rounded:
+    if manifest.dtype == "bf16":
         cos, sin = cos.bfloat16().float(), sin.bfloat16().float()
     make_mask = create_causal_mask if config.sliding_window is None else create_sliding_window_causal_mask
     positions = torch.arange(count)[None]
     mask = make_mask(
-        config=reference.model.model.text_model.config,
+        config=text.config,
         inputs_embeds=x,
         attention_mask=None,
         past_key_values=None,
@@ -135,20 +98,15 @@ def _compare_text(folder: Path, manifest: Manifest, reference: Reference, prompt
     # Every part gets all inputs: the graph reads batch and cache sizes off the first that has them.
     call = {"inputs_embeds": x, "attention_mask": torch.ones(1, count, dtype=torch.int64), "logit_positions": positions}
     call |= dict.fromkeys(key_value_names(sizes.num_layers, "past_key_values"), empty)
-    for index, border in enumerate(borders):
-        layer = reference.load(f"model.text_model.layers.{index}")
-        expected = layer(x, attention_mask=mask, position_embeddings=(cos, sin), position_ids=positions)
-        reference.drop(layer)
-        if index + 1 < len(borders):
-            actual = graph.run({**call, border: x}, [borders[index + 1]])[0]
-            yield Difference.between("decoder", f"layer {index}", actual, expected.numpy(), precision)
-        else:  # the last layer, the norm and the head together: the graph gathers the wanted positions between them
-            norm, head = reference.load("model.text_model.norm"), reference.load("lm_head")
-            logits = head(norm(expected))
-            reference.drop(norm), reference.drop(head)
-            actual = graph.run({**call, border: x}, ["logits"])[0]
-            yield Difference.between("decoder", "logits", actual, logits.numpy(), precision)
-        x = expected
+    for index, layer in enumerate(text.layers):
+        x, given = layer(x, attention_mask=mask, position_embeddings=(cos, sin), position_ids=positions), x
+        last = index + 1 == sizes.num_layers
+        # The last layer, the norm and the head together: the graph gathers the wanted positions between them.
+        expected, what = (reference.lm_head(text.norm(x)), "logits") if last else (x, f"layer {index}")
+        for name, cut in cuts.items():
+            border, following = borders[name][index : index + 2]
+            actual = cut.run({**call, border: given}, [following])[0]
+            yield Difference.between(name, what, actual, expected.numpy(), manifest.precision[name])
 
 
 @dataclass(frozen=True)
@@ -170,6 +128,11 @@ class Cut:
         assert value is not None
         assert value.name is not None
         return value.name
+
+    def norms(self, pattern: str) -> list[str]:
+        """Names of the layers' first norms, in order: the pattern with the layer's number."""
+        initializers = self.model().graph.initializers
+        return list(itertools.takewhile(initializers.__contains__, (pattern.format(i) for i in itertools.count())))
 
     def run(self, inputs: dict[str, Tensor], outputs: list[str]) -> list[NDArray[np.float32]]:
         """Run the part between inputs and outputs, which are values of the graph; float32 results."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ..graphs.contract import AttentionFlavour, FileEntry, GraphName, Manifest, Precision
-from .architecture import choose_attention, load_config, match_tensors, model_sizes
-from .bundle import file_entry, new_folder, write_manifest
-from .checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+import torch
+
+from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
+from .architecture import choose_attention
+from .bundle import file_entry, fingerprint, new_folder, write_manifest
+from .calibration import CalibrationSet
+from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError
+from .listener import Listener
 from .processor_files import write_processor_files
-from .trace import OPERATORS, folder_bytes, trace_graphs
+from .quantise import Quantisation, folder_bytes, quantise
+from .smoothing import smoothed, smoothing_factors
+from .source_model import SourceModel
+from .trace import OPERATORS, store_narrow, trace_graphs
 from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
@@ -31,27 +38,16 @@ class ExportReport:
     """None with verify="never", and where the comparison could not be run."""
 
 
-class Listener:
-    """Hears how an export goes; this one does nothing."""
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
-
-    def start(self, step: str, total: int) -> None:
-        """A step of `total` bytes begins."""
-
-    def advance(self, done: int) -> None:
-        """So many more bytes of the step are done."""
-
-
 def export_model(
     source: str | Path = DEFAULT_CHECKPOINT,
     folder: str | Path | None = None,
-    precision: Precision = "fp16",
+    precision: Precision | Quantisation = "fp16",
     *,
     attention: AttentionFlavour | None = None,
     verify: Verify = "auto",
     revision: str | None = None,
+    adapter: str | Path | None = None,
+    calibrate: str | Path | None = None,
     listener: Listener | None = None,
 ) -> ExportReport:
     """Export an Idefics2 checkpoint to a model folder.
@@ -59,41 +55,76 @@ def export_model(
     Args:
         source: folder with config.json and safetensors weights, or a hub id.
         folder: the model folder to make; default ``./<model>-<precision>``.
-        precision: of weights and activations. In fp16 the connector stays fp32; bf16 runs on CUDA only.
+        precision: of the weights. In fp16 the connector computes in fp32; bf16 runs on CUDA only; "int8" and "int4" are made
+            for CPUs, and a Quantisation says more.
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
         verify: compare with the reference afterwards: "auto" as a whole where the memory is free, else layer by layer.
         revision: commit, branch or tag of a hub id.
+        calibrate: folder of pictures and prompts.txt to measure activations on, for int8 and int4; default: built-in ones.
+        adapter: folder of a LoRA adapter in PEFT's layout, to merge into the weights.
 
     Raises:
         CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
         ParityError: the graphs do not compute what the reference does; nothing is left under `folder` either.
     """
     listener = listener or Listener()
-    checkpoint = Checkpoint.open(source, revision)
-    config = load_config(checkpoint)
-    flavour, remark = choose_attention(config, attention)
+    model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
+    checkpoint = model.checkpoint
+    flavour, remark = choose_attention(model.config, attention)
     if remark:
         listener.say(remark)
-    sizes, shapes, tied = model_sizes(config)
-    names = match_tensors(checkpoint, shapes, tied)
-    target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{precision}")
-    with new_folder(target, folder_bytes(shapes, precision)) as partial:
-        write_processor_files(checkpoint, config, partial)
+    quantisation, dtype = _plan(precision)
+    name = quantisation.precision if quantisation else dtype
+    target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
+    given = {"checkpoint": checkpoint.folder, "adapter": adapter, "calibrate": calibrate}
+    plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
+    plan |= {"tools": _versions(), "dtype": dtype, "attention": flavour}
+    plan |= {"quantisation": asdict(quantisation) if quantisation else None}
+    with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan, listener.say) as workplace:
+        if workplace.resumed:
+            listener.say("Going on with an export that was interrupted.")
+        partial = workplace.folder
+        write_processor_files(checkpoint, model.config, partial)
+        smooth: dict[Quantisation, SourceModel] = {}
+        if quantisation:
+            largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
+            shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", largest, vocab_size)
+            for own in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
+                kept = workplace.root / f"factors-{own.precision}.pt"
+                if not kept.exists():
+                    torch.save(smoothing_factors(model, own, shown, listener), kept.with_suffix(".new"))
+                    kept.with_suffix(".new").rename(kept)
+                smooth[own] = smoothed(model, torch.load(kept, weights_only=True))
         files: dict[str, FileEntry] = {}
-        for graph in trace_graphs(config, sizes, precision, flavour):
-            listener.start(graph.name, graph_bytes(graph))
-            files |= write_graph(graph, checkpoint, names, partial, listener.advance)
+        for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
+            versions = [(traced, quantisation)]
+            if quantisation and quantisation.fast_prompts and traced.name == "decoder":
+                versions.append((traced.copy("prompt"), quantisation.of_prompts))
+            for version, wanted in versions:
+                source_model = smooth[wanted] if wanted else model
+                graph = store_narrow(quantise(version, wanted, source_model) if wanted else version, dtype)
+                listener.start(graph.name, graph_bytes(graph))
+                files |= write_graph(graph, source_model, partial, listener.advance)
         for path in sorted(partial.iterdir()):
             files.setdefault(path.name, file_entry(path))
-        precisions: dict[GraphName, Precision] = {"vision": precision, "embedding": precision, "decoder": precision}
         manifest = Manifest(
-            precisions, flavour, OPERATORS[flavour].opset, checkpoint.source, checkpoint.revision, _versions(), sizes, files
+            precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
+            dtype=dtype,
+            quantisation=asdict(quantisation) if quantisation else None,
+            attention=flavour,
+            opset=OPERATORS[flavour].opset,
+            source=checkpoint.source,
+            revision=checkpoint.revision,
+            tools=_versions(),
+            model=model.sizes,
+            files=files,
         )
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":
             try:
-                verification = verify_in_subprocess(partial, checkpoint.folder, whole=True if verify == "always" else None)
+                whole = True if verify == "always" else None
+                verification = verify_in_subprocess(partial, checkpoint.folder, whole, adapter)
             except CheckpointError as error:
                 if verify == "always":
                     raise
@@ -103,6 +134,13 @@ def export_model(
                     listener.say(line)
                 verification.raise_past_floor()
     return ExportReport(target, manifest, verification)
+
+
+def _plan(precision: Precision | Quantisation) -> tuple[Quantisation | None, Dtype]:
+    """How to quantise, if at all, and what the graphs compute with."""
+    if precision == "int8" or precision == "int4":
+        precision = Quantisation(precision)
+    return (precision, precision.dtype) if isinstance(precision, Quantisation) else (None, precision)
 
 
 def _versions() -> dict[str, str]:

@@ -7,11 +7,10 @@ with the name of the checkpoint tensor it stands for; `weights` fills them one b
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -23,13 +22,14 @@ from torch.export import Dim
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
-from ..graphs.contract import AttentionFlavour, GraphName, ModelSizes, Precision, interface
+from ..graphs.contract import AttentionFlavour, Dtype, GraphName, ModelSizes, interface
 from ..graphs.decoder import Decoder
 from ..graphs.embedding import Embedding
 from ..graphs.operators import Fused, Operators, Standard
 from ..graphs.vision import Vision
+from .packing import Packing
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ONNX_DTYPES = {
     torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16,
 }  # fmt: skip
@@ -47,34 +47,47 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class PackedWeight:
+    """A matrix that is stored as small numbers with scales: several initializers from one tensor of the checkpoint."""
+
+    source: str
+    packing: Packing
+    initializers: tuple[str, ...]
+    """In the order of the packing's parts."""
+
+
+@dataclass(frozen=True)
 class TracedGraph:
     """An ONNX graph whose weights are yet to come, by initializer name."""
 
     name: GraphName
     model: ir.Model
     weights: dict[str, Weight]
+    packed: list[PackedWeight] = field(default_factory=list)
+    """Weights that `quantise` has put in the place of others."""
+
+    def copy(self, name: GraphName) -> TracedGraph:
+        """The same graph under another name."""
+        model = self.model.clone()
+        model.graph.name = name
+        return replace(self, name=name, model=model)
 
 
 CONNECTOR = "model.connector."
 
 
-def parameter_dtype(name: str, precision: Precision) -> torch.dtype:
+def parameter_dtype(name: str, dtype: Dtype) -> torch.dtype:
     """What a parameter takes part in the computation as: the connector of fp16 in fp32, though it is stored in half."""
-    return torch.float32 if precision == "fp16" and name.startswith(CONNECTOR) else DTYPES[precision]
+    return torch.float32 if dtype == "fp16" and name.startswith(CONNECTOR) else TORCH_DTYPES[dtype]
 
 
-def folder_bytes(shapes: dict[str, tuple[int, ...]], precision: Precision) -> int:
-    """Size of all weights in a model folder, known before the trace; tied weights are stored twice."""
-    return sum(map(math.prod, shapes.values())) * DTYPES[precision].itemsize
-
-
-def fake_model(config: Idefics2Config, precision: Precision) -> Idefics2ForConditionalGeneration:
-    """The reference model without data, in the dtypes of a precision. Call under `fake_mode`."""
+def fake_model(config: Idefics2Config, dtype: Dtype) -> Idefics2ForConditionalGeneration:
+    """The reference model without data, computing with a type. Call under `fake_mode`."""
     model = Idefics2ForConditionalGeneration(config).eval()
     # Not model.to(dtype), which fake parameters do not allow. Tied parameters come apart, as they do in the graphs.
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
-        typed = torch.empty(parameter.shape, dtype=parameter_dtype(name, precision))
+        typed = torch.empty(parameter.shape, dtype=parameter_dtype(name, dtype))
         setattr(model.get_submodule(owner), leaf, nn.Parameter(typed, requires_grad=False))
     return model
 
@@ -104,17 +117,15 @@ def rotary_tables(config: Idefics2Config) -> tuple[Tensor, Tensor]:
     return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
 
 
-def trace_graphs(
-    config: Idefics2Config, sizes: ModelSizes, precision: Precision, attention: AttentionFlavour
-) -> Iterator[TracedGraph]:
+def trace_graphs(config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour) -> Iterator[TracedGraph]:
     """The three graphs of a model, one after another."""
     operators = OPERATORS[attention]()
     cos, sin = rotary_tables(config)
     with fake_mode():
-        model = fake_model(config, precision)
+        model = fake_model(config, dtype)
         sources: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
-        dtype = DTYPES[precision]
-        decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=dtype) for table in (cos, sin)))
+        kind = TORCH_DTYPES[dtype]
+        decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=kind) for table in (cos, sin)))
         tables = {id(decoder.cos): cos, id(decoder.sin): sin}
         modules: dict[GraphName, Callable[[], nn.Module]] = {
             "vision": lambda: Vision(model.model, operators),
@@ -124,35 +135,35 @@ def trace_graphs(
     for name, build in modules.items():
         with fake_mode():
             module = build()
-            traced = _trace(name, module, sizes, precision, operators.opset)
+            traced = _trace(name, module, sizes, dtype, operators.opset)
             weights = {
                 key: Weight(tables.get(id(parameter), sources.get(id(parameter), key)), parameter.dtype)
                 for key, parameter in module.named_parameters(remove_duplicate=False)
             }
-        yield _finish(name, traced, weights, sizes, precision, operators.opset)
+        yield _finish(name, traced, weights, sizes, dtype, operators.opset)
 
 
-def _trace(name: GraphName, module: nn.Module, sizes: ModelSizes, precision: Precision, opset: int) -> ir.Model:
-    dtype, auto = DTYPES[precision], Dim.DYNAMIC
+def _trace(name: GraphName, module: nn.Module, sizes: ModelSizes, dtype: Dtype, opset: int) -> ir.Model:
+    kind, auto = TORCH_DTYPES[dtype], Dim.DYNAMIC
     batch, seq, past = 2, 3, 5
     inputs: tuple[Any, ...]
     shapes: tuple[Any, ...]
     if name == "vision":
         side = 2 * sizes.patch_size
-        pixels = torch.zeros(2, 3, side, side + sizes.patch_size, dtype=torch.float32 if precision == "bf16" else dtype)
+        pixels = torch.zeros(2, 3, side, side + sizes.patch_size, dtype=torch.float32 if dtype == "bf16" else kind)
         inputs = (pixels, torch.zeros(6, dtype=torch.int64))
         shapes = ({0: auto, 2: auto, 3: auto}, {0: auto})
     elif name == "embedding":
         ids = torch.zeros(batch, seq, dtype=torch.int64)
-        inputs = (ids, torch.zeros(4, sizes.hidden_size, dtype=dtype), ids.clone())
+        inputs = (ids, torch.zeros(4, sizes.hidden_size, dtype=kind), ids.clone())
         shapes = ({0: auto, 1: auto}, {0: auto}, {0: auto, 1: auto})
     else:
         cache = [
-            tuple(torch.zeros(batch, sizes.num_key_value_heads, past, sizes.head_dim, dtype=dtype) for _ in "kv")
+            tuple(torch.zeros(batch, sizes.num_key_value_heads, past, sizes.head_dim, dtype=kind) for _ in "kv")
             for _ in range(sizes.num_layers)
         ]
         inputs = (
-            torch.zeros(batch, seq, sizes.hidden_size, dtype=dtype),
+            torch.zeros(batch, seq, sizes.hidden_size, dtype=kind),
             torch.ones(batch, seq + past, dtype=torch.int64),
             torch.zeros(batch, 2, dtype=torch.int64),
             cache,
@@ -168,7 +179,7 @@ def _trace(name: GraphName, module: nn.Module, sizes: ModelSizes, precision: Pre
 
 
 def _finish(
-    name: GraphName, model: ir.Model, weights: dict[str, Weight], sizes: ModelSizes, precision: Precision, opset: int
+    name: GraphName, model: ir.Model, weights: dict[str, Weight], sizes: ModelSizes, dtype: Dtype, opset: int
 ) -> TracedGraph:
     """Names of the contract, one opset, transposes of weights moved into the weights, nothing left of the tracer."""
     graph = model.graph
@@ -180,7 +191,7 @@ def _finish(
             # Traced shapes know the cache's length before it grows; ONNX Runtime infers its own.
             value.shape = None
             value.metadata_props.clear()
-    expected = interface(name, precision, sizes)
+    expected = interface(name, dtype, sizes)
     for values, specs in ((graph.inputs, expected.inputs), (graph.outputs, expected.outputs)):
         assert len(values) == len(specs), f"{name} was traced with {len(values)} tensors, the contract has {len(specs)}"
         for value, spec in zip(values, specs, strict=True):
@@ -190,7 +201,6 @@ def _finish(
     graph.opset_imports.update({"": opset} | {node.domain: 1 for node in graph if node.domain})
     for node in graph:
         node.version = None
-    weights = _store_narrow(graph, weights, DTYPES[precision])
     model.metadata_props.clear()
     model.functions.clear()
     for tidy in (CommonSubexpressionEliminationPass(), IdentityEliminationPass(), RemoveUnusedNodesPass()):
@@ -221,10 +231,10 @@ def _fold_transposes(graph: ir.Graph, weights: dict[str, Weight]) -> dict[str, W
     return result
 
 
-def _store_narrow(graph: ir.Graph, weights: dict[str, Weight], narrow: torch.dtype) -> dict[str, Weight]:
+def store_narrow(traced: TracedGraph, dtype: Dtype) -> TracedGraph:
     """Store what computes in fp32 in the graph's own type, and widen it in the graph: sessions fold that as they open."""
-    result = dict(weights)
-    for name, weight in weights.items():
+    graph, narrow, result = traced.model.graph, TORCH_DTYPES[dtype], dict(traced.weights)
+    for name, weight in traced.weights.items():
         if weight.dtype == narrow:
             continue
         wide = graph.initializers.pop(name)
@@ -235,4 +245,4 @@ def _store_narrow(graph: ir.Graph, weights: dict[str, Weight], narrow: torch.dty
         graph.insert_before(graph[0], cast)
         ir.convenience.replace_all_uses_with(wide, cast.outputs[0])
         result[name] = replace(weight, dtype=narrow)
-    return result
+    return replace(traced, weights=result)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
-from .checkpoint import Checkpoint
-from .trace import ONNX_DTYPES, TracedGraph, Weight
+from .awq import AwqMatrix
+from .packing import Groups
+from .source_model import SourceModel
+from .trace import PackedWeight, TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
@@ -26,72 +33,136 @@ Progress = Callable[[int], None]
 """Told how many bytes were just written."""
 
 
-def weight_shape(graph: TracedGraph, name: str) -> tuple[int, ...]:
-    """Shape of an initializer, as the graph reads it."""
-    shape = graph.model.graph.initializers[name].shape
-    assert shape is not None
-    return shape.numpy()
-
-
 def graph_bytes(graph: TracedGraph) -> int:
     """Size of the graph's weights on disk, up to alignment."""
-    return sum(torch.Size(weight_shape(graph, name)).numel() * w.dtype.itemsize for name, w in graph.weights.items())
+    packed = (name for weight in graph.packed for name in weight.initializers)
+    return sum(_bytes(graph, name) for name in (*graph.weights, *packed))
 
 
-def write_graph(
-    graph: TracedGraph, checkpoint: Checkpoint, names: dict[str, str], folder: Path, progress: Progress
-) -> dict[str, FileEntry]:
+def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: Progress) -> dict[str, FileEntry]:
     """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes.
 
-    `names` maps the model's parameters to the checkpoint's tensors.
+    Weights that an interrupted run has written whole are kept.
     """
-    location, digest, offset = data_file(graph.name), hashlib.sha256(), 0
-    with (folder / location).open("wb") as file:
-        for name, weight in graph.weights.items():
-            shape = weight_shape(graph, name)
-            length = torch.Size(shape).numel() * weight.dtype.itemsize
-            padding = bytes(-offset % (_PAGE if length >= _PAGED_FROM else _LINE))
-            file.write(padding)
-            digest.update(padding)
-            offset += len(padding)
-            graph.model.graph.initializers[name].const_value = ir.ExternalTensor(
-                location, offset, length, ONNX_DTYPES[weight.dtype], shape=ir.Shape(shape), name=name, base_dir=folder
-            )
-            for part in _parts(weight, checkpoint, names):
-                data: Any = part.contiguous().view(-1).view(torch.uint8).numpy()
-                file.write(data)
-                digest.update(data)
-                progress(data.nbytes)
-                del part, data  # before the next one is made
-            offset += length
+    location, digest = data_file(graph.name), hashlib.sha256()
+    items = _items(graph, model)
+    places = _places(graph, items, folder)
+    path = folder / location
+    path.touch()
+    with path.open("r+b") as file:
+        ends = [sum(places[item.names[-1]]) for item in items]
+        kept = sum(end <= path.stat().st_size for end in ends)
+        position = ends[kept - 1] if kept else 0
+        for start in range(0, position, BLOCK):
+            data: Any = file.read(min(BLOCK, position - start))
+            digest.update(data)
+            progress(len(data))
+        file.truncate(position)
+        file.seek(position)
+        for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in items[kept:])):
+            padding = bytes(max(0, places[name][0] - position))  # before a tensor's first part
+            data = part.contiguous().view(-1).view(torch.uint8).numpy()
+            for piece in (padding, data):
+                file.write(piece)
+                digest.update(piece)
+            position += len(padding) + data.nbytes
+            progress(data.nbytes)
+            del part, data, piece  # before the next one is made
+        assert position == (ends or [0])[-1], f"{location} has {position} bytes instead of {ends[-1]}"
     proto = ir.to_proto(graph.model).SerializeToString()
     (folder / graph_file(graph.name)).write_bytes(proto)
     return {
         graph_file(graph.name): FileEntry(len(proto), hashlib.sha256(proto).hexdigest()),
-        location: FileEntry(offset, digest.hexdigest()),
+        location: FileEntry(position, digest.hexdigest()),
     }
 
 
-def _parts(weight: Weight, checkpoint: Checkpoint, names: dict[str, str]) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class _Item:
+    """What comes from one tensor of the checkpoint."""
+
+    names: tuple[str, ...]
+    """Initializers, in the order of their data."""
+    data: Callable[[], Iterator[tuple[str, Tensor]]]
+    """A part at a time, each with its initializer's name."""
+
+
+def _items(graph: TracedGraph, model: SourceModel) -> list[_Item]:
+    plain = [_Item((name,), partial(_plain_data, name, weight, model)) for name, weight in graph.weights.items()]
+    return plain + [_Item(packed.initializers, partial(_packed_data, packed, model)) for packed in graph.packed]
+
+
+def _places(graph: TracedGraph, items: list[_Item], folder: Path) -> dict[str, tuple[int, int]]:
+    """Offset and length of each initializer's data, written into the graph, too."""
+    found, offset, location = {}, 0, data_file(graph.name)
+    for name in (name for item in items for name in item.names):
+        value, length = graph.model.graph.initializers[name], _bytes(graph, name)
+        offset += -offset % (_PAGE if length >= _PAGED_FROM else _LINE)
+        assert value.dtype is not None
+        value.const_value = ir.ExternalTensor(
+            location, offset, length, value.dtype, shape=_shape(graph, name), name=name, base_dir=folder
+        )
+        found[name] = offset, length
+        offset += length
+    return found
+
+
+def _ahead(parts: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The same, each made while the one before is being written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = pool.submit(next, parts, None)
+            yield part
+            del part
+
+
+def _plain_data(name: str, weight: Weight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
+    return ((name, part) for part in _parts(weight, model))
+
+
+def _packed_data(packed: PackedWeight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
+    stored, packing = model.stored(packed.source), packed.packing
+    rows, columns = stored.shape
+    if isinstance(packing, Groups) and packing.kept:
+        assert isinstance(stored, AwqMatrix)
+        data = packing.keep(rows, columns, stored.integers)
+    else:
+        data = packing.pack(rows, columns, stored.read)
+    return ((packed.initializers[index], part) for index, part in data)
+
+
+def _shape(graph: TracedGraph, name: str) -> ir.Shape:
+    shape = graph.model.graph.initializers[name].shape
+    assert shape is not None
+    return shape
+
+
+def _bytes(graph: TracedGraph, name: str) -> int:
+    dtype = graph.model.graph.initializers[name].dtype
+    assert dtype is not None
+    return int(math.prod(_shape(graph, name).numpy()) * dtype.itemsize)
+
+
+def _parts(weight: Weight, model: SourceModel) -> Iterator[Tensor]:
     """A weight's data in order, cast and transposed, in as many parts as memory asks for."""
     if isinstance(weight.source, Tensor):
         yield weight.source.to(weight.dtype)
         return
-    name = names[weight.source]
-    stored = checkpoint.tensors[name]
+    stored = model.stored(weight.source)
     shape = stored.shape or (1,)
     row = torch.Size(shape[1:]).numel() * stored.dtype.itemsize
     step = max(1, BLOCK // row)
     blocks = [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
     if not weight.transposed:
         for start, stop in blocks:
-            yield checkpoint.read(name, start, stop).to(weight.dtype)
+            yield stored.read(start, stop).to(weight.dtype)
         return
     width = max(1, BAND // (shape[0] * weight.dtype.itemsize))
     for left in range(0, shape[1], width):
         band = torch.empty(min(width, shape[1] - left), shape[0], dtype=weight.dtype)
         for start, stop in blocks:
             # Cast first: transposing the smaller type moves fewer bytes.
-            band[:, start:stop] = checkpoint.read(name, start, stop)[:, left : left + width].to(weight.dtype).T
+            band[:, start:stop] = stored.read(start, stop)[:, left : left + width].to(weight.dtype).T
         yield band
         del band  # before the next one is made

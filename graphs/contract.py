@@ -13,17 +13,22 @@ from typing import Any, Literal, get_args
 
 from .errors import ModelFolderError
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+"""What a graph computes with, and the type of its inputs and outputs."""
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+"""How a graph's weights are stored."""
 AttentionFlavour = Literal["fused", "standard"]
-GraphName = Literal["vision", "embedding", "decoder"]
+GraphName = Literal["vision", "embedding", "decoder", "prompt"]
 
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
-GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
+GRAPHS: tuple[GraphName, ...] = ("vision", "embedding", "decoder")
+"""What every folder holds. Some also have "prompt": the decoder again, with weights that read prompts faster."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "idefics2_onnx.json"
-TENSOR_TYPES: dict[Precision, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
+TENSOR_TYPES: dict[Dtype, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 FLOAT, INT = "tensor(float)", "tensor(int64)"
 
 Axis = int | str
@@ -110,7 +115,7 @@ class Interface:
                 )
 
 
-def interface(graph: GraphName, precision: Precision, sizes: ModelSizes) -> Interface:
+def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
     """The interface of one graph of a model.
 
     vision     pixel_values of images of one size, unpadded, and the position of each patch in row-major order, shared by
@@ -122,14 +127,15 @@ def interface(graph: GraphName, precision: Precision, sizes: ModelSizes) -> Inte
                written behind the row's old ones. Past and present have one shape when the past has room for
                attention_mask's width, and may then be one buffer, which has to be zero at first; otherwise the
                present is that wide. logits are taken at logit_positions, counted from the first new token.
+    prompt     the same, over the same cache. What it wrote and what the decoder wrote differ a little.
     """
-    type_ = TENSOR_TYPES[precision]
+    type_ = TENSOR_TYPES[dtype]
     hidden = sizes.hidden_size
     if graph == "vision":
         return Interface(
             inputs=(
                 # NumPy has no bfloat16, so pixels stay float32 there.
-                TensorSpec("pixel_values", FLOAT if precision == "bf16" else type_, ("num_images", 3, "height", "width")),
+                TensorSpec("pixel_values", FLOAT if dtype == "bf16" else type_, ("num_images", 3, "height", "width")),
                 TensorSpec("position_ids", INT, ("num_patches",)),
             ),
             outputs=(TensorSpec("image_features", type_, ("num_images", sizes.image_seq_len, hidden)),),
@@ -170,6 +176,9 @@ class Manifest:
     """``idefics2_onnx.json``: what a model folder holds, where it came from, and the hash of each of its files."""
 
     precision: dict[GraphName, Precision]
+    dtype: Dtype
+    quantisation: dict[str, Any] | None
+    """What was chosen for an int8 or int4 folder."""
     attention: AttentionFlavour
     opset: int
     source: str
@@ -181,6 +190,11 @@ class Manifest:
     model: ModelSizes
     files: dict[str, FileEntry]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def graphs(self) -> tuple[GraphName, ...]:
+        """Of this folder."""
+        return tuple(self.precision)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -195,9 +209,11 @@ class Manifest:
                 "Export the model again."
             )
         fields = _fields(cls, content, "")
-        for graph in GRAPHS:
-            _expect(fields["precision"].get(graph) in PRECISIONS, f"precision.{graph}", fields["precision"].get(graph))
-        _expect(set(fields["precision"]) == set(GRAPHS), "precision", sorted(fields["precision"]))
+        graphs = fields["precision"]
+        for graph in (*GRAPHS, *graphs):
+            _expect(graphs.get(graph) in PRECISIONS, f"precision.{graph}", graphs.get(graph))
+        _expect(set(graphs) <= {*GRAPHS, "prompt"}, "precision", sorted(graphs))
+        _expect(fields["dtype"] in DTYPES, "dtype", fields["dtype"])
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
         fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
         for name, value in dataclasses.asdict(sizes).items():
@@ -209,7 +225,7 @@ class Manifest:
         }
         for name in fields["files"]:
             _expect(bool(name) and not set(name) & set("/\\:\0") and name not in (".", ".."), "files", name)
-        for graph in GRAPHS:
+        for graph in graphs:
             for name in (graph_file(graph), data_file(graph)):
                 _expect(name in fields["files"], "files", f"no {name}")
         return cls(**fields)
@@ -219,7 +235,8 @@ _MAX_SIZE, _MAX_LAYERS = 10**12, 10_000
 """No honest manifest comes near; a hostile one would make a host build lists of any length."""
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,), "str": (str,), "int | None": (int, type(None)), "str | None": (str, type(None)),
-    "AttentionFlavour": (str,), "ModelSizes": (dict,),
+    "dict[str, Any] | None": (dict, type(None)),
+    "Dtype": (str,), "AttentionFlavour": (str,), "ModelSizes": (dict,),
 }  # fmt: skip
 
 
@@ -231,7 +248,7 @@ def _fields(cls: type, content: Any, prefix: str) -> dict[str, Any]:
         _expect(name in content, prefix + name, "nothing")
         _expect(isinstance(content[name], kinds) and not isinstance(content[name], bool), prefix + name, content[name])
     unknown = sorted(set(content) - set(types))
-    _expect(not unknown, prefix + (unknown[0] if unknown else ""), "a key that format version 1 does not have")
+    _expect(not unknown, prefix + (unknown[0] if unknown else ""), "a key that this format version does not have")
     return dict(content)
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,8 +115,19 @@ class Engine:
         """An empty cache for `batch` rows of `capacity` tokens."""
         return KeyValueCache(self.sizes, self.storage, batch, capacity)
 
+    @property
+    def reads_apart(self) -> bool:
+        """Whether prompts have a graph of their own, which would not write quite the same into the cache as the decoder."""
+        return self.sessions.prompt is not self.sessions.decoder
+
     def decode(
-        self, embeds: Buffer, new: NDArray[np.int64], cache: KeyValueCache, positions: NDArray[np.int64], first_row: int = 0
+        self,
+        embeds: Buffer,
+        new: NDArray[np.int64],
+        cache: KeyValueCache,
+        positions: NDArray[np.int64],
+        first_row: int = 0,
+        graph: Literal["decoder", "prompt"] = "decoder",
     ) -> NDArray[np.float32]:
         """Run the decoder over right-padded embeddings, add their tokens to rows of the cache, and return logits.
 
@@ -126,6 +137,7 @@ class Engine:
             cache: with room for them.
             positions: where logits are wanted, counted from the first new token, int64 [batch, k].
             first_row: the cache's row of the first of them.
+            graph: "prompt" for tokens of a prompt.
 
         Returns:
             float32 [batch, k, vocab].
@@ -134,9 +146,9 @@ class Engine:
         if batch > 1 and seq > 1 and cache.tokens[first_row : first_row + batch].any():
             # GroupQueryAttention takes several new tokens behind a past for one row only.
             calls = [(row, slice(row, row + 1)) for row in range(batch)]
-            rows = [self._decode(embeds, row, 1, new[own], cache, positions[own], first_row + row) for row, own in calls]
+            rows = [self._decode(embeds, row, 1, new[own], cache, positions[own], first_row + row, graph) for row, own in calls]
             return np.concatenate(rows)
-        return self._decode(embeds, 0, batch, new, cache, positions, first_row)
+        return self._decode(embeds, 0, batch, new, cache, positions, first_row, graph)
 
     def _decode(
         self,
@@ -147,19 +159,21 @@ class Engine:
         cache: KeyValueCache,
         positions: NDArray[np.int64],
         first_row: int,
+        graph: Literal["decoder", "prompt"],
     ) -> NDArray[np.float32]:
         """`decode` of some rows of the embeddings."""
         seq, hidden = int(new.max()) if batch == 1 else embeds.shape[2], self.sizes.hidden_size
         tokens = cache.tokens[first_row : first_row + batch] + new
         width = seq if int(tokens.max()) == int(new.max()) else int(tokens.max())
         assert max(width, int(tokens.max())) <= cache.capacity, "the caller reserves the room"
-        binding = self.sessions.decoder.io_binding()
+        session = self.sessions.prompt if graph == "prompt" else self.sessions.decoder
+        binding = session.io_binding()
         binding.bind_ortvalue_input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
         binding.bind_cpu_input("attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
         binding.bind_cpu_input("logit_positions", positions)
         binding.bind_output("logits", "cpu")
         cache.bind(binding, first_row, batch)
-        run("decoder", self.sessions.decoder, binding)
+        run(graph, session, binding)
         cache.tokens[first_row : first_row + batch] = tokens
         logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits
@@ -168,11 +182,11 @@ class Engine:
         """Raise ModelFolderError, naming the graph to blame, if logits are not numbers to choose a token by."""
         if not logits.size or (np.isfinite(logits.max()) and np.isfinite(logits.min())):
             return
-        graph: GraphName = "decoder"
+        graph: GraphName = "prompt" if self.reads_apart and features else "decoder"
         if not all(np.isfinite(buffer.read()).all() for buffer in features):
             graph = "vision"
         advice = "Export the model again with --fp32 or --bf16, which overflow later."
-        if self.precision[graph] == "fp32":
+        if self.sessions.vision.get_outputs()[0].type == "tensor(float)":
             advice = "Its weights may be damaged: run `idefics2-onnx verify`."
         raise ModelFolderError(f"{graph_file(graph)} ({self.precision[graph]}) computed numbers that are not finite. {advice}")
 

@@ -103,8 +103,8 @@ class Generator:
 
     @property
     def cached_tokens(self) -> list[int]:
-        """The tokens that the cache of a single answer holds."""
-        ids = self._samples[0].ids + self.answers[0].token_ids
+        """The tokens that the cache of a single answer holds, as far as they would be the same in a prompt."""
+        ids = self._samples[0].ids + ([] if self._engine.reads_apart else self.answers[0].token_ids)
         return ids[: int(self._cache.tokens[0])] if self._cache else []
 
     @property

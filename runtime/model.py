@@ -71,7 +71,7 @@ class Idefics2:
 
         Args:
             source: folder, hub id, or None for the small model that ships with the package.
-            device: "auto", "cpu", "cuda" or "tensorrt".
+            device: "auto", "cpu", "cuda", "tensorrt", or "openvino" (for images; the rest as on "cpu").
             providers, session_options: passed to ONNX Runtime as they are; providers replace the device.
             allow_urls: whether images may be http(s) URLs, which are downloaded.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.

@@ -57,7 +57,7 @@ def read_prompts(
         new = np.array([min(end, sample.tokens) - begin for sample in samples[row:stop]], np.int64)
         every = np.broadcast_to(np.arange(new.max()), (len(new), int(new.max())))
         positions = np.ascontiguousarray(every) if everywhere else new[:, None] - 1
-        logits = engine.decode(embeds, new, cache, positions, row)
+        logits = engine.decode(embeds, new, cache, positions, row, "prompt")
         engine.check_finite(logits, own)
         timings.prompt_tokens += int(new.sum())
         yield PromptLogits(row, begin, logits)

@@ -30,7 +30,7 @@ def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[
     try:
         sessions = open_sessions(folder, device)
     except ProviderError:
-        if device != "auto" or "bf16" not in folder.manifest.precision.values():
+        if device != "auto" or folder.manifest.dtype != "bf16":
             raise
         yield "not run: the graphs, which are bf16 and need CUDA"
         return
@@ -55,7 +55,7 @@ def _outputs(engine: Engine) -> Iterator[tuple[str, NDArray[np.float32]]]:
     embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
     length = np.array([sample.tokens])
     cache = engine.new_cache(1, sample.tokens + 1)
-    prefill = engine.decode(embeds, length, cache, length[:, None] - 1)
+    prefill = engine.decode(embeds, length, cache, length[:, None] - 1, graph="prompt")
     step = engine.decode(engine.embed(np.array([text[:1]])), np.array([1]), cache, np.zeros((1, 1), np.int64))
     yield "vision.onnx", features[0].read()
     yield "embedding.onnx", embeds.read()

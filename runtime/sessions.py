@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..graphs.contract import GRAPHS, GraphName, TensorSpec, graph_file, interface
+from ..graphs.contract import GraphName, TensorSpec, graph_file, interface
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
 Provider = str | tuple[str, dict[str, Any]]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU]}
+_PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU], "openvino": [CPU]}
 DEVICES = ("auto", *_PROVIDERS)
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """The three graphs, opened."""
+    """The graphs, opened."""
 
     vision: ort.InferenceSession
     embedding: ort.InferenceSession
     decoder: ort.InferenceSession
+    prompt: ort.InferenceSession
+    """What reads prompts: a graph of its own where the folder has one, else the decoder."""
     memory: Literal["cpu", "cuda"]
     """Where features, embeddings and the cache live."""
     providers: list[str]
@@ -41,7 +43,8 @@ def open_sessions(
     """Open the graphs of a folder and check them against the contract.
 
     Args:
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where it works, else the CPU.
+        device: "cpu", "cuda", "tensorrt", "openvino" (images on OpenVINO, the rest as on "cpu"), or "auto": CUDA where it
+            works, else the CPU.
         providers: ONNX Runtime's own provider list instead of a device.
 
     Raises:
@@ -53,17 +56,23 @@ def open_sessions(
     if isinstance(providers, str):
         raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
     if providers is None:
-        candidates = _candidates(device, ort.get_available_providers(), "bf16" in folder.manifest.precision.values())
+        candidates = _candidates(device, ort.get_available_providers(), folder.manifest.dtype == "bf16")
     else:
         candidates = [list(providers)]
     for last, wanted in enumerate(candidates, 1 - len(candidates)):
         try:
-            sessions = {graph: _open(folder, graph, wanted, session_options) for graph in GRAPHS}
+            sessions = {
+                graph: _open_vino(folder, graph)
+                if providers is None and (device, graph) == ("openvino", "vision")
+                else _open(folder, graph, wanted, session_options)
+                for graph in folder.manifest.graphs
+            }
         except ProviderError:
             if not last:
                 raise
             continue
-        names = sessions["decoder"].get_providers()
+        names = list(dict.fromkeys([*sessions["vision"].get_providers(), *sessions["decoder"].get_providers()]))
+        sessions.setdefault("prompt", sessions["decoder"])
         return Sessions(**sessions, memory="cuda" if CUDA in names or TENSORRT in names else "cpu", providers=names)
     raise AssertionError("every candidate either opens or raises")
 
@@ -72,7 +81,7 @@ def _candidates(device: str, available: Sequence[str], needs_cuda: bool) -> list
     """Provider lists to try, best first."""
     if device not in DEVICES:
         raise ProviderError(f"There is no device {device!r}. Choose one of {', '.join(DEVICES)}.")
-    if device == "cpu" and needs_cuda:
+    if device in ("cpu", "openvino") and needs_cuda:
         raise ProviderError(
             "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
         )
@@ -106,6 +115,8 @@ def _open(
     if options is None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
+        # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made unsigned.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     path = folder.file(graph_file(graph))
     try:
         session = ort.InferenceSession(path, options, providers=list(wanted))
@@ -121,10 +132,22 @@ def _open(
             f"{', '.join(session.get_providers())}. Check the provider's libraries (CUDA and cuDNN of the version that "
             f"ONNX Runtime {ort.__version__} was built for), or choose --device cpu."
         )
+    _check_interface(folder, graph, session)
+    return session
+
+
+def _open_vino(folder: ModelFolder, graph: GraphName) -> Any:
+    from .openvino_session import OpenVinoSession
+
+    session = OpenVinoSession(folder.file(graph_file(graph)))
+    _check_interface(folder, graph, session)
+    return session
+
+
+def _check_interface(folder: ModelFolder, graph: GraphName, session: Any) -> None:
     manifest = folder.manifest
     found = ([TensorSpec(t.name, t.type, tuple(t.shape)) for t in side] for side in (session.get_inputs(), session.get_outputs()))
-    interface(graph, manifest.precision[graph], manifest.model).check(graph, *found)
-    return session
+    interface(graph, manifest.dtype, manifest.model).check(graph, *found)
 
 
 def _is_about_provider(reason: str) -> bool:

@@ -158,7 +158,7 @@ def test_interface_refusal_names_found_and_expected(exported):
     ("change", "message"),
     [
         (lambda m: m.pop("files"), "files"),
-        (lambda m: m.update(format_version=2), "format version 2"),
+        (lambda m: m.update(format_version=1), "format version 1"),
         (lambda m: m.update(more=1), "more"),
         (lambda m: m["precision"].update(vision="fp8"), "precision.vision"),
         (lambda m: m["model"].pop("patch_size"), "model.patch_size"),

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 from idefics2_onnx import Idefics2, Idefics2OnnxError
 from idefics2_onnx.demo.random_model import write_checkpoint
-from idefics2_onnx.export import Listener, export_model, verify_folder
+from idefics2_onnx.export import Listener, export_model, verify_folder, weights
 from idefics2_onnx.export.checkpoint import Checkpoint
 from idefics2_onnx.export.errors import CheckpointError, ParityError
 from idefics2_onnx.export.verify import Difference, verify_in_subprocess
@@ -113,7 +115,7 @@ def test_fp16_connector_is_stored_in_half_and_computes_in_fp32(exported):
         ({"text_config__model_type": "llama"}, "'llama' text model"),
         ({"text_config__rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"text_config__rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [1.0] * 8, "factor": 2.0, "original_max_position_embeddings": 64}}, "'longrope'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"vision_config__hidden_act": "wobble"}, "'wobble'"),
         ({"vision_config__num_channels": 4}, "4 channels"),
         ({"vision_config__patch_size": [14, 14]}, "patch_size"),
@@ -229,21 +231,87 @@ def test_write_that_fails_leaves_nothing(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_export(how, checkpoint, tmp_path):
-    """Stopped half way, an export leaves no folder under its name, and the next run is as good as the first."""
-    target = tmp_path / "out"
+    """Stopped half way, an export leaves no folder under its name, and the next run goes on from there."""
+    target, part = tmp_path / "out", tmp_path / ".out.partial"
     process = subprocess.Popen([sys.executable, "-c", EXPORT, checkpoint("plain"), target], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.partial-*/vision.onnx")):
+    while not (part / "folder" / "vision.onnx").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(how)
     assert process.wait() != 0
     assert not target.exists()
-    assert bool(list(tmp_path.glob(".out.partial-*"))) == (how == signal.SIGKILL)
-    export_model(checkpoint("plain"), target, "fp32", verify="never")
-    assert list(tmp_path.iterdir()) == [target]
+
+    class Lines(Listener):
+        said: ClassVar[list[str]] = []
+
+        def say(self, line):
+            self.said.append(line)
+
+    whole = export_model(checkpoint("plain"), tmp_path / "whole", "fp32", verify="never")
+    resumed = export_model(checkpoint("plain"), target, "fp32", verify="never", listener=Lines())
+    assert Lines.said == ["Going on with an export that was interrupted."]
+    assert resumed.manifest.files == whole.manifest.files
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
     assert Idefics2.from_pretrained(target).generate("Hello", max_new_tokens=2).token_ids
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_every_place_to_stop_is_as_good(precision, checkpoint, tmp_path, monkeypatch):
+    """After any number of parts, what is there is kept to the byte and the rest is made."""
+    whole = export_model(checkpoint("plain"), tmp_path / "whole", precision, verify="never").manifest.files
+    real = weights._ahead
+    for stop in (1, 7, 40):
+        left = [stop]
+
+        def some(parts, left=left):
+            for part in real(parts):
+                if not left[0]:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+                yield part
+
+        monkeypatch.setattr(weights, "_ahead", some)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(checkpoint("plain"), tmp_path / "out", precision, verify="never")
+        left[0] = 10**6
+        data = tmp_path / ".out.partial" / "folder" / "vision.onnx.data"
+        with data.open("ab") as file:  # half a tensor
+            file.write(b"torn")
+        assert export_model(checkpoint("plain"), tmp_path / "out", precision, verify="never").manifest.files == whole
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_another_plan_starts_afresh(checkpoint, tmp_path):
+    for options in ({"precision": "fp32"}, {"precision": "fp16"}):
+        part = tmp_path / ".out.partial"
+        (part / "folder").mkdir(parents=True)
+        (part / "plan.json").write_text('{"other": 1}')
+        (part / "folder" / "stale").write_text("x")
+        folder = export_model(checkpoint("plain"), tmp_path / "out", verify="never", **options).folder
+        assert not (folder / "stale").exists()
+        shutil.rmtree(folder)
+
+
+def test_two_exports_to_one_place(checkpoint, tmp_path):
+    with FileLock(tmp_path / ".out.lock"), pytest.raises(CheckpointError, match="Another export to .*out is running"):
+        export_model(checkpoint("plain"), tmp_path / "out", verify="never")
+    assert export_model(checkpoint("plain"), tmp_path / "out", verify="never").folder.exists()
+
+
+def test_an_interrupted_comparison_is_made_again(checkpoint, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("idefics2_onnx.export.pipeline.verify_in_subprocess", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    report = export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    assert report.verification is not None
+    Idefics2.from_pretrained(report.folder)
+    assert list(tmp_path.iterdir()) == [report.folder]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -1,0 +1,205 @@
+"""Model folders beside transformers in bf16 on this processor: an image, a prompt, a token, and all three in one answer.
+
+    python benchmarks/cpu.py CHECKPOINT int8=FOLDER int4=FOLDER,openvino … [--rounds 5] [--json FILE]
+
+CHECKPOINT is what the folders were made from; weights of any size and depth will do (`make_checkpoint.py`). Every contestant is
+a process of its own that stays; each round asks all of them in turn, so that the machine's moods meet all alike. Times of the
+decoder are given for the checkpoint's layers and, as a line through them, for 32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WIDTH, HEIGHT, PROMPT, NEW = 980, 735, 384, 64
+TASKS = ("image", "prompt", "step", "answer")
+LAYERS = 32
+
+
+class Ours:
+    """A model folder."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        from idefics2_onnx import Idefics2
+        from idefics2_onnx.runtime.decode_step import DecodeStep
+
+        start = time.perf_counter()
+        self.model = Idefics2.from_pretrained(folder, device, image_cache=0)
+        self.opening = time.perf_counter() - start
+        self.engine, self.step_type = self.model.engine, DecodeStep
+        self.sizes = self.engine.sizes
+        random = np.random.default_rng(0)
+        self.tile = random.uniform(-1, 1, (3, HEIGHT, WIDTH)).astype(np.float32)[:, : HEIGHT // 14 * 14, : WIDTH // 14 * 14]
+        self.ids = random.integers(3, 200, (1, PROMPT))
+        self.layers = self.sizes.num_layers
+
+    def image(self) -> None:
+        self.engine.encode_images([self.tile])
+
+    def prompt(self) -> None:
+        self.cache = self.engine.new_cache(1, PROMPT + 256)
+        self.engine.decode(self.engine.embed(self.ids), np.array([PROMPT]), self.cache, np.array([[PROMPT - 1]]), graph="prompt")
+        self.stepper = self.step_type(self.engine, self.cache, 1)
+
+    def step(self) -> None:
+        self.cache.tokens[0] = PROMPT
+        self.stepper([17])
+
+    def answer(self) -> None:
+        image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        pixels = self.model.processor.image_processor(image, do_image_splitting=False)["pixel_values"]
+        ids = np.concatenate([[1], np.full(self.sizes.image_seq_len, self.sizes.image_token_id), self.ids[0, :100]])[None]
+        self.model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=NEW, eos_token_id=[])
+
+
+class Theirs:
+    """transformers in bf16."""
+
+    def __init__(self, checkpoint: str, _: str) -> None:
+        import torch
+        from transformers import Idefics2ForConditionalGeneration
+
+        start = time.perf_counter()
+        kind = Idefics2ForConditionalGeneration
+        self.model = kind.from_pretrained(checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+        self.opening = time.perf_counter() - start
+        self.torch, config = torch, self.model.config
+        torch.set_grad_enabled(False)
+        generator = torch.Generator().manual_seed(0)
+        rows, columns = HEIGHT // 14, WIDTH // 14
+        self.pixels = (torch.rand(1, 1, 3, rows * 14, columns * 14, generator=generator) * 2 - 1).bfloat16()
+        self.grid = torch.ones(1, rows, columns, dtype=torch.bool)
+        self.ids = torch.randint(3, 200, (1, PROMPT), generator=generator)
+        self.image_ids = torch.full((1, config.perceiver_config.resampler_n_latents), config.image_token_id)
+        self.layers = config.text_config.num_hidden_layers
+
+    def image(self) -> None:
+        seen = self.model.model.vision_model(pixel_values=self.pixels[0], patch_attention_mask=self.grid).last_hidden_state
+        self.model.model.connector(seen, attention_mask=self.grid.flatten(1))
+
+    def prompt(self) -> None:
+        found = self.model.model.text_model(input_ids=self.ids, use_cache=True)
+        self.model.lm_head(found.last_hidden_state[:, -1:])
+        self.past = found.past_key_values
+
+    def step(self) -> None:
+        found = self.model.model.text_model(input_ids=self.ids[:, :1], past_key_values=self.past, use_cache=True)
+        self.model.lm_head(found.last_hidden_state)
+        self.past.crop(PROMPT)
+
+    def answer(self) -> None:
+        ids = self.torch.cat([self.torch.ones(1, 1, dtype=self.torch.long), self.image_ids, self.ids[:, :100]], 1)
+        self.model.generate(
+            input_ids=ids, attention_mask=self.torch.ones_like(ids), pixel_values=self.pixels, do_sample=False,
+            max_new_tokens=NEW, min_new_tokens=NEW,
+        )  # fmt: skip
+
+
+def work(kind: str, source: str, device: str) -> None:
+    """Answer tasks named on stdin by their seconds, and "end" by the memory they took."""
+    contestant: Any = (Theirs if kind == "theirs" else Ours)(source, device)
+    print(json.dumps({"opening": contestant.opening, "layers": contestant.layers}), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "end":
+            status = Path("/proc/self/status").read_text()
+            print(int(status.split("VmHWM:")[1].split()[0]) * 1024, flush=True)
+            return
+        start = time.perf_counter()
+        getattr(contestant, line.strip())()
+        print(time.perf_counter() - start, flush=True)
+
+
+class Worker:
+    """A contestant's process."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, __file__, "--worker", *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about = json.loads(self._line())
+
+    def ask(self, task: str) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{task}\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("A contestant ended early; see above.")
+        return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("folders", nargs="+", help="NAME=FOLDER[,DEVICE]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    workers = {"transformers bf16": Worker("theirs", options.checkpoint, "")}
+    for named in options.folders:
+        name, _, place = named.partition("=")
+        folder, _, device = place.partition(",")
+        workers[name] = Worker("ours", folder, device or "cpu")
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
+    for task in options.tasks.split(","):
+        for _ in range(options.rounds + 1):  # the first warms up
+            for name, worker in workers.items():
+                repeats = 8 if task == "step" else 1
+                time.sleep(0.3)  # until the other's threads have stopped waiting busily
+                found = statistics.median(worker.ask(task) for _ in range(repeats))
+                times[name].setdefault(task, []).append(found)
+    results = {
+        name: {
+            **worker.about,
+            "memory": worker.ask("end"),
+            "seconds": {task: found[1:] for task, found in times[name].items()},
+        }
+        for name, worker in workers.items()
+    }
+    text = {"machine": _machine(), "width": WIDTH, "height": HEIGHT, "prompt": PROMPT, "new": NEW, "results": results}
+    if options.json:
+        options.json.write_text(json.dumps(text, indent=1) + "\n")
+    peer = results["transformers bf16"]
+    for name, result in results.items():
+        print(f"{name:24} opens in {result['opening']:.1f} s, {result['memory'] / 1e9:.2f} GB")
+        for task, seconds in result["seconds"].items():
+            ratios = [a / b for a, b in zip(peer["seconds"][task], seconds, strict=True)]
+            print(f"  {task:8} {statistics.median(seconds):9.4f} s   {statistics.median(ratios):5.2f} × as fast")
+
+
+def _machine() -> dict[str, Any]:
+    import importlib.metadata
+
+    names = ("onnxruntime", "torch", "transformers", "openvino", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    from idefics2_onnx.runtime.machine import Machine
+
+    here = Machine.here()
+    about = {"processor": here.processor, "cores": here.cores, "memory": here.memory, "instructions": here.instructions}
+    return about | {"python": platform.python_version(), "versions": versions}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(*sys.argv[2:])
+    else:
+        main()

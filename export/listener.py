@@ -1,0 +1,14 @@
+"""Who is told how an export goes."""
+
+
+class Listener:
+    """Hears how an export goes; this one does nothing."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+
+    def start(self, step: str, total: int) -> None:
+        """A step of `total` bytes (or numbers, where nothing is written) begins."""
+
+    def advance(self, done: int) -> None:
+        """So many more bytes of the step are done."""

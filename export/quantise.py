@@ -1,0 +1,199 @@
+"""Put small weights in the place of a traced graph's matrices: which packing each gets, and the operators that read it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import onnx_ir as ir
+import torch
+
+from ..graphs.contract import Dtype, GraphName, Precision
+from .awq import AwqMatrix
+from .checkpoint import Stored
+from .errors import CheckpointError
+from .packing import Channels, Groups, Packing
+from .source_model import SourceModel
+from .trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
+
+Target = Literal["cpu", "cuda"]
+GROUP_SIZES = (16, 32, 64, 128, 256)
+DEFAULT_GROUP = 128
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What a quantised folder is made for."""
+
+    precision: Literal["int8", "int4"]
+    target: Target = "cpu"
+    group: int = DEFAULT_GROUP
+    """Columns that share a scale, one of GROUP_SIZES."""
+    symmetric: bool = True
+    connector_bits: Literal[4, 8] = 8
+    fast_prompts: bool = False
+    """Whether an int8 decoder stands beside the int4 one."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the graphs compute with."""
+        return "fp32" if self.target == "cpu" else "fp16"
+
+    def precisions(self) -> dict[GraphName, Precision]:
+        found: dict[GraphName, Precision] = {"vision": "int8", "embedding": "int8", "decoder": self.precision}
+        if self.fast_prompts:
+            found["prompt"] = "int8"
+        return found
+
+    @property
+    def of_prompts(self) -> Quantisation:
+        """The int8 decoder's, beside an int4 one."""
+        return replace(self, precision="int8")
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("precision", self.precision, ("int8", "int4")),
+            ("target", self.target, ("cpu", "cuda")),
+            ("group", self.group, GROUP_SIZES),
+            ("connector_bits", self.connector_bits, (4, 8)),
+        ):
+            if value not in known:
+                raise CheckpointError(f"Quantisation's {what} is {value!r}. Choose one of {', '.join(map(str, known))}.")
+        if self.fast_prompts and self.target != "cpu":
+            raise CheckpointError("Quantisation's fast_prompts are for CPUs. Leave them out for cuda.")
+
+    def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype) -> Packing:
+        """Of one matrix, by its name in the graph; `dtype` is what it computes with."""
+        bits = 8
+        if self.precision == "int4":
+            if graph in ("decoder", "prompt") and not weight.startswith("lm_head"):
+                bits = 4
+            elif weight.startswith("connector."):
+                bits = self.connector_bits
+        if graph == "embedding":
+            return Groups(8, self.group, True, dtype, padded=False)
+        if bits == 8 and self.target == "cpu" and (self.precision == "int8" or graph == "vision"):
+            return Channels()
+        if bits == 4 and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
+            return Groups(4, stored.group, False, dtype, kept=True)
+        return Groups(bits, self.group, self.symmetric, dtype)
+
+
+_ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}
+_LEVELS = 127
+"""Of a row's integers on each side of zero."""
+
+
+def quantise(traced: TracedGraph, quantisation: Quantisation, model: SourceModel) -> TracedGraph:
+    """Replace every product with a matrix of weights, and the lookup of embeddings."""
+    rewriter = _Rewriter(traced.model.graph)
+    weights, packed = dict(traced.weights), []
+    for node in list(traced.model.graph):
+        value = node.inputs[1] if node.op_type == "MatMul" else node.inputs[0] if node.op_type == "Gather" else None
+        name = value.name if value is not None else None
+        weight = weights.get(name) if name is not None else None
+        if weight is None or not isinstance(weight.source, str) or "position_embedding" in weight.source:
+            continue
+        assert value is not None
+        assert name is not None
+        assert value.shape is not None
+        shape = value.shape.numpy()
+        rows, columns = shape[::-1] if weight.transposed else shape
+        packing = quantisation.packing(traced.name, name, model.stored(weight.source), weight.dtype)
+        parts = rewriter.parts(name.removesuffix(".T").removesuffix(".weight"), packing, rows, columns)
+        packed.append(PackedWeight(weight.source, packing, tuple(str(part.name) for part in parts)))
+        if isinstance(packing, Channels):
+            rewriter.multiply_rows(node, parts)
+        else:
+            assert isinstance(packing, Groups)
+            rewriter.use_groups(node, packing, parts, rows, columns)
+        del weights[name], traced.model.graph.initializers[name]
+    traced.model.graph.opset_imports.setdefault("com.microsoft", 1)
+    return replace(traced, weights=weights, packed=packed)
+
+
+def folder_bytes(shapes: dict[str, tuple[int, ...]], dtype: Dtype, quantisation: Quantisation | None) -> int:
+    """Size of all weights in a model folder, about, known before the trace; tied weights are stored twice."""
+    width = TORCH_DTYPES[dtype].itemsize
+    if quantisation is None:
+        return sum(map(math.prod, shapes.values())) * width
+    scales = 8 * width / quantisation.group  # bits a weight
+    bits = 8.5 if quantisation.precision == "int8" else 5.0  # some parts stay wider
+    bits += scales + (8.5 if quantisation.fast_prompts else 0)
+    return sum(int(math.prod(shape) * (bits / 8 if len(shape) == 2 else width)) for shape in shapes.values())
+
+
+class _Rewriter:
+    """Puts nodes in the place of others."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        """Activations that are quantised already: as integers, and each row's scale."""
+
+    def parts(self, stem: str, packing: Packing, rows: int, columns: int) -> list[ir.Value]:
+        """New initializers, whose data the weights' writer adds."""
+        values = []
+        for part, (dtype, shape) in zip(("quantised", "scales", "zeros"), packing.parts(rows, columns), strict=False):
+            value = ir.Value(name=f"{stem}.{part}", type=ir.TensorType(_ONNX_DTYPES[dtype]), shape=ir.Shape(shape))
+            self._graph.initializers.add(value)
+            values.append(value)
+        return values
+
+    def use_groups(self, node: ir.Node, packing: Groups, parts: list[ir.Value], rows: int, columns: int) -> None:
+        data, scales, *zeros = parts
+        if node.op_type == "Gather":
+            attributes: dict[str, Any] = {"bits": packing.bits, "block_size": packing.size, "gather_axis": 0, "quantize_axis": 1}
+            self._replace(node, "GatherBlockQuantized", [data, node.inputs[1], scales, *zeros], attributes)
+            return
+        attributes = {"K": columns, "N": rows, "bits": packing.bits, "block_size": packing.size}
+        if packing.dtype == torch.float32:
+            attributes["accuracy_level"] = 4  # activations as integers, too, by groups
+        self._replace(node, "MatMulNBits", [node.inputs[0], data, scales, *zeros], attributes)
+
+    def multiply_rows(self, node: ir.Node, parts: list[ir.Value]) -> None:
+        """Integers of each row, scaled by its own largest number, times integers of each output: ONNX Runtime's own fused
+        operator has one scale for all rows, which one large row makes too coarse for the others.
+        """
+        integers, scale = self._quantised_rows(node, node.inputs[0])
+        one, zero = self._constant("one", ir.tensor(1.0)), self._constant("row_zero", ir.tensor(128, ir.DataType.UINT8))
+        product = self._new(node, "MatMulIntegerToFloat", [integers, parts[0], one, parts[1], zero], domain="com.microsoft")
+        self._replace(node, "Mul", [product, scale], {}, domain="")
+
+    def _quantised_rows(self, before: ir.Node, x: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+        assert x is not None
+        if x not in self._rows:
+            last = self._constant("last_axis", ir.tensor([-1]))
+            largest = self._new(before, "ReduceMax", [self._new(before, "Abs", [x]), last], {"keepdims": 1})
+            levels = self._constant("levels", ir.tensor(float(_LEVELS)))
+            # A row of zeros has a scale, too.
+            tiny = self._constant("tiny", ir.tensor(1e-30))
+            scale = self._new(before, "Max", [self._new(before, "Div", [largest, levels]), tiny])
+            one, zero = self._constant("one", ir.tensor(1.0)), self._constant("row_zero", ir.tensor(128, ir.DataType.UINT8))
+            self._rows[x] = self._new(before, "QuantizeLinear", [self._new(before, "Div", [x, scale]), one, zero]), scale
+        return self._rows[x]
+
+    def _constant(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        if name not in self._graph.initializers:
+            shape = ir.Shape(tensor.shape.numpy())
+            value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+            self._graph.initializers.add(value)
+        return self._graph.initializers[name]
+
+    def _new(
+        self, before: ir.Node, operator: str, inputs: list[Any], attributes: dict[str, Any] | None = None, domain: str = ""
+    ) -> ir.Value:
+        node = ir.node(operator, inputs, attributes, domain=domain)
+        self._graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def _replace(
+        self, node: ir.Node, operator: str, inputs: list[Any], attributes: dict[str, Any], domain: str = "com.microsoft"
+    ) -> None:
+        result, old = self._new(node, operator, inputs, attributes, domain), node.outputs[0]
+        result.type = old.type if old.dtype is not None else None
+        name, result.shape = old.name, old.shape
+        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+        self._graph.remove(node, safe=True)
+        result.name = name

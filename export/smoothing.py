@@ -1,0 +1,196 @@
+"""Outliers moved from activations into weights, where the model allows it without changing what it computes.
+
+Some channels of a model's activations are many times larger than the rest, and coarsen them when both share a scale. What comes
+before a matrix (a norm, or another matrix) can be divided by a factor per channel, and the matrix's columns multiplied by it.
+How far to go is searched for each place on its own, by the error of the quantised products on a few prompts and pictures
+(SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Idefics2Config
+
+from ..graphs.contract import GraphName
+from .awq import AwqMatrix
+from .calibration import CalibrationSet
+from .checkpoint import Stored
+from .listener import Listener
+from .packing import Channels, Packing
+from .quantise import Quantisation
+from .source_model import SourceModel
+from .streamed import streamed_reference
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""
+_QUIETEST = 0.02
+"""Share of the median magnitude that a channel counts as at least."""
+_ROWS, _OUTPUTS = 96, 192
+"""Activations and outputs of each matrix that its error is measured on."""
+
+
+@dataclass
+class Place:
+    """Where factors can be moved: parameters divided by them, and matrices whose columns are multiplied."""
+
+    graph: GraphName
+    before: list[str]
+    """Names of parameters, divided along their first axis."""
+    after: list[str]
+    """Names of matrices that read what comes out."""
+    cached: bool = False
+    """Whether what lies between goes into the key/value cache, which two decoders may share."""
+    repeat: tuple[int, int, int] | None = None
+    """(key/value heads, query heads each, head_dim) where a matrix reads each channel of `before` several times."""
+    magnitude: Tensor | None = None
+    """Of each channel of the activations."""
+    errors: Tensor = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
+
+    def factors(self, strength: float, magnitude: Tensor | None = None) -> Tensor:
+        """Of each channel of the activations, with a geometric mean near 1."""
+        measured = self.magnitude if magnitude is None else magnitude
+        assert measured is not None
+        if self.repeat is not None:
+            heads = measured.view(self.repeat)
+            measured = heads.amax(1, keepdim=True).expand(self.repeat).reshape(-1)
+        # What was silent here may be loud elsewhere.
+        found = measured.clamp(min=max(1e-5, _QUIETEST * float(measured.median()))) ** strength
+        return found / (found.max() * found.min()).sqrt()
+
+    def divisors(self, factors: Tensor) -> Tensor:
+        """Of `before`: the factors, each once."""
+        return factors if self.repeat is None else factors.view(self.repeat)[:, 0].reshape(-1)
+
+
+@dataclass(frozen=True)
+class ScaledTensor:
+    """A tensor times a factor per row and a factor per column."""
+
+    base: Stored
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def read(self, start: int, stop: int) -> Tensor:
+        data = self.base.read(start, stop).float()
+        if self.rows is not None:
+            data = data * self.rows[start:stop].view(-1, *(1,) * (data.ndim - 1))
+        return data if self.columns is None else data * self.columns
+
+
+Factors = dict[str, dict[str, Tensor]]
+"""Of each tensor of a checkpoint that gets any: by row and by column."""
+
+
+def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:
+    """What makes the quantised products better, found on pictures and prompts."""
+    places = [
+        place
+        for place in _places(model.config)
+        if not any(isinstance(model.stored(name), AwqMatrix) for name in place.after)
+        and not (place.cached and quantisation.fast_prompts)
+    ]
+    reference = streamed_reference(model)
+    listener.start("calibrate", sum(math.prod(model.shapes[name]) for place in places for name in place.after))
+    for place in places:
+        for name in place.after:
+            packing = quantisation.packing(place.graph, name.removeprefix("model."), model.stored(name), torch.float32)
+            reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
+                _Measure(place, packing, listener),
+                prepend=True,  # before the weights are dropped
+            )
+    with torch.no_grad():
+        _run(reference, model, shown)
+    found: Factors = {}
+    for place in places:
+        strength = STRENGTHS[int(place.errors.argmin())]
+        if place.magnitude is None or strength == 0:
+            continue
+        factors = place.factors(strength)
+        for name in place.before:
+            found.setdefault(model.names[name], {})["rows"] = 1 / place.divisors(factors)
+        for name in place.after:
+            found.setdefault(model.names[name], {})["columns"] = factors
+    return found
+
+
+def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
+    """The model with the factors applied as its tensors are read; it computes the same."""
+    tensors = dict(model.checkpoint.tensors)
+    tensors |= {name: ScaledTensor(tensors[name], **found) for name, found in factors.items()}
+    return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors))
+
+
+class _Measure:
+    """A hook that adds a matrix's errors to its place's."""
+
+    def __init__(self, place: Place, packing: Packing, listener: Listener) -> None:
+        self._place, self._packing, self._listener = place, packing, listener
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
+        place, x = self._place, inputs[0].reshape(-1, inputs[0].shape[-1])
+        if place.magnitude is None:
+            place.magnitude = x.abs().mean(0)
+        assert isinstance(module.weight, Tensor)
+        x = x[:: max(1, len(x) // _ROWS)]
+        weights = module.weight[:: max(1, len(module.weight) // _OUTPUTS)]
+        expected = x @ weights.T
+        for index, strength in enumerate(STRENGTHS):
+            factors = place.factors(strength)
+            rows = x / factors
+            if isinstance(self._packing, Channels):
+                rows = _rounded_rows(rows)
+            error = rows @ self._packing.rounded(weights * factors).T - expected
+            place.errors[index] += float(error.square().sum() / expected.square().sum().clamp(min=1e-30))
+        self._listener.advance(module.weight.numel())
+
+
+def _rounded_rows(x: Tensor) -> Tensor:
+    """As int8 graphs round activations."""
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return (x / scale).round() * scale
+
+
+def _run(reference: Any, model: SourceModel, shown: CalibrationSet) -> None:
+    """One pass over the pictures and the prompts."""
+    patch, (ids, rows) = model.sizes.patch_size, shown.sequence(model.sizes)
+    grid = torch.ones(len(shown.pixels), *(side // patch for side in shown.pixels.shape[2:]), dtype=torch.bool)
+    seen = reference.model.vision_model(pixel_values=shown.pixels, patch_attention_mask=grid).last_hidden_state
+    pairs = [slice(i, i + 2) for i in range(0, len(seen), 2)]  # its projection is wide
+    features = torch.cat([reference.model.connector(seen[i], attention_mask=grid[i].flatten(1)) for i in pairs]).flatten(0, 1)
+    embeds = reference.model.text_model.embed_tokens(ids)
+    embeds[rows >= 0] = features[rows[rows >= 0]]
+    reference.model.text_model(inputs_embeds=embeds[None], use_cache=False)
+
+
+def _places(config: Idefics2Config) -> Iterator[Place]:
+    for i in range(config.vision_config.num_hidden_layers):
+        at = f"model.vision_model.encoder.layers.{i}"
+        attention = f"{at}.self_attn"
+        norms = [[f"{at}.layer_norm{n}.{part}" for part in ("weight", "bias")] for n in (1, 2)]
+        yield Place("vision", norms[0], [f"{attention}.{part}_proj.weight" for part in "qkv"])
+        yield Place("vision", [f"{attention}.v_proj.{part}" for part in ("weight", "bias")], [f"{attention}.out_proj.weight"])
+        yield Place("vision", norms[1], [f"{at}.mlp.fc1.weight"])
+    text = config.text_config
+    heads = text.num_key_value_heads, text.num_attention_heads // text.num_key_value_heads, text.head_dim
+    for i in range(text.num_hidden_layers):
+        at = f"model.text_model.layers.{i}"
+        attention, mlp = f"{at}.self_attn", f"{at}.mlp"
+        yield Place("decoder", [f"{at}.input_layernorm.weight"], [f"{attention}.{part}_proj.weight" for part in "qkv"])
+        yield Place("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], True, heads)
+        norm = f"{at}.post_attention_layernorm.weight"
+        yield Place("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
+        yield Place("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])

@@ -1,0 +1,228 @@
+"""What is here, what works, and what to do about what does not."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import __version__
+from ..graphs.contract import graph_file
+from .engine import Engine
+from .errors import Idefics2OnnxError, ProviderError
+from .folder import ModelFolder
+from .machine import INT8_UNITS, Machine
+from .prefill import embed_prompts
+from .sample import Sample
+from .sessions import CPU, CUDA, TENSORRT, open_sessions
+
+Status = Literal["ok", "note", "wrong"]
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+_TOLERANCE = 1e-2
+"""Largest relative difference from the CPU's numbers that another provider may show on the small model, which is fp16."""
+_DEVICES = {CPU: "cpu", CUDA: "cuda", TENSORRT: "tensorrt"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    topic: str
+    status: Status
+    text: str
+
+    def __str__(self) -> str:
+        mark = {"ok": " ", "note": "*", "wrong": "!"}[self.status]
+        return f"{mark} {self.topic:12} {self.text}"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All findings, in order."""
+
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything that was asked for works."""
+        return all(finding.status != "wrong" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def examine(source: str | Path | None = None, device: str | None = None) -> Examination:
+    """Look at this machine, ONNX Runtime and its providers, and, if they are named, a model folder and a device."""
+    machine = Machine.here()
+    findings = [*_hardware(machine), *_packages()]
+    try:
+        findings += [*_versions(), *_libraries(machine), *_providers()]
+    except (ImportError, AttributeError) as error:  # half of a package is left where two were installed over each other
+        advice = "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then: pip install onnxruntime (or onnxruntime-gpu)"
+        return Examination([*findings, Finding("onnxruntime", "wrong", f"cannot be imported ({error}). {advice}")])
+    if source is not None or device is not None:
+        findings += _placement(source, device or "auto")
+    return Examination([*findings, *_advice(machine)])
+
+
+def _versions() -> Iterator[Finding]:
+    import onnxruntime as ort
+
+    found = {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "tokenizers")}
+    others = ", ".join(f"{name} {version}" for name, version in found.items())
+    yield Finding("versions", "ok", f"idefics2-onnx {__version__}, Python {platform.python_version()}, {others}")
+    cuda = getattr(ort, "cuda_version", "")
+    built = f"built for CUDA {cuda}" if cuda else "built for CPUs"
+    yield Finding("versions", "ok", f"ONNX Runtime {ort.__version__}, {built}")
+
+
+def _hardware(machine: Machine) -> Iterator[Finding]:
+    instructions = ", ".join(machine.instructions) or "no special instructions known"
+    yield Finding("processor", "ok", f"{machine.processor or 'unknown'}, {machine.cores} cores, {instructions}")
+    if machine.memory:
+        free = f", {machine.free / 1e9:.1f} GB free" if machine.free is not None else ""
+        yield Finding("memory", "ok", f"{machine.memory / 1e9:.1f} GB{free}")
+    for index, gpu in enumerate(machine.gpus):
+        sizes = f"{gpu.memory / 1e9:.1f} GB, {gpu.free / 1e9:.1f} GB free"
+        yield Finding(f"cuda:{index}", "ok", f"{gpu.name}, {sizes}, driver {gpu.driver}")
+
+
+def _packages() -> Iterator[Finding]:
+    installed = []
+    for name in _PACKAGES:
+        try:
+            installed.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if len(installed) > 1:
+        names = " ".join(text.split()[0] for text in installed)
+        keep = "onnxruntime-gpu" if "onnxruntime-gpu" in names else names.split()[0]
+        yield Finding(
+            "packages", "wrong",
+            f"{' and '.join(installed)} are installed over each other. Run: pip uninstall -y {names}, then: pip install {keep}",
+        )  # fmt: skip
+
+
+def _libraries(machine: Machine) -> Iterator[Finding]:
+    """The shared libraries that the providers of this ONNX Runtime need."""
+    import onnxruntime as ort
+
+    available = ort.get_available_providers()
+    if CUDA not in available:
+        if machine.gpus:
+            yield Finding(
+                "cuda", "note",
+                f"There is a card, but this ONNX Runtime has no {CUDA}. Run: pip uninstall -y onnxruntime, then: "
+                "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+            )  # fmt: skip
+        return
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    major = str(getattr(ort, "cuda_version", "") or "13").split(".")[0]
+    wanted = [f"libcudart.so.{major}", f"libcublas.so.{major}", f"libcublasLt.so.{major}", "libcudnn.so.9"]
+    missing = [name for name in wanted if sys.platform == "linux" and not _loads(name)]
+    if missing:
+        yield Finding(
+            "cuda", "wrong" if machine.gpus else "note",
+            f"{', '.join(missing)} cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        )  # fmt: skip
+    if TENSORRT in available and sys.platform == "linux" and not _loads("libnvinfer.so.10"):
+        yield Finding("tensorrt", "note", "libnvinfer.so.10 cannot be loaded. For --device tensorrt: pip install tensorrt")
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _providers() -> Iterator[Finding]:
+    """The small model on each provider, beside the CPU."""
+    import onnxruntime as ort
+
+    folder = ModelFolder.open(None)
+    expected = _numbers(folder, "cpu")
+    yield Finding("cpu", "ok", "runs the small model")
+    for provider in ort.get_available_providers():
+        device = _DEVICES.get(provider)
+        if device in (None, "cpu"):
+            continue
+        try:
+            found = _numbers(folder, device)
+        except Idefics2OnnxError as error:
+            yield Finding(device, "note", f"does not run: {error}")
+            continue
+        difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        good = difference <= _TOLERANCE
+        text = f"runs the small model, {100 * difference:.2f} % from the CPU's numbers"
+        yield Finding(device, "ok" if good else "wrong", text if good else f"{text}, where 1 % is expected: do not use it")
+
+
+def _numbers(folder: ModelFolder, device: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Logits of a prompt with a picture."""
+    engine = Engine.open(folder, open_sessions(folder, device))
+    sizes = engine.sizes
+    side = sizes.patch_size * min(sizes.positions_per_side, 4)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (3, side, side)).astype(np.float32)
+    features = engine.encode_images([pixels])
+    text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
+    sample = Sample([*[sizes.image_token_id] * sizes.image_seq_len, *text], [pixels])
+    length = np.array([sample.tokens])
+    embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
+    return engine.decode(embeds, length, engine.new_cache(1, sample.tokens), np.arange(sample.tokens)[None], graph="prompt")
+
+
+def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
+    """Which provider runs how many nodes of each graph of a folder."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        folder = ModelFolder.open(source)
+        sessions = open_sessions(folder, device, session_options=options)
+    except Idefics2OnnxError as error:
+        yield Finding("device" if isinstance(error, ProviderError) else "folder", "wrong", str(error))
+        return
+    yield Finding("folder", "ok", f"{folder.path}: {', '.join(f'{g} {p}' for g, p in folder.manifest.precision.items())}")
+    for graph in folder.manifest.graphs:
+        session = getattr(sessions, graph)
+        first = session.get_providers()[0]
+        if not hasattr(session, "get_provider_graph_assignment_info"):
+            yield Finding(graph_file(graph), "ok", f"on {first}")
+            continue
+        nodes: Counter[str] = Counter()
+        for part in session.get_provider_graph_assignment_info():
+            nodes[part.ep_name] += len(part.get_nodes())
+        placed = ", ".join(f"{count} nodes on {name}" for name, count in nodes.most_common())
+        yield Finding(graph_file(graph), "ok" if set(nodes) <= {first} else "note", placed)
+
+
+def _advice(machine: Machine) -> Iterator[Finding]:
+    """What to export for a machine like this."""
+    memory = machine.memory or 0
+    largest = max((gpu.memory for gpu in machine.gpus), default=0)
+    if largest >= 22e9:
+        text = "the card holds fp16: idefics2-onnx export --fp16"
+    elif largest >= 8e9:
+        text = "the card holds int4: idefics2-onnx export --int4 --for cuda"
+    elif memory >= 20e9 and INT8_UNITS & set(machine.instructions):
+        text = "int4 with fast prompts: idefics2-onnx export --int4 --fast-prompts"
+    elif memory >= 14e9 and INT8_UNITS & set(machine.instructions):
+        text = "int8: idefics2-onnx export --int8"
+    elif memory >= 8e9:
+        text = "int4: idefics2-onnx export --int4"
+    else:
+        text = "too little memory for the 8B model, which takes 6 GB at least"
+    yield Finding("advice", "note", f"For the 8B model here, {text}")

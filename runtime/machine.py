@@ -1,0 +1,107 @@
+"""What this machine is made of, as far as it decides how a model runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_INSTRUCTIONS = {
+    # name in the kernel's list → how people call it
+    "amx_int8": "AMX", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2",
+    "i8mm": "I8MM", "asimddp": "DOTPROD", "asimd": "NEON",
+}  # fmt: skip
+INT8_UNITS = frozenset({"AMX", "AVX512-VNNI", "AVX-VNNI", "I8MM", "DOTPROD"})
+"""Instructions that multiply 8-bit integers several times as fast as floats."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A graphics card by NVIDIA."""
+
+    name: str
+    driver: str
+    memory: int
+    """Bytes."""
+    free: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor, memory and cards."""
+
+    system: str
+    processor: str
+    cores: int
+    """That this process may use."""
+    memory: int | None
+    """Bytes; None where the system does not say."""
+    free: int | None
+    """What new programs may take."""
+    instructions: list[str] = field(default_factory=list)
+    gpus: list[Gpu] = field(default_factory=list)
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This one."""
+        processor, flags = _processor()
+        memory, free = _memory()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        known = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
+        return cls(f"{platform.system()} {platform.machine()}", processor, cores, memory, free, known, _gpus())
+
+
+def _processor() -> tuple[str, set[str]]:
+    """Its name, and the kernel's names of what it can do."""
+    if platform.system() == "Linux":
+        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+        name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+        return name[1] if name else platform.machine(), set(flags[1].split()) if flags else set()
+    if platform.system() == "Darwin":
+        arm = platform.machine() == "arm64"
+        return _output("sysctl", "-n", "machdep.cpu.brand_string"), {"asimd", "asimddp"} if arm else {"avx2"}
+    return platform.processor(), set()
+
+
+def _memory() -> tuple[int | None, int | None]:
+    if platform.system() == "Linux":
+        text = Path("/proc/meminfo").read_text("utf-8")
+        sizes = {key: 1024 * int(size) for key, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+        return sizes.get("MemTotal"), sizes.get("MemAvailable")
+    if platform.system() == "Windows":
+        import ctypes
+
+        class Status(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong), *((f"m{i}", ctypes.c_ulonglong) for i in range(7))]
+
+        status = Status()
+        status.length = ctypes.sizeof(status)
+        kernel: Any = getattr(ctypes, "windll")  # noqa: B009  known on Windows only
+        if kernel.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+            return int(status.m0), int(status.m1)
+        return None, None
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+    except (ValueError, OSError):
+        return None, None
+
+
+def _gpus() -> list[Gpu]:
+    fields = "name,driver_version,memory.total,memory.free"
+    text = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+    rows = [line.split(", ") for line in text.splitlines()]
+    return [Gpu(r[0], r[1], int(r[2]) << 20, int(r[3]) << 20) for r in rows if len(r) == 4 and r[2].isdigit() and r[3].isdigit()]
+
+
+def _output(*command: str) -> str:
+    """What a command prints, or nothing where there is none or it fails."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  ours, fixed
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip() if run.returncode == 0 else ""

@@ -1,0 +1,28 @@
+"""Images on OpenVINO: the same features but for rounding, behind the same interface."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from idefics2_onnx import Idefics2, ProviderError
+from idefics2_onnx.export import export_model
+from parity import photos
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_features_are_those_of_the_cpu(precision, checkpoint, tmp_path):
+    pytest.importorskip("openvino")
+    folder = export_model(checkpoint("plain"), tmp_path / "model", precision, verify="never").folder
+    theirs, ours = (Idefics2.from_pretrained(folder, device) for device in ("cpu", "openvino"))
+    expected, found = (np.concatenate(model.encode_images(photos())) for model in (theirs, ours))
+    assert np.linalg.norm(found - expected) <= 0.03 * np.linalg.norm(expected)
+    assert ours.providers == ["OpenVINO", "CPUExecutionProvider"]
+    assert ours.generate("What?", photos()[0], max_new_tokens=3).token_ids
+
+
+def test_without_openvino_there_is_one_sentence(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ProviderError, match=r"OpenVINO is not installed. Run: pip install 'idefics2-onnx\[openvino\]'"):
+        Idefics2.from_pretrained(exported("plain"), "openvino")

@@ -1,0 +1,129 @@
+"""Smoothing: it computes the same, it helps where channels are loud, and what it measures can be chosen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from idefics2_onnx.export import Quantisation, agreement, export_model, open_layered
+from idefics2_onnx.export.agreement import LayeredCheckpoint
+from idefics2_onnx.export.calibration import PROMPTS, CalibrationSet
+from idefics2_onnx.export.errors import CheckpointError
+from idefics2_onnx.export.listener import Listener
+from idefics2_onnx.export.smoothing import ScaledTensor, smoothed, smoothing_factors
+from idefics2_onnx.export.source_model import SourceModel
+from parity import photos
+from safetensors.torch import load_file, save_file
+
+
+def shown(checkpoint, model, folder=None):
+    return CalibrationSet.load(
+        folder, checkpoint / "tokenizer.json", model.config.vision_config.image_size, model.sizes.vocab_size
+    )
+
+
+@torch.no_grad()
+def logits(model, pictures):
+    layered = LayeredCheckpoint(model)
+    ids, rows = pictures.sequence(model.sizes)
+    return layered.logits(ids, layered.features(pictures.pixels).flatten(0, 1), rows)
+
+
+@pytest.fixture(scope="module")
+def loud(checkpoint, tmp_path_factory):
+    """A checkpoint some of whose channels are much louder than the rest."""
+    folder = tmp_path_factory.mktemp("loud") / "checkpoint"
+    folder.mkdir()
+    for path in checkpoint("plain").iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(checkpoint("plain") / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "text_model.embed_tokens" in name:
+            tensor[:, [3, 40]] *= 30
+        elif "perceiver_resampler.norm" in name:
+            tensor[[3, 40]] *= 30
+        elif "up_proj" in name and "text_model" in name:
+            tensor[[5, 17]] *= 20
+        elif "vision_model" in name and "layer_norm" in name:
+            tensor[[7]] *= 20
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["plain", "window", "wide_heads", "odd_heads", "bf16_checkpoint", "fp16_checkpoint"])
+def test_smoothed_models_compute_the_same(name, checkpoint):
+    model = SourceModel.open(checkpoint(name))
+    pictures = shown(checkpoint(name), model)
+    same = smoothed(model, smoothing_factors(model, Quantisation("int8"), pictures, Listener()))
+    assert any(isinstance(stored, ScaledTensor) for stored in same.checkpoint.tensors.values())
+    expected = logits(model, pictures)
+    assert (logits(same, pictures) - expected).abs().max() < 2e-5 * max(1, float(expected.std()))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_smoothing_helps_where_channels_are_loud(precision, loud, tmp_path, monkeypatch):
+    smooth = export_model(loud, tmp_path / "smooth", precision, verify="never").folder
+    monkeypatch.setattr("idefics2_onnx.export.pipeline.smoothing_factors", lambda *_: {})
+    rough = export_model(loud, tmp_path / "rough", precision, verify="never").folder
+    precise = open_layered(loud)
+    found, expected = agreement(smooth, precise), agreement(rough, precise)
+    assert found.divergence < {"int8": 0.8, "int4": 1.0}[precision] * expected.divergence, (found, expected)
+    assert found.positions == expected.positions > 200
+
+
+def test_int8_is_not_worse_than_int4(loud, tmp_path):
+    precise = open_layered(loud)
+    found = {
+        precision: agreement(export_model(loud, tmp_path / precision, precision, verify="never").folder, precise)
+        for precision in ("int8", "int4")
+    }
+    assert found["int8"].divergence < found["int4"].divergence
+    assert found["int8"].same >= found["int4"].same
+
+
+def test_a_folder_against_itself_and_its_checkpoint(checkpoint, exported):
+    folder = exported("plain")
+    same = agreement(folder, open_layered(folder))
+    assert (same.same, same.divergence) == (same.positions, 0)
+    precise = agreement(folder, open_layered(checkpoint("plain")))
+    assert precise.same == precise.positions
+    assert precise.divergence < 1e-9
+
+
+def test_pictures_and_prompts_of_a_folder(checkpoint, tmp_path):
+    model = SourceModel.open(checkpoint("plain"))
+    built_in = shown(checkpoint("plain"), model)
+    photos()[0].save(tmp_path / "b.jpg")
+    own = shown(checkpoint("plain"), model, tmp_path)
+    assert own.pixels.shape == (1, 3, 98, 98)
+    assert [p.tolist() for p in own.prompts] == [p.tolist() for p in built_in.prompts]
+    (tmp_path / PROMPTS).write_text("One\n\nTwo\n")
+    assert len(shown(checkpoint("plain"), model, tmp_path).prompts) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({}, "neither pictures nor prompts.txt"),
+        ({PROMPTS: b" \n"}, "is empty"),
+        ({"a.png": b"no picture"}, "a.png cannot be opened"),
+    ],
+)
+def test_folders_that_cannot_be_calibrated_with(files, match, checkpoint, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=match):
+        shown(checkpoint("plain"), SourceModel.open(checkpoint("plain")), tmp_path)
+
+
+def test_two_decoders_over_one_cache_agree_about_values(checkpoint):
+    """What one writes into the cache the other reads: nothing that goes there may be scaled for one of them."""
+    model = SourceModel.open(checkpoint("plain"))
+    pictures, both = shown(checkpoint("plain"), model), Quantisation("int4", fast_prompts=True)
+    for plan in (both, both.of_prompts):
+        factors = smoothing_factors(model, plan, pictures, Listener())
+        scaled = [name for name, found in factors.items() if "rows" in found and "text_model" in name]
+        assert scaled
+        assert not [name for name in scaled if "v_proj" in name or "k_proj" in name]
+    alone = smoothing_factors(model, Quantisation("int8"), pictures, Listener())
+    assert any("rows" in found and "v_proj" in name and "text_model" in name for name, found in alone.items())
