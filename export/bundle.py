@@ -19,6 +19,8 @@ from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from ..graphs.errors import Idefics2OnnxError
 from .errors import CheckpointError
 
+_LOCK = "lock"
+"""Held by the process that works there."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MARGIN = 64 << 20
 """Bytes kept free besides the weights, for graphs, tokenizer and manifest."""
@@ -47,7 +49,12 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
     """
     made: list[Path] = []
     root = target.parent / f".{target.name}.partial"
-    lock = FileLock(root.with_suffix(".lock"), blocking=False)
+    lock = FileLock(root / _LOCK, blocking=False)
+
+    def discard() -> None:
+        lock.release()
+        shutil.rmtree(root, ignore_errors=True)
+
     try:
         if os.path.ismount(target) or target.resolve() == Path.cwd():
             raise CheckpointError(f"{target} cannot be replaced by a finished folder. Choose one that does not exist with -o.")
@@ -55,12 +62,13 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
             raise CheckpointError(f"{target} already exists and is not an empty folder. Remove it or choose another with -o.")
         made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(exist_ok=True)
         lock.acquire()
         workplace = _workplace(root, plan)
         free = shutil.disk_usage(target.parent).free + sum(f.stat().st_size for f in workplace.folder.iterdir())
         if free < size + _MARGIN:
             if not workplace.resumed:
-                shutil.rmtree(root)
+                discard()
             raise CheckpointError(
                 f"The model folder needs {(size + _MARGIN) / 1e9:.1f} GB, but {target.parent} has {free / 1e9:.1f} GB free. "
                 "Free some space or choose another folder with -o."
@@ -69,12 +77,12 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
             yield workplace
         except BaseException as error:
             if isinstance(error, Idefics2OnnxError) or (isinstance(error, OSError) and error.errno not in _FULL):
-                shutil.rmtree(root, ignore_errors=True)
+                discard()
             else:
                 say(f"What is done so far stays in {root}. The same command goes on from there.")
             raise
         workplace.folder.rename(target)
-        shutil.rmtree(root)
+        discard()
         made = []
     except Timeout as error:
         raise CheckpointError(f"Another export to {target} is running. Wait for it or choose another folder with -o.") from error
@@ -83,24 +91,25 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
         choice = " or choose another with -o." if error.errno in _FULL else " another with -o."
         raise CheckpointError(f"{target} cannot be written ({error.strerror or error}). {advice}{choice}") from error
     finally:
-        if lock.is_locked:
-            lock.release()
-            root.with_suffix(".lock").unlink(missing_ok=True)
+        lock.release()
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()
 
 
 def _workplace(root: Path, plan: dict[str, Any]) -> Workplace:
-    """A workplace of this process: as it was left by a run with this plan, or empty."""
+    """A workplace as it was left by a run with this plan, or empty."""
     written = root / "plan.json"
-    if root.exists():
-        with suppress(OSError, ValueError):
-            if json.loads(written.read_text()) == plan and (root / "folder").is_dir():
-                (root / "folder" / MANIFEST).unlink(missing_ok=True)  # it is written last
-                return Workplace(root, resumed=True)
-        shutil.rmtree(root)
-    (root / "folder").mkdir(parents=True)
+    with suppress(OSError, ValueError):
+        if json.loads(written.read_text()) == plan and (root / "folder").is_dir():
+            (root / "folder" / MANIFEST).unlink(missing_ok=True)  # it is written last
+            return Workplace(root, resumed=True)
+    for path in root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+    (root / "folder").mkdir()
     written.write_text(json.dumps(plan))
     return Workplace(root, resumed=False)
 
