@@ -81,9 +81,9 @@ def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
 def test_another_interface_is_refused(folder):
     """A whole folder whose graphs are of another precision than its manifest says."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["precision"]["decoder"] = "fp32"
+    manifest["dtype"] = "fp32"
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    refused(folder, r"decoder.onnx has the input inputs_embeds tensor\(float16\).*contract is inputs_embeds tensor\(float\)")
+    refused(folder, r"vision.onnx has the input pixel_values tensor\(float16\).*contract is pixel_values tensor\(float\)")
 
 
 def test_a_graph_that_is_no_graph(folder):
