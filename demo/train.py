@@ -1,8 +1,8 @@
 """Train the demo model from scratch on a CPU: `python -m idefics2_onnx.demo.train FOLDER`.
 
-Three things make a model this narrow learn at all: an initialisation scaled to its widths (transformers' own leaves attention
+Four things make a model this narrow learn at all: an initialisation scaled to its widths (transformers' own leaves attention
 uniform), eyes first (the encoder alone learns what lies under each patch; that head is thrown away, its loss goes on beside the
-answers'), and easy questions before hard ones.
+answers'), a second such head that has to tell the same from the perceiver's latents, and easy questions before hard ones.
 
 A run can be stopped at any time and goes on from its last save. FOLDER/log.jsonl grows by a line now and then; at the end the
 checkpoint, in the real layout, is in FOLDER/checkpoint.
@@ -36,6 +36,8 @@ from .tasks import TASKS, Case, Set, case
 from .tokenizer import demo_tokenizer
 
 PATCH, SIDE, LATENTS = 14, 112, 16
+TILES = SIDE // 2, SIDE
+"""Sides of the squares that tiles are padded to."""
 IMAGE_OPTIONS: dict[str, Any] = {
     "do_image_splitting": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     "size": {"longest_edge": SIDE, "shortest_edge": 3 * PATCH},
@@ -46,14 +48,19 @@ SHARES = {
 }  # fmt: skip
 """Of the cases."""
 SEVERAL = ("comparing", "follow-up")
-EYES, EYES_SHARES = 3500, {"reading": 0.42, "small text": 0.4, "receipt": 0.08, "counting": 0.1}
-"""Steps in which only the encoder learns, and what it sees."""
+EYES, EYES_SHARES = 3500, (
+    (2000, {"reading": 0.3, "small text": 0.25, "receipt": 0.35, "counting": 0.1}),
+    (3500, {"reading": 0.42, "small text": 0.4, "receipt": 0.08, "counting": 0.1}),
+)  # fmt: skip
+"""Steps in which only the encoder learns, and what it sees until which of them."""
 RAMP = 3000
 """Steps after those until cases are as hard as they get."""
+RECALL = 5800
+"""Step from which the latents have to tell what lies under each patch, too."""
 WARM_UP, DECAY = 200, 0.35
 """Steps in which the learning rate rises, and the last share of all steps, in which it falls to nothing."""
-SIDE_WEIGHT, NOTHING_WEIGHT = 0.5, 0.05
-"""Of the side task's loss, and of patches that show nothing in it: they are most, and soon learnt."""
+SIDE_WEIGHT, RECALL_WEIGHT, NOTHING_WEIGHT = 0.5, 0.5, 0.05
+"""Of the side tasks' losses, and of patches that show nothing in them: they are most, and soon learnt."""
 
 
 def demo_config() -> Idefics2Config:
@@ -232,15 +239,31 @@ class Batches(Dataset[Batch]):
         if self._which == "held-out":
             ease = 1.0
         elif step < EYES:
-            shares, several, ease = EYES_SHARES, False, 1.0
+            shares, several, ease = next(shares for until, shares in EYES_SHARES if step < until), False, 1.0
         total = sum(shares.values())
         size = self._size // 2 if several else self._size
         tasks = random.choice(list(shares), size, p=[share / total for share in shares.values()]).tolist()
         return self._encoder.batch([case(task, self._which, step * self._size + i, ease) for i, task in enumerate(tasks)])
 
 
+class Recall(nn.Module):
+    """What lies under each patch, told from the latents alone: each place of a grid looks at them once."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.places = nn.ParameterList([nn.Parameter(torch.randn(side // PATCH, side // PATCH, width)) for side in TILES])
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.tell = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * mark_classes()))
+
+    def forward(self, latents: Tensor, side: int) -> Tensor:
+        """Latents [tiles, latents, width] → logits [tiles × patches × 2, classes]."""
+        places = self.places[TILES.index(side)].flatten(0, 1).expand(len(latents), -1, -1)
+        told: Tensor = self.tell(self.attention(places, latents, latents, need_weights=False)[0])
+        return told.float().view(-1, mark_classes())
+
+
 class Trainee(nn.Module):
-    """The model and the side task's head."""
+    """The model and the side tasks' heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,6 +271,7 @@ class Trainee(nn.Module):
         initialise(self.model)
         self.model.set_attn_implementation("eager")  # on CPUs the fused one is slower backwards
         self.side = nn.Linear(self.model.config.vision_config.hidden_size, 2 * mark_classes())
+        self.recall = Recall(self.model.config.text_config.hidden_size, 6)
         self.side_weights: Tensor
         self.register_buffer("side_weights", torch.tensor([NOTHING_WEIGHT] + [1.0] * (mark_classes() - 1)), persistent=False)
 
@@ -258,26 +282,29 @@ class Trainee(nn.Module):
             for tiles in batch.tiles
         ]
         losses = [
-            functional.cross_entropy(
-                self.side(states).float().view(-1, mark_classes()), tiles.under.flatten(), self.side_weights, ignore_index=-100
-            )
+            self._told(self.side(states).float().view(-1, mark_classes()), tiles)
             for states, tiles in zip(seen, batch.tiles, strict=True)
         ]
         return seen, torch.stack(losses).mean()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [batch, seq, vocab] and the side task's loss."""
+    def _told(self, logits: Tensor, tiles: Tiles) -> Tensor:
+        return functional.cross_entropy(logits, tiles.under.flatten(), self.side_weights, ignore_index=-100)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [batch, seq, vocab] and the side tasks' losses."""
         features: dict[int, Tensor] = {}
         seen, loss = self.see(batch)
+        recalled = []
         for states, tiles in zip(seen, batch.tiles, strict=True):
             connected = self.model.model.connector(states, tiles.mask.flatten(1))
+            recalled.append(self._told(self.recall(connected, tiles.pixels.shape[-1]), tiles))
             features |= dict(zip(tiles.places, connected, strict=False))
         text = self.model.model.text_model
         embeds = text.embed_tokens(batch.ids)
         shown = torch.cat([features[place] for place in range(len(features))])
         embeds = embeds.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(embeds.dtype))
         hidden = text(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return self.model.lm_head(hidden), loss
+        return self.model.lm_head(hidden), loss, torch.stack(recalled).mean()
 
     def compile_layers(self) -> None:
         """Compile what is run most, for batches and lengths of any size."""
@@ -350,26 +377,33 @@ def main(folder: Path, steps: int, batch_size: int, rate: float, save_every: int
         for step, batch in enumerate(bar, done + 1):
             with torch.autocast("cpu", torch.bfloat16):
                 if step <= EYES:
-                    loss, side = torch.zeros(()), trainee.see(batch)[1]
+                    loss, side, recall = torch.zeros(()), trainee.see(batch)[1], torch.zeros(())
                 else:
-                    logits, side = trainee(batch)
+                    logits, side, recall = trainee(batch)
                     loss = functional.cross_entropy(
                         logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=-100
                     )
-            (loss + SIDE_WEIGHT * side).backward()
+            (loss + SIDE_WEIGHT * side + (RECALL_WEIGHT if step > RECALL else 0) * recall).backward()
             nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
             for optimiser in learning:
                 for group in optimiser.param_groups:
                     group["lr"] = rate * share_of_rate(step - 1, steps)
                 optimiser.step()
                 optimiser.zero_grad()
-            losses.append((loss.item(), side.item()))
+            losses.append((loss.item(), side.item(), recall.item()))
             if step % save_every == 0 or step == steps:
                 means = np.mean(losses, 0).round(4).tolist()
                 losses.clear()
                 score = exact(trainee, (checks[i] for i in range(8))) if step > EYES else {}
                 taken = time.perf_counter() - start
-                line = {"step": step, "loss": means[0], "side": means[1], "exact": score, "seconds": round(taken)}
+                line = {
+                    "step": step,
+                    "loss": means[0],
+                    "side": means[1],
+                    "recall": means[2],
+                    "exact": score,
+                    "seconds": round(taken),
+                }
                 with (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(line) + "\n")
                 saved = {"trainee": trainee.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in learning]}
