@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint, Stored, read_header, read_json
+from .checkpoint import Changed, Checkpoint, Stored, read_header, read_json
 from .errors import CheckpointError
 
 _CONFIG, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -25,51 +25,21 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class MergedMatrix:
+class Merged(Changed):
     """A matrix plus a scaled product of two small ones."""
 
-    base: Stored
     down: Stored
-    """[rank, inputs]."""
+    """[rank, inputs]; of an embedding table [rank, rows]."""
     up: Stored
-    """[outputs, rank]."""
+    """[outputs, rank]; of an embedding table [columns, rank]."""
     scale: float
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
-
-    def read(self, start: int, stop: int) -> Tensor:
-        down, up = self.down.read(0, self.down.shape[0]).float(), self.up.read(start, stop).float()
-        return torch.addmm(self.base.read(start, stop).float(), up, down, alpha=self.scale)
-
-
-@dataclass(frozen=True)
-class MergedTable:
-    """An embedding table plus a scaled product: PEFT stores the table's pair the other way round."""
-
-    base: Stored
-    down: Stored
-    """[rank, rows]."""
-    up: Stored
-    """[columns, rank]."""
-    scale: float
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
+    table: bool
+    """Whether it is an embedding table, whose pair PEFT stores the other way round."""
 
     def read(self, start: int, stop: int) -> Tensor:
         down, up = (stored.read(0, stored.shape[0]).float() for stored in (self.down, self.up))
-        return torch.addmm(self.base.read(start, stop).float(), down[:, start:stop].T, up.T, alpha=self.scale)
+        left, right = (down.T, up.T) if self.table else (up, down)
+        return torch.addmm(self.base.read(start, stop).float(), left[start:stop], right, alpha=self.scale)
 
 
 def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], folder: Path) -> tuple[Checkpoint, dict[str, str]]:
@@ -113,8 +83,8 @@ def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], folder: Path) -
         rows, columns = base.shape
         _fits(folder, f"{target} (lora_A)", pair["A"].shape, (rank, rows if table else columns))
         _fits(folder, f"{target} (lora_B)", pair["B"].shape, (columns if table else rows, rank))
-        kind = MergedTable if table else MergedMatrix
-        change(target, kind(base, pair["A"], pair["B"], _scale(folder, config, target.removesuffix(".weight"), rank)))
+        scale = _scale(folder, config, target.removesuffix(".weight"), rank)
+        change(target, Merged(base, pair["A"], pair["B"], scale, table))
     return replace(checkpoint, tensors=tensors, source=f"{checkpoint.source}+{folder.resolve().name}"), names
 
 

@@ -13,13 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..graphs.contract import MANIFEST, Manifest, ModelSizes, key_value_names
+from ..graphs.contract import MANIFEST, Manifest, ModelSizes
 from .calibration import CalibrationSet
 from .compare import position_ids
-from .compare_layers import Cut
+from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .errors import CheckpointError
 from .source_model import SourceModel
-from .streamed import streamed_reference
+from .streamed import hidden_states, image_features, streamed_reference
 from .verify import read_manifest
 
 
@@ -49,7 +49,7 @@ class Layered(Protocol):
         ...
 
     def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-        """Ids [seq], and for each the row of features [rows, hidden] that stands in its place or −1 → [seq, vocab]."""
+        """Ids [seq], pictures' features, and for each id the row of features in its place or −1 → [seq, vocab]."""
         ...
 
 
@@ -70,8 +70,7 @@ class LayeredFolder:
 
     def features(self, pixels: Tensor) -> Tensor:
         graph = Cut.open(self.folder, "vision")
-        norms = graph.norms("vision_model.encoder.layers.{}.layer_norm1.weight")
-        borders = [*(graph.input_of(name) for name in norms), graph.input_of("vision_model.post_layernorm.weight")]
+        borders = [*graph.borders(VISION_NORM), graph.input_of(LAST_VISION_NORM)]
         inputs = {"pixel_values": pixels, "position_ids": position_ids(pixels[0], self.manifest)}
         x = torch.from_numpy(graph.run(inputs, [borders[0]])[0])
         for border, following in itertools.pairwise([*borders, "image_features"]):
@@ -79,15 +78,11 @@ class LayeredFolder:
         return x
 
     def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-        sizes, count = self.manifest.model, len(ids)
-        inputs = {"input_ids": ids[None], "image_features": features, "feature_rows": rows[None]}
+        inputs = {"input_ids": ids[None], "image_features": features.flatten(0, 1), "feature_rows": rows[None]}
         x = torch.from_numpy(Cut.open(self.folder, "embedding").run(inputs, ["inputs_embeds"])[0])
         graph = Cut.open(self.folder, "prompt" if "prompt" in self.manifest.graphs else "decoder")
-        borders = [graph.input_of(name) for name in graph.norms("text_model.layers.{}.input_layernorm.weight")]
-        empty = torch.zeros(1, sizes.num_key_value_heads, count, sizes.head_dim)
-        call = {"inputs_embeds": x, "attention_mask": torch.ones(1, count, dtype=torch.int64)}
-        call["logit_positions"] = torch.arange(count)[None]
-        call |= dict.fromkeys(key_value_names(sizes.num_layers, "past_key_values"), empty)
+        borders = graph.borders(TEXT_NORM)
+        call = whole_prompt(self.manifest.model, x)
         for border, following in itertools.pairwise([*borders, "logits"]):
             x = torch.from_numpy(graph.run({**call, border: x}, [following])[0])
         return x[0]
@@ -101,17 +96,10 @@ class LayeredCheckpoint:
         self._model = streamed_reference(source)
 
     def features(self, pixels: Tensor) -> Tensor:
-        patch = self._model.config.vision_config.patch_size
-        grid = torch.ones(len(pixels), pixels.shape[2] // patch, pixels.shape[3] // patch, dtype=torch.bool)
-        seen = self._model.model.vision_model(pixel_values=pixels, patch_attention_mask=grid).last_hidden_state
-        found: Tensor = self._model.model.connector(seen, attention_mask=grid.flatten(1))
-        return found
+        return image_features(self._model, pixels)
 
     def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-        embeds = self._model.model.text_model.embed_tokens(ids)
-        embeds[rows >= 0] = features[rows[rows >= 0]]
-        hidden = self._model.model.text_model(inputs_embeds=embeds[None], use_cache=False).last_hidden_state
-        found: Tensor = self._model.lm_head(hidden)[0]
+        found: Tensor = self._model.lm_head(hidden_states(self._model, ids, features, rows))
         return found
 
 
@@ -134,7 +122,7 @@ def agreement(folder: Path, precise: Layered) -> Agreement:
     side = sizes.positions_per_side * sizes.patch_size
     shown = CalibrationSet.load(None, folder / "tokenizer.json", side, sizes.vocab_size)
     ids, rows = shown.sequence(sizes)
-    found, expected = (model.logits(ids, model.features(shown.pixels).flatten(0, 1), rows) for model in (ours, precise))
+    found, expected = (model.logits(ids, model.features(shown.pixels), rows) for model in (ours, precise))
     divergence = 0.0
     for ours_here, theirs_here in zip(found, expected, strict=True):  # position by position: vocabularies are large
         mine, right = ours_here.double().log_softmax(-1), theirs_here.double().log_softmax(-1)

@@ -40,6 +40,21 @@ class Stored(Protocol):
 
 
 @dataclass(frozen=True)
+class Changed:
+    """Another tensor, whose numbers a subclass changes as they are read; float32."""
+
+    base: Stored
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+
+@dataclass(frozen=True)
 class FileTensor:
     """One tensor in a safetensors file."""
 

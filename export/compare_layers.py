@@ -6,22 +6,17 @@ Both sides get the reference's input, so a difference shows in the layer that ma
 from __future__ import annotations
 
 import itertools
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Idefics2ForConditionalGeneration
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from ..graphs.contract import GraphName, Manifest, graph_file, key_value_names
-from .compare import Example, position_ids, run, widen, widen_model
+from ..graphs.contract import GraphName, Manifest
+from .compare import Example, position_ids
+from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .source_model import SourceModel
 from .streamed import streamed_reference
 from .trace import rotary_tables
@@ -42,10 +37,7 @@ def _compare_vision(
     folder: Path, manifest: Manifest, reference: Idefics2ForConditionalGeneration, image: Tensor
 ) -> Iterator[Difference]:
     graph, precision = Cut.open(folder, "vision"), manifest.precision["vision"]
-    norms = [
-        f"vision_model.encoder.layers.{i}.layer_norm1.weight" for i in range(reference.config.vision_config.num_hidden_layers)
-    ]
-    borders = [graph.input_of(name) for name in (*norms, "vision_model.post_layernorm.weight")]
+    borders = [*graph.borders(VISION_NORM), graph.input_of(LAST_VISION_NORM)]
     patch = manifest.model.patch_size
     grid = torch.ones(1, image.shape[1] // patch, image.shape[2] // patch, dtype=torch.bool)
     inputs = {"pixel_values": image[None], "position_ids": position_ids(image, manifest)}
@@ -80,8 +72,7 @@ def _compare_text(
 
     names: tuple[GraphName, ...] = ("decoder", "prompt")
     cuts = {name: Cut.open(folder, name) for name in names if name in manifest.graphs}
-    pattern = "text_model.layers.{}.input_layernorm.weight"
-    borders = {name: [cut.input_of(norm) for norm in cut.norms(pattern)] + ["logits"] for name, cut in cuts.items()}
+    borders = {name: [*cut.borders(TEXT_NORM), "logits"] for name, cut in cuts.items()}
     cos, sin = (torch.cat([table[:count]] * 2, 1)[None] for table in rotary_tables(reference.config))
     if manifest.dtype == "bf16":
         cos, sin = cos.bfloat16().float(), sin.bfloat16().float()
@@ -94,10 +85,7 @@ def _compare_text(
         past_key_values=None,
         position_ids=positions,
     )
-    empty = torch.zeros(1, sizes.num_key_value_heads, count, sizes.head_dim)
-    # Every part gets all inputs: the graph reads batch and cache sizes off the first that has them.
-    call = {"inputs_embeds": x, "attention_mask": torch.ones(1, count, dtype=torch.int64), "logit_positions": positions}
-    call |= dict.fromkeys(key_value_names(sizes.num_layers, "past_key_values"), empty)
+    call = whole_prompt(sizes, x)
     for index, layer in enumerate(text.layers):
         x, given = layer(x, attention_mask=mask, position_embeddings=(cos, sin), position_ids=positions), x
         last = index + 1 == sizes.num_layers
@@ -107,47 +95,3 @@ def _compare_text(
             border, following = borders[name][index : index + 2]
             actual = cut.run({**call, border: given}, [following])[0]
             yield Difference.between(name, what, actual, expected.numpy(), manifest.precision[name])
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A graph of a folder whose parts can be run alone."""
-
-    folder: Path
-    model: Callable[[], ir.Model]
-
-    @classmethod
-    def open(cls, folder: Path, graph: GraphName) -> Cut:
-        return cls(folder, lambda: ir.load(folder / graph_file(graph)))
-
-    def input_of(self, weight: str) -> str:
-        """Name of the value that the normalisation with this weight reads: a border between layers."""
-        initializer = self.model().graph.initializers[weight]
-        (node,) = initializer.consumers()
-        value = node.inputs[0]
-        assert value is not None
-        assert value.name is not None
-        return value.name
-
-    def norms(self, pattern: str) -> list[str]:
-        """Names of the layers' first norms, in order: the pattern with the layer's number."""
-        initializers = self.model().graph.initializers
-        return list(itertools.takewhile(initializers.__contains__, (pattern.format(i) for i in itertools.count())))
-
-    def run(self, inputs: dict[str, Tensor], outputs: list[str]) -> list[NDArray[np.float32]]:
-        """Run the part between inputs and outputs, which are values of the graph; float32 results."""
-        model = self.model()
-        types = {value.name: value.dtype for node in model.graph for value in node.outputs}
-        part = ir.Model(ir.convenience.extract(model.graph, list(inputs), outputs), ir_version=model.ir_version)
-        for value in (*part.graph.inputs, *part.graph.outputs):
-            dtype = types.get(value.name)
-            if value.dtype is None and dtype is not None:
-                value.dtype = dtype
-        widen_model(part)
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place) / "part.onnx"
-            ir.save(part, path, external_data="part.onnx.data")
-            options = ort.SessionOptions()
-            options.log_severity_level = 3
-            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            return [widen(array) for array in run(session, **inputs)]

@@ -20,12 +20,12 @@ from transformers import Idefics2Config
 from ..graphs.contract import GraphName
 from .awq import AwqMatrix
 from .calibration import CalibrationSet
-from .checkpoint import Stored
+from .checkpoint import Changed
 from .listener import Listener
 from .packing import Channels, Packing
 from .quantise import Quantisation
 from .source_model import SourceModel
-from .streamed import streamed_reference
+from .streamed import hidden_states, image_features, streamed_reference
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""
@@ -52,9 +52,9 @@ class Place:
     """Of each channel of the activations."""
     errors: Tensor = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
 
-    def factors(self, strength: float, magnitude: Tensor | None = None) -> Tensor:
+    def factors(self, strength: float) -> Tensor:
         """Of each channel of the activations, with a geometric mean near 1."""
-        measured = self.magnitude if magnitude is None else magnitude
+        measured = self.magnitude
         assert measured is not None
         if self.repeat is not None:
             heads = measured.view(self.repeat)
@@ -69,20 +69,11 @@ class Place:
 
 
 @dataclass(frozen=True)
-class ScaledTensor:
+class Scaled(Changed):
     """A tensor times a factor per row and a factor per column."""
 
-    base: Stored
     rows: Tensor | None = None
     columns: Tensor | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
 
     def read(self, start: int, stop: int) -> Tensor:
         data = self.base.read(start, stop).float()
@@ -113,7 +104,8 @@ def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: Cal
                 prepend=True,  # before the weights are dropped
             )
     with torch.no_grad():
-        _run(reference, model, shown)
+        ids, rows = shown.sequence(model.sizes)
+        hidden_states(reference, ids, image_features(reference, shown.pixels), rows)
     found: Factors = {}
     for place in places:
         strength = STRENGTHS[int(place.errors.argmin())]
@@ -130,7 +122,7 @@ def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: Cal
 def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
     """The model with the factors applied as its tensors are read; it computes the same."""
     tensors = dict(model.checkpoint.tensors)
-    tensors |= {name: ScaledTensor(tensors[name], **found) for name, found in factors.items()}
+    tensors |= {name: Scaled(tensors[name], **found) for name, found in factors.items()}
     return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors))
 
 
@@ -162,18 +154,6 @@ def _rounded_rows(x: Tensor) -> Tensor:
     """As int8 graphs round activations."""
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
     return (x / scale).round() * scale
-
-
-def _run(reference: Any, model: SourceModel, shown: CalibrationSet) -> None:
-    """One pass over the pictures and the prompts."""
-    patch, (ids, rows) = model.sizes.patch_size, shown.sequence(model.sizes)
-    grid = torch.ones(len(shown.pixels), *(side // patch for side in shown.pixels.shape[2:]), dtype=torch.bool)
-    seen = reference.model.vision_model(pixel_values=shown.pixels, patch_attention_mask=grid).last_hidden_state
-    pairs = [slice(i, i + 2) for i in range(0, len(seen), 2)]  # its projection is wide
-    features = torch.cat([reference.model.connector(seen[i], attention_mask=grid[i].flatten(1)) for i in pairs]).flatten(0, 1)
-    embeds = reference.model.text_model.embed_tokens(ids)
-    embeds[rows >= 0] = features[rows[rows >= 0]]
-    reference.model.text_model(inputs_embeds=embeds[None], use_cache=False)
 
 
 def _places(config: Idefics2Config) -> Iterator[Place]:

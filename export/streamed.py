@@ -33,6 +33,27 @@ def streamed_reference(source: SourceModel, rounded: bool = False) -> Idefics2Fo
     return model
 
 
+def image_features(reference: Idefics2ForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """What the connector makes of whole pictures [pictures, 3, height, width] → [pictures, latents, hidden]."""
+    patch = reference.config.vision_config.patch_size
+    grid = torch.ones(len(pixels), *(side // patch for side in pixels.shape[2:]), dtype=torch.bool)
+    seen = reference.model.vision_model(pixel_values=pixels, patch_attention_mask=grid).last_hidden_state
+    pairs = [slice(i, i + 2) for i in range(0, len(seen), 2)]  # the connector's projection is wide
+    return torch.cat([reference.model.connector(seen[i], attention_mask=grid[i].flatten(1)) for i in pairs])
+
+
+def hidden_states(reference: Idefics2ForConditionalGeneration, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
+    """The decoder's last states [seq, hidden] of a prompt.
+
+    `ids` [seq]; `rows` [seq], of the pictures' latents, all behind one another, the one in each token's place, or −1.
+    """
+    text = reference.model.text_model
+    embeds = text.embed_tokens(ids)
+    embeds[rows >= 0] = features.flatten(0, 1)[rows[rows >= 0]]
+    states: Tensor = text(inputs_embeds=embeds[None], use_cache=False).last_hidden_state
+    return states[0]
+
+
 class _Weights:
     """Of one module."""
 

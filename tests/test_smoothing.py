@@ -9,7 +9,7 @@ from idefics2_onnx.export.agreement import LayeredCheckpoint
 from idefics2_onnx.export.calibration import PROMPTS, CalibrationSet
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.listener import Listener
-from idefics2_onnx.export.smoothing import ScaledTensor, smoothed, smoothing_factors
+from idefics2_onnx.export.smoothing import Scaled, smoothed, smoothing_factors
 from idefics2_onnx.export.source_model import SourceModel
 from parity import photos
 from safetensors.torch import load_file, save_file
@@ -25,7 +25,7 @@ def shown(checkpoint, model, folder=None):
 def logits(model, pictures):
     layered = LayeredCheckpoint(model)
     ids, rows = pictures.sequence(model.sizes)
-    return layered.logits(ids, layered.features(pictures.pixels).flatten(0, 1), rows)
+    return layered.logits(ids, layered.features(pictures.pixels), rows)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_smoothed_models_compute_the_same(name, checkpoint):
     model = SourceModel.open(checkpoint(name))
     pictures = shown(checkpoint(name), model)
     same = smoothed(model, smoothing_factors(model, Quantisation("int8"), pictures, Listener()))
-    assert any(isinstance(stored, ScaledTensor) for stored in same.checkpoint.tensors.values())
+    assert any(isinstance(stored, Scaled) for stored in same.checkpoint.tensors.values())
     expected = logits(model, pictures)
     assert (logits(same, pictures) - expected).abs().max() < 2e-5 * max(1, float(expected.std()))
 
