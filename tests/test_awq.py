@@ -1,0 +1,71 @@
+"""Checkpoints quantised by AWQ keep their integers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import torch
+from idefics2_onnx.export import export_model
+from idefics2_onnx.export.packing import Groups
+from safetensors.torch import load_file, save_file
+
+
+def dequantised(folder, graph, stem, size):
+    """A matrix of MatMulNBits with zeros, as integers, scales and zeros [outputs, groups, …]."""
+    model = onnx.load(folder / f"{graph}.onnx")
+    parts = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    data, scales, zeros = (parts[f"{stem}.{part}"] for part in ("quantised", "scales", "zeros"))
+    integers = np.stack([data & 15, data >> 4], -1).reshape(*data.shape[:2], size)
+    return integers, scales, np.stack([zeros & 15, zeros >> 4], -1).reshape(len(zeros), -1)[:, : scales.shape[1]]
+
+
+def awq_checkpoint(source, folder, group=32):
+    """The checkpoint with its text model quantised in AWQ's GEMM layout; and the integers of each matrix."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    tensors, kept = load_file(source / "model.safetensors"), {}
+    for name in [n for n in tensors if "text_model.layers" in n and tensors[n].ndim == 2]:
+        matrix, stem = tensors.pop(name).float(), name.removesuffix(".weight")
+        outputs, inputs = matrix.shape
+        integers, scales, zeros = Groups(4, group, False, torch.float16).round(matrix.view(outputs, inputs // group, group))
+        kept[stem] = integers.numpy(), scales.numpy(), zeros.numpy()
+        tensors[f"{stem}.qweight"] = gemm(integers.flatten(1).T)
+        tensors[f"{stem}.qzeros"] = gemm(zeros.T)
+        tensors[f"{stem}.scales"] = scales.T.contiguous()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm", "zero_point": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    return kept
+
+
+def gemm(numbers):
+    """uint8 [rows, columns] → int32 [rows, columns / 8], in AWQ's order."""
+    eights = numbers.reshape(len(numbers), -1, 8).long()
+    packed = sum(eights[..., column] << (4 * place) for place, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32).contiguous()
+
+
+def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path):
+    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq")
+    folder = export_model(tmp_path / "awq", tmp_path / "int4", "int4", verify="always").folder
+    assert len(kept) == 14
+    for stem, (integers, scales, zeros) in kept.items():
+        found = dequantised(folder, "decoder", stem.removeprefix("model."), 32)
+        assert np.array_equal(found[0], integers)
+        assert np.array_equal(found[1], scales.astype(np.float32))
+        assert np.array_equal(found[2], zeros)
+
+
+def test_awq_checkpoints_in_floats_are_the_integers_times_their_scales(checkpoint, tmp_path):
+    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq")
+    folder = export_model(tmp_path / "awq", tmp_path / "fp32", "fp32", verify="always").folder
+    parts = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(folder / "decoder.onnx").graph.initializer}
+    for stem, (integers, scales, zeros) in kept.items():
+        expected = (integers.astype(np.float32) - zeros[..., None]) * scales[..., None].astype(np.float32)
+        found = parts[f"{stem.removeprefix('model.')}.weight.T"].T
+        assert np.array_equal(found, expected.reshape(found.shape).astype(np.float16).astype(np.float32))

@@ -1,0 +1,138 @@
+"""Checkpoints that are refused, and how they are found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from checkpoint_edits import edit_json, refused
+from idefics2_onnx.demo.random_model import write_checkpoint
+from idefics2_onnx.export import export_model
+from idefics2_onnx.export.errors import CheckpointError
+from safetensors.torch import load_file, save_file
+from small_models import SMALL_MODELS
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model_type": "idefics3"}, "'idefics3'"),
+        ({"model_type": "idefics"}, "'idefics'"),
+        ({"text_config__model_type": "llama"}, "'llama' text model"),
+        ({"text_config__rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
+        ({"text_config__rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [1.0] * 8, "factor": 2.0, "original_max_position_embeddings": 64}}, "'longrope'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"vision_config__hidden_act": "wobble"}, "'wobble'"),
+        ({"vision_config__num_channels": 4}, "4 channels"),
+        ({"vision_config__patch_size": [14, 14]}, "patch_size"),
+        ({"vision_config__num_attention_heads": 5}, "48 by 5"),
+        ({"text_config__num_hidden_layers": 3}, r"lacks the tensor .*layers\.2.* and \d+ more"),
+        ({"text_config__hidden_size": "wide"}, "hidden_size"),
+        ({"text_config": []}, "has no tensor|lacks|text_config"),
+        ({"vision_config": 5}, "vision_config 5"),
+        ({"text_config__num_hidden_layers": 0}, "num_hidden_layers 0"),
+        ({"text_config__max_position_embeddings": 10**12}, "max_position_embeddings 1000000000000"),
+        ({"text_config__sliding_window": 0}, "sliding_window 0"),
+        ({"text_config__intermediate_size": 100}, r"\[96, 48\].*\[100, 48\]"),
+        ({"image_token_id": 99}, "99"),
+    ],
+)  # fmt: skip
+def test_configs_that_are_refused(changes, match, copy, tmp_path):
+    edit_json(copy / "config.json", **changes)
+    refused(copy, tmp_path / "out", match)
+
+
+def test_checkpoint_files_that_are_refused(copy, tmp_path):
+    target, weights = tmp_path / "out", copy / "model.safetensors"
+    refused(tmp_path / "nowhere", target, "neither a folder nor a hub id")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    refused(copy, target, "incomplete")
+    weights.write_bytes(whole[:100])
+    refused(copy, target, "damaged or incomplete")
+    weights.write_bytes((20).to_bytes(8, "little") + b"{" * 20 + whole)
+    refused(copy, target, "damaged header")
+    weights.unlink()
+    refused(copy, target, "neither model.safetensors nor")
+    (copy / "pytorch_model.bin").write_bytes(b"pickle")
+    refused(copy, target, "pickles")
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../secret.safetensors"}}')
+    refused(copy, target, "not a safetensors file beside it")
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    refused(copy, target, "lacks the weights file model-1.safetensors")
+    (copy / "config.json").write_text("{")
+    weights.write_bytes(whole)
+    (copy / "model.safetensors.index.json").unlink()
+    refused(copy, target, "not readable JSON")
+    (copy / "config.json").unlink()
+    refused(copy, target, "has no config.json")
+
+
+def test_processor_files_that_are_refused(copy, tmp_path):
+    target = tmp_path / "out"
+    edit_json(copy / "processor_config.json", image_seq_len=64)
+    refused(copy, target, "64 tokens, but its perceiver has 4 latents")
+    edit_json(copy / "processor_config.json", image_seq_len=4)
+    (copy / "preprocessor_config.json").rename(copy / "elsewhere.json")
+    refused(copy, target, "no preprocessor_config.json")
+    (copy / "elsewhere.json").rename(copy / "preprocessor_config.json")
+    (copy / "tokenizer.json").unlink()
+    refused(copy, target, "no tokenizer.json")
+
+
+def test_missing_tensor_is_named(copy, tmp_path):
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.connector.perceiver_resampler.latents"]
+    save_file(tensors, copy / "model.safetensors")
+    refused(copy, tmp_path / "out", r"lacks the tensor model\.connector\.perceiver_resampler\.latents\.")
+
+
+def test_single_file_comes_before_a_stale_index(copy, tmp_path, checkpoint):
+    """As in transformers: what an older, sharded save left behind is not read."""
+    small = SMALL_MODELS["plain"]
+    write_checkpoint(tmp_path / "sharded", small.config, image_options=small.image_options, shard_size="50KB", seed=1)
+    for path in (tmp_path / "sharded").glob("model*"):
+        shutil.copy(path, copy)
+    export_model(copy, tmp_path / "out", "fp32", verify="always")
+    assert (tmp_path / "out" / "decoder.onnx.data").read_bytes() != b""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("preprocessor_config.json", "junk", "cannot read"),
+        ("generation_config.json", "junk", "cannot read"),
+        ("processor_config.json", "[]", "no JSON object"),
+        ("tokenizer.json", "{}", "tokenizer cannot be read"),
+        ("config.json", "[" * 100_000, "not readable JSON"),
+    ],
+)
+def test_junk_beside_the_weights_is_refused(name, content, match, copy, tmp_path):
+    (copy / name).write_text(content)
+    refused(copy, tmp_path / "out", match)
+
+
+def test_hub_ids_are_downloaded(copy, tmp_path, monkeypatch):
+    """The hub hands out a folder named after the commit; both names go into the manifest."""
+    snapshot = copy.rename(copy.parent / "0a1b2c")
+    asked = {}
+
+    def download(repo_id, revision=None, allow_patterns=None):
+        asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("idefics2_onnx.export.checkpoint.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    report = export_model("owner/some-idefics2", precision="fp32", revision="main", verify="never")
+    assert report.folder == Path("some-idefics2-fp32")
+    assert (report.manifest.source, report.manifest.revision) == ("owner/some-idefics2", "0a1b2c")
+    assert (asked["repo_id"], asked["revision"]) == ("owner/some-idefics2", "main")
+    assert "*.bin" not in asked["patterns"]
+
+
+def test_hub_ids_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="could not be downloaded from the hub"):
+        export_model("nobody/no-such-checkpoint", tmp_path / "out")

@@ -1,0 +1,113 @@
+"""Exports that stop half-way: what they leave behind, and how the next one goes on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import ClassVar
+
+import pytest
+from filelock import FileLock
+from idefics2_onnx import Idefics2
+from idefics2_onnx.export import Listener, export_model, weights
+from idefics2_onnx.export.errors import CheckpointError
+
+EXPORT = (
+    "import sys; from idefics2_onnx.export import export_model; export_model(sys.argv[1], sys.argv[2], 'fp32', verify='never')"
+)
+
+
+def test_write_that_fails_leaves_nothing(checkpoint, tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+    run = subprocess.run(
+        [sys.executable, "-c", limit + EXPORT, checkpoint("plain"), tmp_path / "out"], capture_output=True, text=True
+    )
+    assert "out cannot be written (File too large). Choose another with -o." in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_export(how, checkpoint, tmp_path):
+    """Stopped half way, an export leaves no folder under its name, and the next run goes on from there."""
+    target, part = tmp_path / "out", tmp_path / ".out.partial"
+    process = subprocess.Popen([sys.executable, "-c", EXPORT, checkpoint("plain"), target], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (part / "folder" / "vision.onnx").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    assert process.wait() != 0
+    assert not target.exists()
+
+    class Lines(Listener):
+        said: ClassVar[list[str]] = []
+
+        def say(self, line):
+            self.said.append(line)
+
+    whole = export_model(checkpoint("plain"), tmp_path / "whole", "fp32", verify="never")
+    resumed = export_model(checkpoint("plain"), target, "fp32", verify="never", listener=Lines())
+    assert Lines.said == ["Going on with an export that was interrupted."]
+    assert resumed.manifest.files == whole.manifest.files
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
+    assert Idefics2.from_pretrained(target).generate("Hello", max_new_tokens=2).token_ids
+
+
+@pytest.mark.parametrize(("precision", "stop"), [("fp16", 7), ("int4", 40)])
+def test_every_place_to_stop_is_as_good(precision, stop, checkpoint, tmp_path, monkeypatch):
+    """After any number of parts, what is there is kept to the byte and the rest is made."""
+    whole = export_model(checkpoint("plain"), tmp_path / "whole", precision, verify="never").manifest.files
+    real = weights._ahead
+    left = [stop]
+
+    def some(parts, left=left):
+        for part in real(parts):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield part
+
+    monkeypatch.setattr(weights, "_ahead", some)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(checkpoint("plain"), tmp_path / "out", precision, verify="never")
+    left[0] = 10**6
+    data = tmp_path / ".out.partial" / "folder" / "vision.onnx.data"
+    with data.open("ab") as file:  # half a tensor
+        file.write(b"torn")
+    assert export_model(checkpoint("plain"), tmp_path / "out", precision, verify="never").manifest.files == whole
+
+
+def test_another_plan_starts_afresh(checkpoint, tmp_path):
+    for options in ({"precision": "fp32"}, {"precision": "fp16"}):
+        part = tmp_path / ".out.partial"
+        (part / "folder").mkdir(parents=True)
+        (part / "plan.json").write_text('{"other": 1}')
+        (part / "folder" / "stale").write_text("x")
+        folder = export_model(checkpoint("plain"), tmp_path / "out", verify="never", **options).folder
+        assert not (folder / "stale").exists()
+        shutil.rmtree(folder)
+
+
+def test_two_exports_to_one_place(checkpoint, tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    with FileLock(tmp_path / ".out.partial" / "lock"), pytest.raises(CheckpointError, match="Another export to .*out is running"):
+        export_model(checkpoint("plain"), tmp_path / "out", verify="never")
+    assert export_model(checkpoint("plain"), tmp_path / "out", verify="never").folder.exists()
+
+
+def test_an_interrupted_comparison_is_made_again(checkpoint, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("idefics2_onnx.export.pipeline.verify_in_subprocess", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    report = export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    assert report.verification is not None
+    Idefics2.from_pretrained(report.folder)
+    assert list(tmp_path.iterdir()) == [report.folder]
