@@ -69,6 +69,35 @@ def case(task: str, which: Set, number: int, ease: float = 1.0) -> Case:
     return Case(task, TASKS[task](random, ease))
 
 
+def page(number: int) -> Case:
+    """A picture full of text, which nothing is asked about: training shows it to encoder and connector only."""
+    random = np.random.default_rng([2, number])
+    zoom = 2 if random.random() < 0.3 else 1
+    width, height = (zoom * side for side in _pick(random, [(112, 84), (112, 112), (140, 84)]))
+    canvas = new_canvas(random, width, height)
+    y = random.uniform(1, 12)
+    while True:
+        size = int(random.integers(14, 34)) if random.random() < 0.5 else int(random.integers(14, 20))
+        face = pictures.font(int(random.integers(pictures.num_fonts())), size)
+        degrees, x, text = random.uniform(-6, 6), random.uniform(1, 12), ""
+        while (longer := f"{text} {_snippet(random)}".strip()) and pictures.text_size(longer, face)[0] < width - x:
+            text = longer
+        if y + size > height:
+            return Case("page", [_turn("", "", canvas)])
+        if text:
+            canvas.draw_text(text, face, _ink(random, canvas.image), x, y, degrees * min(1.0, 60 / len(text) / size))
+        y += size * random.uniform(1.1, 1.5)
+
+
+def _snippet(random: np.random.Generator) -> str:
+    kind = random.random()
+    if kind < 0.3:
+        return "".join(_pick(random, list(pictures.CHARACTERS[:-1])) for _ in range(int(random.integers(1, 5))))
+    if kind < 0.4:
+        return f"{random.integers(0, 10)}.{random.integers(0, 100):02}"
+    return _text(random, 1.0)
+
+
 def _zoom(random: np.random.Generator) -> int:
     """Some pictures are twice as large as the model sees them whole."""
     return 2 if random.random() < 0.15 else 1
@@ -167,7 +196,7 @@ def _ink(random: np.random.Generator, image: Image.Image) -> pictures.Colour:
     ground = np.asarray(image, np.float64).mean((0, 1))
     while True:
         colour = random.integers(0, 256, 3)
-        if abs((colour - ground) @ (0.3, 0.59, 0.11)) > 75:
+        if abs((colour - ground) @ (0.3, 0.59, 0.11)) > 90:
             return (int(colour[0]), int(colour[1]), int(colour[2]))
 
 
@@ -191,7 +220,7 @@ def _small_text(random: np.random.Generator, ease: float) -> list[Turn]:
     """Text in one quarter, legible there and not in the whole picture, which shows it half as large."""
     text = _text(random, ease)
     canvas = new_canvas(random, 224, 168)
-    face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(13, 17)))
+    face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(15, 19)))
     wide, tall = pictures.text_size(text, face)
     left, top = int(random.integers(2)) * 112, int(random.integers(2)) * 84
     x, y = left + random.uniform(4, 108 - wide), top + random.uniform(8, 76 - tall)

@@ -1,0 +1,163 @@
+"""What training takes: cases as tokens and padded tiles, in batches that follow from their numbers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..runtime.geometry import Box, Size, tile_boxes
+from ..runtime.image_processor import Idefics2ImageProcessor
+from ..runtime.padding import Tile
+from ..runtime.prompt import expand_images
+from .checkpoint import END_OF_UTTERANCE, IMAGE
+from .pictures import Mark
+from .tasks import Case, Set, case, page
+from .tokenizer import demo_tokenizer
+from .trainee import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
+
+SHARES = {
+    "shapes": 0.14, "counting": 0.12, "reading": 0.24, "small text": 0.14, "receipt": 0.14, "comparing": 0.1,
+    "follow-up": 0.06, "absence": 0.06,
+}  # fmt: skip
+"""Of the cases."""
+SEVERAL = ("comparing", "follow-up")
+EYES, EYES_SHARES = 2000, {"page": 0.6, "counting": 0.16, "reading": 0.12, "small text": 0.06, "receipt": 0.06}
+"""Steps in which only encoder and connector learn, and what they see."""
+RAMP = 1500
+"""Steps after those until cases are as hard as they get."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles padded to one size, the last of them repeated up to a round number: kernels are made anew for every new shape."""
+
+    pixels: Tensor
+    """float32 [tiles, 3, side, side]."""
+    mask: Tensor
+    """Which patches are the tile's own, bool [tiles, side / 14, side / 14]."""
+    under: Tensor
+    """What lies under each patch's left and right half, int64 [tiles, patches, 2], −100 at padding."""
+    places: list[int]
+    """Which of the batch's tiles the first ones are, in the order of its image tokens."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Conversations as training takes them."""
+
+    ids: Tensor
+    """int64 [batch, seq], padded on the right."""
+    labels: Tensor
+    """The answers' tokens, −100 elsewhere."""
+    tiles: list[Tiles]
+    asked: list[str]
+    """The case's task of each row."""
+
+
+class Encoder:
+    """Cases → batches, with the runtime's own image processor and the tokenizer."""
+
+    def __init__(self) -> None:
+        self._tokenizer = demo_tokenizer()
+        self._images = Idefics2ImageProcessor(**IMAGE_OPTIONS)
+
+    def batch(self, cases: list[Case]) -> Batch:
+        rows, labels, tiles, under = [], [], [], []
+        for one in cases:
+            ids, wanted = self._conversation(one)
+            rows.append(ids)
+            labels.append(wanted)
+            for turn in one.turns:
+                for image, marks in zip(turn.images, turn.marks, strict=True):
+                    (own,) = self._images.tiles([image])
+                    tiles += own
+                    boxes = tile_boxes(Size(image.height, image.width), True)
+                    under += [_under(marks, box, tile.shape[1:]) for box, tile in zip(boxes, own, strict=True)]
+        longest = -(-max(map(len, rows)) // 32) * 32
+        small = [i for i, tile in enumerate(tiles) if max(tile.shape) <= SIDE // 2]
+        large = [i for i, tile in enumerate(tiles) if max(tile.shape) > SIDE // 2]
+        return Batch(
+            torch.tensor([row + [0] * (longest - len(row)) for row in rows]),
+            torch.tensor([row + [-100] * (longest - len(row)) for row in labels]),
+            [_padded(tiles, under, places, side) for places, side in ((small, SIDE // 2), (large, SIDE)) if places],
+            [one.task for one in cases],
+        )
+
+    def _conversation(self, one: Case) -> tuple[list[int], list[int]]:
+        """Ids of all turns, and labels: the answers with their end tokens."""
+        bos = self._tokenizer.token_to_id("<s>")
+        assert bos is not None
+        ids, labels = [bos], [-100]
+        for turn in one.turns:
+            question = f"User:{IMAGE * len(turn.images)}{'' if turn.images else ' '}{turn.question}{END_OF_UTTERANCE}\nAssistant:"
+            asked = self._ids(expand_images(question, LATENTS, split=True))
+            answer = self._ids(f"{question} {turn.answer}{END_OF_UTTERANCE}")[len(self._ids(question)) :]
+            ids += asked + answer
+            labels += [-100] * len(asked) + answer
+            rest = self._ids(f"{END_OF_UTTERANCE}\n")[1:]
+            ids += rest
+            labels += [-100] * len(rest)
+        return ids, labels
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def _under(marks: list[Mark], box: Box, size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Class of what lies under each patch's halves [rows, columns, 2] of a tile, which shows a box of the picture."""
+    rows, columns = size[0] // PATCH, size[1] // PATCH
+    ys = box.upper + (np.arange(rows) + 0.5) * PATCH * box.size.height / size[0]
+    xs = box.left + (np.arange(2 * columns) + 0.5) * PATCH / 2 * box.size.width / size[1]
+    found = np.zeros((rows, 2 * columns), np.int64)
+    for mark in marks:
+        left, top, right, bottom = mark.box
+        (y, y_end), (x, x_end) = np.searchsorted(ys, [top, bottom]), np.searchsorted(xs, [left, right])
+        found[y:y_end, x:x_end] = mark.label
+    return found.reshape(rows, columns, 2)
+
+
+def _padded(tiles: list[Tile], under: list[NDArray[np.int64]], places: list[int], side: int) -> Tiles:
+    count, grid = -(-len(places) // 16) * 16, side // PATCH
+    pixels = np.zeros((count, 3, side, side), np.float32)
+    mask = np.zeros((count, grid, grid), bool)
+    labels = np.full((count, grid, grid, 2), -100)
+    for row in range(count):
+        tile, label = tiles[places[min(row, len(places) - 1)]], under[places[min(row, len(places) - 1)]]
+        pixels[row, :, : tile.shape[1], : tile.shape[2]] = tile
+        mask[row, : label.shape[0], : label.shape[1]] = True
+        if row < len(places):
+            labels[row, : label.shape[0], : label.shape[1]] = label
+    return Tiles(torch.from_numpy(pixels), torch.from_numpy(mask), torch.from_numpy(labels).flatten(1, 2), places)
+
+
+class Batches(Dataset[Batch]):
+    """Batch number i of a run: its cases follow from i alone. Cases with several pictures go together, half as many."""
+
+    def __init__(self, steps: int, size: int, which: Set = "training") -> None:
+        self._steps, self._size, self._which = steps, size, which
+        self._encoder: Encoder | None = None
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> Batch:
+        self._encoder = self._encoder or Encoder()
+        random = np.random.default_rng([7, step])
+        several = random.random() < 2 * sum(SHARES[task] for task in SEVERAL)  # they come in batches half as large
+        shares = {task: share for task, share in SHARES.items() if (task in SEVERAL) == several}
+        ease = min(1.0, 0.1 + (step - EYES) / RAMP)
+        if self._which == "held-out":
+            ease = 1.0
+        elif step < EYES:
+            shares, several, ease = EYES_SHARES, False, 1.0
+        total = sum(shares.values())
+        size = self._size // 2 if several else self._size
+        tasks = random.choice(list(shares), size, p=[share / total for share in shares.values()]).tolist()
+        numbers = enumerate(tasks, step * self._size)
+        return self._encoder.batch([page(n) if task == "page" else case(task, self._which, n, ease) for n, task in numbers])

@@ -1,0 +1,155 @@
+"""The demo model before it has learnt: its sizes, its first weights, and the heads that only training has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Idefics2Config, Idefics2ForConditionalGeneration
+
+from .checkpoint import IMAGE
+from .pictures import mark_classes
+from .tokenizer import demo_tokenizer
+
+if TYPE_CHECKING:
+    from .batches import Batch, Tiles
+
+PATCH, SIDE, LATENTS = 14, 112, 16
+TILES = SIDE // 2, SIDE
+"""Sides of the squares that tiles are padded to."""
+IMAGE_OPTIONS: dict[str, Any] = {
+    "do_image_splitting": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    "size": {"longest_edge": SIDE, "shortest_edge": 3 * PATCH},
+}  # fmt: skip
+NOTHING_WEIGHT = 0.05
+"""Of patches that show nothing, in the side tasks' losses: they are most, and soon learnt."""
+
+
+def demo_config() -> Idefics2Config:
+    """The whole architecture in 4.5 million parameters."""
+    tokenizer = demo_tokenizer()
+    return Idefics2Config(
+        image_token_id=tokenizer.token_to_id(IMAGE),
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": tokenizer.get_vocab_size(),
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "max_position_embeddings": 2048,
+            "sliding_window": 512,
+            "rms_norm_eps": 1e-5,
+            "pad_token_id": 0,
+        },
+        vision_config={
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "image_size": SIDE,
+            "patch_size": PATCH,
+        },
+        perceiver_config={
+            "hidden_size": 192,
+            "resampler_n_latents": LATENTS,
+            "resampler_depth": 2,
+            "resampler_n_heads": 6,
+            "resampler_head_dim": 32,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-6,
+        },
+    )
+
+
+def initialise(model: Idefics2ForConditionalGeneration) -> None:
+    """Draw weights so that every layer's output has a standard deviation near 1, and what is added to a stream less."""
+    added = ("o_proj", "out_proj", "fc2", "down_proj")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "latents" in name:
+                parameter.normal_()
+            elif "position_embedding" in name or "embed_tokens" in name:
+                parameter.normal_(0, 0.5)
+            elif parameter.ndim > 1:
+                scale = 0.5 if any(part in name for part in added) else 1.0
+                parameter.normal_(0, scale * parameter[0].numel() ** -0.5)
+
+
+def buckets(patches: int) -> Tensor:
+    """Rows or columns of the position table that so many patches in a row take, int64 [patches]: the encoder's own rule."""
+    grid = SIDE // PATCH
+    shares = torch.arange(0, 1 - 1e-6, 1 / patches)
+    return torch.bucketize(shares, torch.arange(1 / grid, 1.0, 1 / grid), right=True)
+
+
+class Recall(nn.Module):
+    """What lies under each patch, told from one latent: each of them has to hold its own cell of a grid, in reading order."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tell = nn.Linear(width, 2 * 2 * 2 * mark_classes())
+
+    def forward(self, latents: Tensor, sizes: Tensor, patches: int) -> Tensor:
+        """Latents [tiles, latents, width], rows and columns of each tile [tiles, 2] → logits [tiles, patches², 2, classes]."""
+        cells = round(LATENTS**0.5)
+        share = SIDE // PATCH // cells
+        rows, columns = (torch.zeros(len(sizes), patches, dtype=torch.int64) for _ in range(2))
+        for tile, (height, width) in enumerate(sizes.tolist()):
+            rows[tile, :height], columns[tile, :width] = buckets(height), buckets(width)
+        cell = (rows // share * cells)[:, :, None] + (columns // share)[:, None]
+        part = (rows % share * share)[:, :, None] + (columns % share)[:, None]
+        told = self.tell(latents).float().unflatten(-1, (share * share, 2, mark_classes()))
+        return told[torch.arange(len(sizes))[:, None], cell.flatten(1), part.flatten(1)]
+
+
+class Trainee(nn.Module):
+    """The model and the side tasks' heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Idefics2ForConditionalGeneration(demo_config())
+        initialise(self.model)
+        self.model.set_attn_implementation("eager")  # on CPUs the fused one is slower backwards
+        self.side = nn.Linear(self.model.config.vision_config.hidden_size, 2 * mark_classes())
+        self.recall = Recall(self.model.config.text_config.hidden_size)
+        self.side_weights: Tensor
+        self.register_buffer("side_weights", torch.tensor([NOTHING_WEIGHT] + [1.0] * (mark_classes() - 1)), persistent=False)
+
+    def see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The latents of each of the batch's tiles [tiles, latents, width], and the side tasks' losses."""
+        latents: dict[int, Tensor] = {}
+        told, recalled = [], []
+        for tiles in batch.tiles:
+            states = self.model.model.vision_model(pixel_values=tiles.pixels, patch_attention_mask=tiles.mask).last_hidden_state
+            connected = self.model.model.connector(states, tiles.mask.flatten(1))
+            told.append(self._loss(self.side(states), tiles))
+            sizes = torch.stack([tiles.mask.any(2).sum(1), tiles.mask.any(1).sum(1)], 1)
+            recalled.append(self._loss(self.recall(connected, sizes, tiles.mask.shape[1]), tiles))
+            latents |= dict(zip(tiles.places, connected, strict=False))
+        shown = torch.stack([latents[place] for place in range(len(latents))])
+        return shown, torch.stack(told).mean(), torch.stack(recalled).mean()
+
+    def _loss(self, logits: Tensor, tiles: Tiles) -> Tensor:
+        logits = logits.float().view(-1, mark_classes())
+        return functional.cross_entropy(logits, tiles.under.flatten(), self.side_weights, ignore_index=-100)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [batch, seq, vocab] and the side tasks' losses."""
+        shown, side, recall = self.see(batch)
+        text = self.model.model.text_model
+        embeds = text.embed_tokens(batch.ids)
+        embeds = embeds.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(embeds.dtype))
+        hidden = text(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self.model.lm_head(hidden), side, recall
+
+    def compile_layers(self) -> None:
+        """Compile what is run most, for batches and lengths of any size."""
+        model = self.model.model
+        stacks = model.vision_model.encoder.layers, model.connector.perceiver_resampler.layers, model.text_model.layers
+        for layer in (*(layer for stack in stacks for layer in stack), model.connector.modality_projection):
+            layer.compile(dynamic=True)
