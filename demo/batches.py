@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from ..runtime.padding import Tile
 from ..runtime.prompt import expand_images
 from .checkpoint import END_OF_UTTERANCE, IMAGE
 from .pictures import Mark
-from .tasks import Case, Set, case, page
+from .tasks import TASKS, Case, Set, Turn, case
 from .tokenizer import demo_tokenizer
 from .trainee import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
 
 SHARES = {
-    "shapes": 0.14, "counting": 0.12, "reading": 0.24, "small text": 0.14, "receipt": 0.14, "comparing": 0.1,
-    "follow-up": 0.06, "absence": 0.06,
+    "shapes": 0.12, "counting": 0.1, "reading": 0.18, "small text": 0.14, "lines": 0.2, "receipt": 0.16, "comparing": 0.1,
+    "follow-up": 0.06, "absence": 0.05,
 }  # fmt: skip
 """Of the cases."""
 SEVERAL = ("comparing", "follow-up")
@@ -52,6 +52,10 @@ class Batch:
 
     ids: Tensor
     """int64 [batch, seq], padded on the right."""
+    positions: Tensor
+    """int64 [batch, seq]: every question follows the pictures."""
+    parts: Tensor
+    """int64 [batch, seq]: 0 in what all questions see, 1, 2, … in those that see it and themselves, −1 in padding."""
     labels: Tensor
     """The answers' tokens, −100 elsewhere."""
     tiles: list[Tiles]
@@ -67,42 +71,55 @@ class Encoder:
         self._images = Idefics2ImageProcessor(**IMAGE_OPTIONS)
 
     def batch(self, cases: list[Case]) -> Batch:
-        rows, labels, tiles, under = [], [], [], []
+        rows, tiles, under = [], [], []
         for one in cases:
-            ids, wanted = self._conversation(one)
-            rows.append(ids)
-            labels.append(wanted)
+            rows.append(self._conversation(one))
             for turn in one.turns:
                 for image, marks in zip(turn.images, turn.marks, strict=True):
                     (own,) = self._images.tiles([image])
                     tiles += own
                     boxes = tile_boxes(Size(image.height, image.width), True)
                     under += [_under(marks, box, tile.shape[1:]) for box, tile in zip(boxes, own, strict=True)]
-        longest = -(-max(map(len, rows)) // 32) * 32
+        longest = -(-max(len(row[0]) for row in rows) // 32) * 32
         small = [i for i, tile in enumerate(tiles) if max(tile.shape) <= SIDE // 2]
         large = [i for i, tile in enumerate(tiles) if max(tile.shape) > SIDE // 2]
         return Batch(
-            torch.tensor([row + [0] * (longest - len(row)) for row in rows]),
-            torch.tensor([row + [-100] * (longest - len(row)) for row in labels]),
+            *(
+                torch.tensor([row[i] + [filler] * (longest - len(row[i])) for row in rows])
+                for i, filler in enumerate((0, 0, -1, -100))
+            ),
             [_padded(tiles, under, places, side) for places, side in ((small, SIDE // 2), (large, SIDE)) if places],
             [one.task for one in cases],
         )
 
-    def _conversation(self, one: Case) -> tuple[list[int], list[int]]:
-        """Ids of all turns, and labels: the answers with their end tokens."""
-        bos = self._tokenizer.token_to_id("<s>")
+    def _conversation(self, one: Case) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Ids, positions, parts, and labels: the answers with their end tokens."""
+        bos, image = (self._tokenizer.token_to_id(token) for token in ("<s>", IMAGE))
         assert bos is not None
         ids, labels = [bos], [-100]
+        rest = self._ids(f"{END_OF_UTTERANCE}\n")[1:]
         for turn in one.turns:
-            question = f"User:{IMAGE * len(turn.images)}{'' if turn.images else ' '}{turn.question}{END_OF_UTTERANCE}\nAssistant:"
-            asked = self._ids(expand_images(question, LATENTS, split=True))
-            answer = self._ids(f"{question} {turn.answer}{END_OF_UTTERANCE}")[len(self._ids(question)) :]
-            ids += asked + answer
-            labels += [-100] * len(asked) + answer
-            rest = self._ids(f"{END_OF_UTTERANCE}\n")[1:]
-            ids += rest
-            labels += [-100] * len(rest)
-        return ids, labels
+            asked, answer = self._turn(turn, len(turn.images))
+            ids += asked + answer + rest
+            labels += [-100] * len(asked) + answer + [-100] * len(rest)
+        pictures = len(one.turns[0].images)
+        asked, _ = self._turn(one.turns[0], pictures)
+        shared = 1 + len(asked) - asked[::-1].index(image) + 1  # the pictures and the token that closes the last
+        positions, parts = list(range(len(ids))), [0] * shared + [1] * (len(ids) - shared)
+        for part, other in enumerate(one.others, 2):
+            asked, answer = self._turn(other, pictures)
+            own = asked[shared - 1 :] + answer
+            ids += own
+            labels += [-100] * (len(own) - len(answer)) + answer
+            positions += range(shared, shared + len(own))
+            parts += [part] * len(own)
+        return ids, positions, parts, labels
+
+    def _turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
+        """Ids of a question behind its pictures, and of its answer."""
+        question = f"User:{IMAGE * pictures}{'' if pictures else ' '}{turn.question}{END_OF_UTTERANCE}\nAssistant:"
+        answer = self._ids(f"{question} {turn.answer}{END_OF_UTTERANCE}")[len(self._ids(question)) :]
+        return self._ids(expand_images(question, LATENTS, split=True)), answer
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -153,11 +170,11 @@ class Batches(Dataset[Batch]):
         shares = {task: share for task, share in SHARES.items() if (task in SEVERAL) == several}
         ease = min(1.0, 0.1 + (step - EYES) / RAMP)
         if self._which == "held-out":
-            ease = 1.0
+            ease, shares = 1.0, {task: share for task, share in shares.items() if task in TASKS}
         elif step < EYES:
             shares, several, ease = EYES_SHARES, False, 1.0
         total = sum(shares.values())
         size = self._size // 2 if several else self._size
         tasks = random.choice(list(shares), size, p=[share / total for share in shares.values()]).tolist()
-        numbers = enumerate(tasks, step * self._size)
-        return self._encoder.batch([page(n) if task == "page" else case(task, self._which, n, ease) for n, task in numbers])
+        cases = [case(task, self._which, step * self._size + i, ease) for i, task in enumerate(tasks)]
+        return self._encoder.batch([replace(one, others=[]) for one in cases] if self._which == "held-out" else cases)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import pictures
-from .pictures import COLOURS, PLACES, SHAPES, Canvas, Mark, Thing, new_canvas
+from .pictures import COLOURS, SHAPES, Canvas, Mark, Thing, new_canvas
 
 Set = Literal["training", "held-out"]
 _SETS: dict[str, int] = {"training": 0, "held-out": 1}
@@ -47,6 +47,8 @@ class Case:
 
     task: str
     turns: list[Turn]
+    others: list[Turn] = field(default_factory=list)
+    """Other questions about the first turn's pictures, which training asks, too, each as if it were the first."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -65,28 +67,8 @@ class Case:
 
 def case(task: str, which: Set, number: int, ease: float = 1.0) -> Case:
     """The case of that number; `ease` below 1 makes training's first cases simpler, from 0."""
-    random = np.random.default_rng([_SETS[which], list(TASKS).index(task), number])
-    return Case(task, TASKS[task](random, ease))
-
-
-def page(number: int) -> Case:
-    """A picture full of text, which nothing is asked about: training shows it to encoder and connector only."""
-    random = np.random.default_rng([2, number])
-    zoom = 2 if random.random() < 0.3 else 1
-    width, height = (zoom * side for side in _pick(random, [(112, 84), (112, 112), (140, 84)]))
-    canvas = new_canvas(random, width, height)
-    y = random.uniform(1, 12)
-    while True:
-        size = int(random.integers(14, 34)) if random.random() < 0.5 else int(random.integers(14, 20))
-        face = pictures.font(int(random.integers(pictures.num_fonts())), size)
-        degrees, x, text = random.uniform(-6, 6), random.uniform(1, 12), ""
-        while (longer := f"{text} {_snippet(random)}".strip()) and pictures.text_size(longer, face)[0] < width - x:
-            text = longer
-        if y + size > height:
-            return Case("page", [_turn("", "", canvas)])
-        if text:
-            canvas.draw_text(text, face, _ink(random, canvas.image), x, y, degrees * min(1.0, 60 / len(text) / size))
-        y += size * random.uniform(1.1, 1.5)
+    random = np.random.default_rng([_SETS[which], list(_TASKS).index(task), number])
+    return Case(task, *_TASKS[task](random, ease))
 
 
 def _snippet(random: np.random.Generator) -> str:
@@ -144,10 +126,14 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _about(random: np.random.Generator, things: list[Thing], among: list[Thing]) -> tuple[str, str]:
-    """A question about one of some things, and its answer."""
-    thing = _pick(random, among)
-    kinds = ["place", "what"]
+_Asked = tuple[str, str]
+"""A question and its answer."""
+
+
+def _about(random: np.random.Generator, things: list[Thing]) -> _Asked:
+    """A question about one of some things."""
+    thing = _pick(random, things)
+    kinds = ["what"] if sum(other.name == thing.name for other in things) > 1 else ["place", "what"]
     if sum(other.shape == thing.shape for other in things) == 1:
         kinds.append("colour")
     kind = _pick(random, kinds)
@@ -158,31 +144,67 @@ def _about(random: np.random.Generator, things: list[Thing], among: list[Thing])
     return f"What colour is the {thing.shape}?", _sentence(f"the {thing.shape} is {thing.colour}")
 
 
-def _shapes(random: np.random.Generator, ease: float) -> list[Turn]:
+def _description(things: list[Thing]) -> _Asked:
+    return "What is in the picture?", _sentence(_listed([f"{_article(thing.name)} {thing.place}" for thing in things]))
+
+
+def _how_many(random: np.random.Generator, things: list[Thing]) -> _Asked:
+    kind = random.integers(3)
+    if kind == 0:
+        return "How many shapes are there?", _sentence(NUMBERS[len(things)])
+    if kind == 1:
+        shape = _pick(random, SHAPES) if random.random() < 0.2 else _pick(random, things).shape
+        found = sum(thing.shape == shape for thing in things)
+        return f"How many {shape}{'es' if shape == 'cross' else 's'} are there?", _sentence(NUMBERS[found])
+    colour = _pick(random, list(COLOURS)) if random.random() < 0.2 else _pick(random, things).colour
+    return f"How many {colour} shapes are there?", _sentence(NUMBERS[sum(thing.colour == colour for thing in things)])
+
+
+def _is_there(random: np.random.Generator, things: list[Thing]) -> _Asked:
+    if random.random() < 0.4:
+        thing = _pick(random, things)
+        return f"Is there {_article(thing.name)}?", f"Yes, {thing.place}."
+    while True:  # half of what is missing is nearly there: its colour or its shape is
+        near = random.random() < 0.5
+        colour = _pick(random, things).colour if near and random.random() < 0.5 else _pick(random, list(COLOURS))
+        shape = _pick(random, things).shape if near else _pick(random, SHAPES)
+        if all(thing.name != f"{colour} {shape}" for thing in things):
+            return f"Is there {_article(f'{colour} {shape}')}?", f"No, there is no {colour} {shape}."
+
+
+def _others(random: np.random.Generator, things: list[Thing]) -> list[Turn]:
+    """More questions about a scene."""
+    asked = [_description(things), *(_about(random, things) for _ in range(2)), *(_how_many(random, things) for _ in range(2))]
+    if len({thing.name for thing in things}) == len(things):
+        asked.append(_is_there(random, things))
+    return [_turn(*one) for one in asked]
+
+
+def _in_one(random: np.random.Generator, picture: int, things: list[Thing]) -> Turn:
+    """A question about one of several pictures."""
+    question, answer = _about(random, things)
+    return _turn(f"In the {ORDINALS[picture]} picture: {question[0].lower()}{question[1:]}", answer)
+
+
+_Turns = tuple[list[Turn], list[Turn]]
+"""A conversation, and other questions about its first pictures."""
+
+
+def _shapes(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(1, 2 + round(2 * ease))))
     canvas = _scene(random, things)
-    if random.random() < 0.5:
-        description = _listed([f"{_article(thing.name)} {thing.place}" for thing in things])
-        return [_turn("What is in the picture?", _sentence(description), canvas)]
-    return [_turn(*_about(random, things, things), canvas)]
+    asked = _description(things) if random.random() < 0.5 else _about(random, things)
+    return [_turn(*asked, canvas)], _others(random, things)
 
 
-def _counting(random: np.random.Generator, ease: float) -> list[Turn]:
+def _counting(random: np.random.Generator, ease: float) -> _Turns:
     count = int(random.integers(1, 2 + round(5 * ease)))
     things = _things(random, count, distinct=False)
     if random.random() < 0.5:  # few kinds, so that there is something to count
         shapes = [_pick(random, SHAPES), _pick(random, SHAPES)]
         things = [Thing(thing.colour, _pick(random, shapes), thing.cell) for thing in things]
     canvas = _scene(random, things)
-    kind = random.integers(3)
-    if kind == 0:
-        return [_turn("How many shapes are there?", _sentence(NUMBERS[count]), canvas)]
-    if kind == 1:
-        shape = _pick(random, SHAPES) if random.random() < 0.2 else _pick(random, things).shape
-        found = sum(thing.shape == shape for thing in things)
-        return [_turn(f"How many {shape}{'es' if shape == 'cross' else 's'} are there?", _sentence(NUMBERS[found]), canvas)]
-    colour = _pick(random, list(COLOURS)) if random.random() < 0.2 else _pick(random, things).colour
-    return [_turn(f"How many {colour} shapes are there?", _sentence(NUMBERS[sum(t.colour == colour for t in things)]), canvas)]
+    return [_turn(*_how_many(random, things), canvas)], _others(random, things)
 
 
 def _text(random: np.random.Generator, ease: float) -> str:
@@ -200,7 +222,7 @@ def _ink(random: np.random.Generator, image: Image.Image) -> pictures.Colour:
             return (int(colour[0]), int(colour[1]), int(colour[2]))
 
 
-def _reading(random: np.random.Generator, ease: float) -> list[Turn]:
+def _reading(random: np.random.Generator, ease: float) -> _Turns:
     """Text that is large enough to be read in the whole picture, too."""
     text, zoom = _text(random, ease), _zoom(random)
     width, height = (zoom * side for side in _pick(random, [(112, 84), (112, 112), (140, 84)]))
@@ -213,22 +235,26 @@ def _reading(random: np.random.Generator, ease: float) -> list[Turn]:
         text = text[: max(1, len(text) - 1)] if text.isdigit() else str(_pick(random, WORDS))
     x, y = random.uniform(3 * zoom, width - wide - 3 * zoom), random.uniform(8 * zoom, height - tall - 8 * zoom)
     canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-7, 7) * min(1, ease * 2))
-    return [_turn(_pick(random, ["What does it say?", "Read the text."]), text, canvas)]
+    return [_turn(_pick(random, ["What does it say?", "Read the text."]), text, canvas)], []
 
 
-def _small_text(random: np.random.Generator, ease: float) -> list[Turn]:
+def _small_text(random: np.random.Generator, ease: float) -> _Turns:
     """Text in one quarter, legible there and not in the whole picture, which shows it half as large."""
     text = _text(random, ease)
     canvas = new_canvas(random, 224, 168)
+    _write_small(random, canvas, text, int(random.integers(2)), int(random.integers(2)))
+    return [_turn("What does the small text say?", text, canvas)], []
+
+
+def _write_small(random: np.random.Generator, canvas: Canvas, text: str, column: int, row: int) -> None:
+    """In one quarter of a picture of 224 × 168."""
     face = pictures.font(int(random.integers(pictures.num_fonts())), int(random.integers(15, 19)))
     wide, tall = pictures.text_size(text, face)
-    left, top = int(random.integers(2)) * 112, int(random.integers(2)) * 84
-    x, y = left + random.uniform(4, 108 - wide), top + random.uniform(8, 76 - tall)
+    x, y = column * 112 + random.uniform(4, 108 - wide), row * 84 + random.uniform(8, 76 - tall)
     canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-4, 4))
-    return [_turn("What does the small text say?", text, canvas)]
 
 
-def _receipt(random: np.random.Generator, ease: float) -> list[Turn]:
+def _receipt(random: np.random.Generator, ease: float) -> _Turns:
     rows = int(random.integers(2, 3 + round(2 * ease)))
     items = [str(item) for item in random.choice(ITEMS, rows, replace=False)]
     prices = [f"{random.integers(0, 10)}.{random.integers(0, 100):02}" for _ in items]
@@ -246,25 +272,29 @@ def _receipt(random: np.random.Generator, ease: float) -> list[Turn]:
         canvas.draw_text(item, face, ink, 9, y)
         canvas.draw_text(price, face, ink, 103 - pictures.text_size(price, face)[0], y)
         y += pitch
-    if random.random() < 0.3:
-        fields = ", ".join(f'"{item}": "{price}"' for item, price in zip(items, prices, strict=True))
-        return [_turn("Give the receipt as JSON.", "{" + fields + "}", canvas)]
-    chosen = int(random.integers(rows))
-    return [_turn(f"What does the {items[chosen]} cost?", prices[chosen], canvas)]
+    fields = ", ".join(f'"{item}": "{price}"' for item, price in zip(items, prices, strict=True))
+    asked = [("Give the receipt as JSON.", "{" + fields + "}")]
+    asked += [(f"What does the {item} cost?", price) for item, price in zip(items, prices, strict=True)]
+    first = asked.pop(0 if random.random() < 0.3 else 1 + int(random.integers(rows)))
+    return [_turn(*first, canvas)], [_turn(*other) for other in asked]
 
 
-def _comparing(random: np.random.Generator, ease: float) -> list[Turn]:
+def _comparing(random: np.random.Generator, ease: float) -> _Turns:
     if random.random() < 0.5:
         count = 2 if ease < 0.5 else int(random.integers(2, 4))
         kinds = _things(random, count)
         canvases = [_scene(random, [thing], 84) for thing in kinds]
         order = random.permutation(count).tolist()
-        chosen = int(random.integers(count))
-        question = f"Which picture shows {_article(kinds[order[chosen]].name)}?"
-        return [_turn(question, _sentence(f"the {ORDINALS[chosen]} one"), *(canvases[i] for i in order))]
+        asked = [
+            (f"Which picture shows {_article(kinds[index].name)}?", _sentence(f"the {ORDINALS[picture]} one"))
+            for picture, index in enumerate(order)
+        ]
+        first = asked.pop(int(random.integers(count)))
+        others = [_in_one(random, picture, [kinds[index]]) for picture, index in enumerate(order)]
+        return [_turn(*first, *(canvases[i] for i in order))], [*others, *(_turn(*other) for other in asked)]
     things = _things(random, int(random.integers(1, 2 + round(ease))))
     index = int(random.integers(len(things)))
-    old, others = things[index], [thing for i, thing in enumerate(things) if i != index]
+    old, others_things = things[index], [thing for i, thing in enumerate(things) if i != index]
     kind = _pick(random, ["colour", "gone", "new", "nothing"])
     after = list(things)
     if kind == "colour":
@@ -273,10 +303,10 @@ def _comparing(random: np.random.Generator, ease: float) -> list[Turn]:
         after[index] = Thing(colour, old.shape, old.cell)
         answer = f"the {old.shape} turned from {old.colour} to {colour}"
     elif kind == "gone":
-        after = others
+        after = others_things
         answer = f"the {old.name} is gone"
     elif kind == "new":
-        things, after = others, things
+        things, after = others_things, things
         answer = f"there is a new {old.name}"
     else:
         answer = "nothing changed"
@@ -284,37 +314,73 @@ def _comparing(random: np.random.Generator, ease: float) -> list[Turn]:
     first = _scene(random, things, 84)
     random.bit_generator.state = state
     second = _scene(random, after, 84)
-    return [_turn("What changed?", _sentence(answer), first, second)]
+    others = [_in_one(random, i, shown) for i, shown in enumerate((things, after)) if shown for _ in range(2)]
+    return [_turn("What changed?", _sentence(answer), first, second)], others
 
 
-def _follow_up(random: np.random.Generator, ease: float) -> list[Turn]:
+def _follow_up(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(2, 3 + round(ease))))
     canvas = _scene(random, things)
-    first = _turn(*_about(random, things, things), canvas)
+    turns = [_turn(*_about(random, things), canvas)]
     if random.random() < 0.5:
-        return [first, _turn(*_about(random, things, things))]
-    other = _things(random, int(random.integers(1, 3)))
-    second = _turn(*_about(random, other, other), _scene(random, other))
-    question, answer = _about(random, things, things)
-    return [first, second, _turn("In the first picture: " + question[0].lower() + question[1:], answer)]
+        turns.append(_turn(*_about(random, things)))
+    else:
+        other = _things(random, int(random.integers(1, 3)))
+        turns += [_turn(*_about(random, other), _scene(random, other)), _in_one(random, 0, things)]
+    return turns, _others(random, things)
 
 
-def _absence(random: np.random.Generator, ease: float) -> list[Turn]:
+def _absence(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(1, 2 + round(2 * ease))))
     canvas = _scene(random, things)
-    there = {thing.name: thing for thing in things}
+    return [_turn(*_is_there(random, things), canvas)], _others(random, things)
+
+
+def _page(random: np.random.Generator, _: float) -> _Turns:
+    """Full of text, which nothing is asked about."""
+    zoom = 2 if random.random() < 0.3 else 1
+    width, height = (zoom * side for side in _pick(random, [(112, 84), (112, 112), (140, 84)]))
+    canvas = new_canvas(random, width, height)
+    _write_lines(random, canvas, 99)
+    return [_turn("", "", canvas)], []
+
+
+def _lines(random: np.random.Generator, _: float) -> _Turns:
+    """Some lines, or some of small text in the quarters."""
     if random.random() < 0.4:
-        thing = _pick(random, things)
-        return [_turn(f"Is there {_article(thing.name)}?", f"Yes, {thing.place}.", canvas)]
-    while True:  # half of what is missing is nearly there: its colour or its shape is
-        near = random.random() < 0.5
-        colour = _pick(random, things).colour if near and random.random() < 0.5 else _pick(random, list(COLOURS))
-        shape = _pick(random, things).shape if near else _pick(random, SHAPES)
-        if f"{colour} {shape}" not in there:
-            return [_turn(f"Is there {_article(f'{colour} {shape}')}?", f"No, there is no {colour} {shape}.", canvas)]
+        canvas = new_canvas(random, 224, 168)
+        places = sorted(random.choice(4, int(random.integers(1, 5)), replace=False).tolist())
+        texts = [_text(random, 1.0) for _ in places]
+        for text, place in zip(texts, places, strict=True):
+            _write_small(random, canvas, text, place % 2, place // 2)
+    else:
+        width, height = _pick(random, [(112, 84), (112, 112), (140, 84)])
+        canvas = new_canvas(random, width, height)
+        texts = _write_lines(random, canvas, int(random.integers(1, 4)))
+    return [_turn("Read the text.", " ".join(texts), canvas)], []
 
 
-TASKS: dict[str, Callable[[np.random.Generator, float], list[Turn]]] = {
+def _write_lines(random: np.random.Generator, canvas: Canvas, most: int) -> list[str]:
+    """From top to bottom."""
+    (width, height), y = canvas.image.size, random.uniform(1, 12)
+    texts: list[str] = []
+    while len(texts) < most:
+        size = int(random.integers(14, 34)) if random.random() < 0.5 else int(random.integers(14, 20))
+        face = pictures.font(int(random.integers(pictures.num_fonts())), size)
+        degrees, x, text = random.uniform(-6, 6), random.uniform(1, 12), ""
+        while (longer := f"{text} {_snippet(random)}".strip()) and pictures.text_size(longer, face)[0] < width - x:
+            text = longer
+        if y + size > height:
+            break
+        if text:
+            canvas.draw_text(text, face, _ink(random, canvas.image), x, y, degrees * min(1.0, 60 / len(text) / size))
+            texts.append(text)
+        y += size * random.uniform(1.1, 1.5)
+    return texts
+
+
+TASKS = ("shapes", "counting", "reading", "small text", "receipt", "comparing", "follow-up", "absence")
+_TASKS: dict[str, Callable[[np.random.Generator, float], _Turns]] = {
     "shapes": _shapes,
     "counting": _counting,
     "reading": _reading,
@@ -323,5 +389,7 @@ TASKS: dict[str, Callable[[np.random.Generator, float], list[Turn]]] = {
     "comparing": _comparing,
     "follow-up": _follow_up,
     "absence": _absence,
+    "page": _page,
+    "lines": _lines,
 }
-assert len(PLACES) == 9
+"""Those that are asked, and two that only training uses."""

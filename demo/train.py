@@ -50,9 +50,10 @@ def optimisers(trainee: Trainee) -> list[tuple[torch.optim.Optimizer, float]]:
 
 
 def share_of_rate(step: int, steps: int) -> float:
-    """Of the highest learning rate: up, level, up again once there are answers, level, and down to nothing at the last step."""
-    begun = step - EYES if step >= EYES else step
-    return max(0.0, min(1.0, (begun + 1) / WARM_UP, (steps - step) / (DECAY * steps)))
+    """Of the highest learning rate: up, level; up to half of it once there are answers, level, and down to nothing at the end."""
+    if step < EYES:
+        return min(1.0, (step + 1) / WARM_UP)
+    return 0.5 * max(0.0, min(1.0, (step - EYES + 1) / WARM_UP, (steps - step) / (DECAY * steps)))
 
 
 def exact(trainee: Trainee, batches: Iterator[Batch]) -> dict[str, float]:

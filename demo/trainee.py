@@ -107,6 +107,13 @@ class Recall(nn.Module):
         return told[torch.arange(len(sizes))[:, None], cell.flatten(1), part.flatten(1)]
 
 
+def _mask(batch: Batch) -> Tensor:
+    """What is added to attention's scores [batch, 1, seq, seq]: each token sees what is before it in its part and in part 0."""
+    to, seen = batch.parts[:, None, :, None], batch.parts[:, None, None, :]
+    visible = ((seen == 0) | (seen == to)).tril()
+    return torch.zeros(visible.shape, dtype=torch.bfloat16).masked_fill(~visible, torch.finfo(torch.bfloat16).min)
+
+
 class Trainee(nn.Module):
     """The model and the side tasks' heads."""
 
@@ -144,7 +151,9 @@ class Trainee(nn.Module):
         text = self.model.model.text_model
         embeds = text.embed_tokens(batch.ids)
         embeds = embeds.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(embeds.dtype))
-        hidden = text(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        hidden = text(
+            inputs_embeds=embeds, attention_mask=_mask(batch), position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
         return self.model.lm_head(hidden), side, recall
 
     def compile_layers(self) -> None:
