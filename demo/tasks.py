@@ -48,7 +48,7 @@ class Case:
     task: str
     turns: list[Turn]
     others: list[Turn] = field(default_factory=list)
-    """Other questions about the first turn's pictures, which training asks, too, each as if it were the first."""
+    """Other questions that training asks in the last one's place."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ def _in_one(random: np.random.Generator, picture: int, things: list[Thing]) -> T
 
 
 _Turns = tuple[list[Turn], list[Turn]]
-"""A conversation, and other questions about its first pictures."""
+"""A conversation, and other questions in the place of its last."""
 
 
 def _shapes(random: np.random.Generator, ease: float) -> _Turns:
@@ -321,13 +321,13 @@ def _comparing(random: np.random.Generator, ease: float) -> _Turns:
 def _follow_up(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(2, 3 + round(ease))))
     canvas = _scene(random, things)
-    turns = [_turn(*_about(random, things), canvas)]
+    first = _turn(*_about(random, things), canvas)
     if random.random() < 0.5:
-        turns.append(_turn(*_about(random, things)))
-    else:
-        other = _things(random, int(random.integers(1, 3)))
-        turns += [_turn(*_about(random, other), _scene(random, other)), _in_one(random, 0, things)]
-    return turns, _others(random, things)
+        return [first, _turn(*_about(random, things))], _others(random, things)
+    other = _things(random, int(random.integers(1, 3)))
+    second = _turn(*_about(random, other), _scene(random, other))
+    others = [_in_one(random, picture, shown) for picture, shown in ((0, things), (1, other), (0, things), (0, things))]
+    return [first, second, others[0]], others[1:]
 
 
 def _absence(random: np.random.Generator, ease: float) -> _Turns:
