@@ -24,7 +24,7 @@ SHARES = {
     "shapes": 0.12, "counting": 0.1, "reading": 0.18, "small text": 0.14, "lines": 0.2, "receipt": 0.16, "comparing": 0.12,
     "follow-up": 0.1, "absence": 0.05,
 }  # fmt: skip
-"""Of the cases."""
+"""Weights of the tasks."""
 SEVERAL = ("comparing", "follow-up")
 EYES, EYES_SHARES = 2000, {"page": 0.6, "counting": 0.16, "reading": 0.12, "small text": 0.06, "receipt": 0.06}
 """Steps in which only encoder and connector learn, and what they see."""

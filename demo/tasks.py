@@ -68,7 +68,9 @@ class Case:
 def case(task: str, which: Set, number: int, ease: float = 1.0) -> Case:
     """The case of that number; `ease` below 1 makes training's first cases simpler, from 0."""
     random = np.random.default_rng([_SETS[which], list(_TASKS).index(task), number])
-    return Case(task, *_TASKS[task](random, ease))
+    turns, others = _TASKS[task](random, ease)
+    different = {turn.question: turn for turn in [*others, turns[-1]]}
+    return Case(task, turns, [turn for turn in different.values() if turn is not turns[-1]])
 
 
 def _snippet(random: np.random.Generator) -> str:
@@ -164,7 +166,7 @@ def _is_there(random: np.random.Generator, things: list[Thing]) -> _Asked:
     if random.random() < 0.4:
         thing = _pick(random, things)
         return f"Is there {_article(thing.name)}?", f"Yes, {thing.place}."
-    while True:  # half of what is missing is nearly there: its colour or its shape is
+    while True:  # half of what is missing is nearly there: its shape is, and maybe its colour
         near = random.random() < 0.5
         colour = _pick(random, things).colour if near and random.random() < 0.5 else _pick(random, list(COLOURS))
         shape = _pick(random, things).shape if near else _pick(random, SHAPES)
@@ -354,9 +356,11 @@ def _lines(random: np.random.Generator, _: float) -> _Turns:
         for text, place in zip(texts, places, strict=True):
             _write_small(random, canvas, text, place % 2, place // 2)
     else:
-        width, height = _pick(random, [(112, 84), (112, 112), (140, 84)])
-        canvas = new_canvas(random, width, height)
-        texts = _write_lines(random, canvas, int(random.integers(1, 4)))
+        texts = []
+        while not texts:  # a canvas may be too low for what is drawn
+            width, height = _pick(random, [(112, 84), (112, 112), (140, 84)])
+            canvas = new_canvas(random, width, height)
+            texts = _write_lines(random, canvas, int(random.integers(1, 4)))
     return [_turn("Read the text.", " ".join(texts), canvas)], []
 
 
@@ -379,6 +383,7 @@ def _write_lines(random: np.random.Generator, canvas: Canvas, most: int) -> list
     return texts
 
 
+TRAINING_ONLY = ("page", "lines")
 TASKS = ("shapes", "counting", "reading", "small text", "receipt", "comparing", "follow-up", "absence")
 _TASKS: dict[str, Callable[[np.random.Generator, float], _Turns]] = {
     "shapes": _shapes,
@@ -392,4 +397,4 @@ _TASKS: dict[str, Callable[[np.random.Generator, float], _Turns]] = {
     "page": _page,
     "lines": _lines,
 }
-"""Those that are asked, and two that only training uses."""
+"""A case follows from its task's place here: new ones go last."""

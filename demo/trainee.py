@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
+from ..runtime.positions import bucket_indices
 from .checkpoint import IMAGE
 from .pictures import mark_classes
 from .tokenizer import demo_tokenizer
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from .batches import Batch, Tiles
 
 PATCH, SIDE, LATENTS = 14, 112, 16
-TILES = SIDE // 2, SIDE
-"""Sides of the squares that tiles are padded to."""
 IMAGE_OPTIONS: dict[str, Any] = {
     "do_image_splitting": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     "size": {"longest_edge": SIDE, "shortest_edge": 3 * PATCH},
@@ -80,13 +79,6 @@ def initialise(model: Idefics2ForConditionalGeneration) -> None:
                 parameter.normal_(0, scale * parameter[0].numel() ** -0.5)
 
 
-def buckets(patches: int) -> Tensor:
-    """Rows or columns of the position table that so many patches in a row take, int64 [patches]: the encoder's own rule."""
-    grid = SIDE // PATCH
-    shares = torch.arange(0, 1 - 1e-6, 1 / patches)
-    return torch.bucketize(shares, torch.arange(1 / grid, 1.0, 1 / grid), right=True)
-
-
 class Recall(nn.Module):
     """What lies under each patch, told from one latent: each of them has to hold its own cell of a grid, in reading order."""
 
@@ -100,7 +92,7 @@ class Recall(nn.Module):
         share = SIDE // PATCH // cells
         rows, columns = (torch.zeros(len(sizes), patches, dtype=torch.int64) for _ in range(2))
         for tile, (height, width) in enumerate(sizes.tolist()):
-            rows[tile, :height], columns[tile, :width] = buckets(height), buckets(width)
+            rows[tile, :height], columns[tile, :width] = (torch.tensor(bucket_indices(n, SIDE // PATCH)) for n in (height, width))
         cell = (rows // share * cells)[:, :, None] + (columns // share)[:, None]
         part = (rows % share * share)[:, :, None] + (columns % share)[:, None]
         told = self.tell(latents).float().unflatten(-1, (share * share, 2, mark_classes()))

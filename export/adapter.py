@@ -37,9 +37,10 @@ class Merged(Changed):
     """Whether it is an embedding table, whose pair PEFT stores the other way round."""
 
     def read(self, start: int, stop: int) -> Tensor:
-        down, up = (stored.read(0, stored.shape[0]).float() for stored in (self.down, self.up))
-        left, right = (down.T, up.T) if self.table else (up, down)
-        return torch.addmm(self.base.read(start, stop).float(), left[start:stop], right, alpha=self.scale)
+        down = self.down.read(0, self.down.shape[0]).float()
+        up = self.up.read(*((0, self.up.shape[0]) if self.table else (start, stop))).float()
+        left, right = (down.T[start:stop], up.T) if self.table else (up, down)
+        return torch.addmm(self.base.read(start, stop).float(), left, right, alpha=self.scale)
 
 
 def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], folder: Path) -> tuple[Checkpoint, dict[str, str]]:

@@ -20,6 +20,7 @@ DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
+_ROWS_AT_ONCE = 256
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
 }  # fmt: skip
@@ -52,6 +53,33 @@ class Changed:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.base.shape
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows or some columns of a matrix."""
+
+    base: Stored
+    rows: range
+    columns: range
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), len(self.columns)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        wanted = self.rows[start:stop]
+        if len(self.columns) == self.base.shape[1]:
+            return self.base.read(wanted.start, wanted.stop)
+        found = torch.empty(len(wanted), len(self.columns), dtype=self.dtype)
+        for at in range(0, len(wanted), _ROWS_AT_ONCE):
+            rows = wanted[at : at + _ROWS_AT_ONCE]
+            found[at : at + len(rows)] = self.base.read(rows.start, rows.stop)[:, self.columns.start : self.columns.stop]
+        return found
 
 
 @dataclass(frozen=True)

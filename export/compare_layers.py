@@ -45,8 +45,8 @@ def _compare_vision(
     encoder = reference.model.vision_model
     x = encoder.embeddings(image[None], grid)
     yield Difference.between("vision", "patches", graph.run(inputs, [borders[0]])[0], x.numpy(), precision)
-    for index, (border, following) in enumerate(itertools.pairwise(borders)):
-        expected = encoder.encoder.layers[index](x, None)
+    for index, (layer, (border, following)) in enumerate(zip(encoder.encoder.layers, itertools.pairwise(borders), strict=True)):
+        expected = layer(x, None)
         actual = graph.run({**inputs, border: x}, [following])[0]
         yield Difference.between("vision", f"layer {index}", actual, expected.numpy(), precision)
         x = expected

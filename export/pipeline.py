@@ -11,7 +11,7 @@ import torch
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from .architecture import choose_attention
-from .bundle import file_entry, fingerprint, new_folder, write_manifest
+from .bundle import code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .calibration import CalibrationSet
 from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError
@@ -78,7 +78,7 @@ def export_model(
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
     given = {"checkpoint": checkpoint.folder, "adapter": adapter, "calibrate": calibrate}
     plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
-    plan |= {"tools": _versions(), "dtype": dtype, "attention": flavour}
+    plan |= {"code": code_digest(), "tools": _versions(), "dtype": dtype, "attention": flavour}
     plan |= {"quantisation": asdict(quantisation) if quantisation else None}
     with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan, listener.say) as workplace:
         if workplace.resumed:

@@ -26,7 +26,7 @@ from ..graphs.contract import AttentionFlavour, Dtype, GraphName, ModelSizes, in
 from ..graphs.decoder import Decoder
 from ..graphs.embedding import Embedding
 from ..graphs.operators import Fused, Operators, Standard
-from ..graphs.vision import Vision
+from ..graphs.vision import Projection, Vision
 from .packing import Packing
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -123,6 +123,7 @@ def trace_graphs(config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attent
     cos, sin = rotary_tables(config)
     with fake_mode():
         model = fake_model(config, dtype)
+        model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
         sources: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
         kind = TORCH_DTYPES[dtype]
         decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=kind) for table in (cos, sin)))

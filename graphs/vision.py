@@ -15,6 +15,45 @@ from transformers.models.idefics2.modeling_idefics2 import Idefics2Model
 
 from .operators import Operators
 
+PROJECTION_BLOCKS = 4
+_WHOLE = 256
+"""A wide block's channels are a multiple of this: any size of group divides them."""
+
+
+class Projection(nn.Module):
+    """The connector's SwiGLU, a block of its wide middle at a time: what a large image makes of it is the most memory of all."""
+
+    def __init__(self, projection: Any) -> None:
+        super().__init__()
+        blocks = projection_blocks(projection.gate_proj.out_features)
+        self.blocks = nn.ModuleList(_Block(projection, len(block)) for block in blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[images, patches, vision hidden] → [images, patches, hidden]."""
+        parts: list[Tensor] = [block(x) for block in self.blocks]
+        return sum(parts[1:], parts[0])
+
+
+class _Block(nn.Module):
+    def __init__(self, projection: Any, width: int) -> None:
+        super().__init__()
+        gate, down = projection.gate_proj, projection.down_proj
+        self.act_fn = projection.act_fn
+        self.gate_proj = nn.Linear(gate.in_features, width, bias=False, dtype=gate.weight.dtype)
+        self.up_proj = nn.Linear(gate.in_features, width, bias=False, dtype=gate.weight.dtype)
+        self.down_proj = nn.Linear(width, down.out_features, bias=False, dtype=gate.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(hidden)
+
+
+def projection_blocks(width: int) -> list[range]:
+    """The channels of each block; the last may be narrower."""
+    step = -(-width // PROJECTION_BLOCKS)
+    step = -(-step // _WHOLE) * _WHOLE if step > _WHOLE else step
+    return [range(start, min(start + step, width)) for start in range(0, width, step)]
+
 
 class Vision(nn.Module):
     """pixel_values [num_images, 3, height, width], position_ids [num_patches] → image_features [num_images, latents, hidden].

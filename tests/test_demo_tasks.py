@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from idefics2_onnx.demo.tasks import TASKS, case
+from idefics2_onnx.demo.tasks import TASKS, TRAINING_ONLY, case
 from idefics2_onnx.demo.tokenizer import demo_tokenizer
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, *TRAINING_ONLY])
 def test_cases_follow_from_their_numbers(task):
     seen = {}
     for which in ("training", "held-out"):
@@ -18,7 +18,7 @@ def test_cases_follow_from_their_numbers(task):
             assert one.answer == again.answer
             pixels = b"".join(np.asarray(image).tobytes() for turn in one.turns for image in turn.images)
             assert seen.setdefault(pixels, (which, number)) == (which, number)
-            for turn in one.turns:
+            for turn in [*one.turns, *one.others]:
                 assert all(mark.label > 0 for marks in turn.marks for mark in marks)
                 ids = demo_tokenizer().encode(f"Assistant: {turn.answer}", add_special_tokens=False).ids
                 assert demo_tokenizer().decode(ids) == f"Assistant: {turn.answer}"

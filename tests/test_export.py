@@ -1,4 +1,4 @@
-"""The exporter: what it writes, what it refuses, and what an interruption leaves."""
+"""The exporter: what it writes, and where it refuses to."""
 
 from __future__ import annotations
 
