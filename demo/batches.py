@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,13 +17,13 @@ from ..runtime.image_processor import Idefics2ImageProcessor
 from ..runtime.padding import Tile
 from ..runtime.prompt import expand_images
 from .checkpoint import END_OF_UTTERANCE, IMAGE
-from .pictures import Mark
+from .pictures import CHARACTERS, Mark
 from .tasks import TASKS, Case, Set, Turn, case
 from .tokenizer import demo_tokenizer
 from .trainee import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
 
 SHARES = {
-    "shapes": 0.12, "counting": 0.1, "reading": 0.18, "small text": 0.14, "lines": 0.2, "receipt": 0.16, "comparing": 0.12,
+    "shapes": 0.1, "counting": 0.1, "reading": 0.16, "small text": 0.13, "lines": 0.14, "receipt": 0.2, "comparing": 0.18,
     "follow-up": 0.1, "absence": 0.05,
 }  # fmt: skip
 """Weights of the tasks."""
@@ -30,6 +32,9 @@ EYES, EYES_SHARES = 2000, {"page": 0.6, "counting": 0.16, "reading": 0.12, "smal
 """Steps in which only encoder and connector learn, and what they see."""
 RAMP = 1500
 """Steps after those until cases are as hard as they get."""
+
+
+_NOWHERE = (-100, -100)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Batch:
     """int64 [batch, seq]: 0 in what all questions see, 1, 2, … in those that see it and themselves, −1 in padding."""
     labels: Tensor
     """The answers' tokens, −100 elsewhere."""
+    gaze: Tensor
+    """Row and column, of SIDE / PATCH each, where a label stands in the picture, int64 [batch, seq, 2], or −100."""
     tiles: list[Tiles]
     asked: list[str]
     """The case's task of each row."""
@@ -83,20 +90,19 @@ class Encoder:
         longest = -(-max(len(row[0]) for row in rows) // 32) * 32
         small = [i for i, tile in enumerate(tiles) if max(tile.shape) <= SIDE // 2]
         large = [i for i, tile in enumerate(tiles) if max(tile.shape) > SIDE // 2]
-        return Batch(
-            *(
-                torch.tensor([row[i] + [filler] * (longest - len(row[i])) for row in rows])
-                for i, filler in enumerate((0, 0, -1, -100))
-            ),
-            [_padded(tiles, under, places, side) for places, side in ((small, SIDE // 2), (large, SIDE)) if places],
-            [one.task for one in cases],
+        ids, positions, parts, labels, gaze = (
+            torch.tensor([row[i] + [filler] * (longest - len(row[i])) for row in rows])
+            for i, filler in enumerate((0, 0, -1, -100, _NOWHERE))
         )
+        padded = [_padded(tiles, under, places, side) for places, side in ((small, SIDE // 2), (large, SIDE)) if places]
+        return Batch(ids, positions, parts, labels, gaze, padded, [one.task for one in cases])
 
-    def _conversation(self, one: Case) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Ids, positions, parts, and labels: the answers with their end tokens."""
-        bos, image = (self._tokenizer.token_to_id(token) for token in ("<s>", IMAGE))
+    def _conversation(self, one: Case) -> tuple[list[Any], ...]:
+        """Ids, positions, parts, labels (the answers with their end tokens) and gaze."""
+        bos, image = self._tokenizer.token_to_id("<s>"), self._tokenizer.token_to_id(IMAGE)
         assert bos is not None
-        ids, labels = [bos], [-100]
+        assert image is not None
+        ids, labels, gaze = [bos], [-100], [_NOWHERE]
         rest = self._ids(f"{END_OF_UTTERANCE}\n")[1:]
         for turn in one.turns:
             pictures = len(turn.images)
@@ -106,15 +112,32 @@ class Encoder:
             shared = len(ids) + common
             ids += asked + answer + rest
             labels += [-100] * len(asked) + answer + [-100] * len(rest)
+            gaze += [_NOWHERE] * len(asked) + self._gaze(turn, answer, one.turns[0].images[0]) + [_NOWHERE] * len(rest)
         positions, parts = list(range(len(ids))), [0] * shared + [1] * (len(ids) - shared)
         for part, other in enumerate(one.others, 2):
             asked, answer = self._turn(other, pictures)
             own = asked[common:] + answer
             ids += own
             labels += [-100] * (len(own) - len(answer)) + answer
+            gaze += [_NOWHERE] * (len(own) - len(answer)) + self._gaze(other, answer, one.turns[0].images[0])
             positions += range(shared, shared + len(own))
             parts += [part] * len(own)
-        return ids, positions, parts, labels
+        return ids, positions, parts, labels, gaze
+
+    def _gaze(self, turn: Turn, answer: list[int], image: Image.Image) -> list[tuple[int, int]]:
+        """Where each of an answer's tokens stands, or for marks and spaces what follows them."""
+        found: list[tuple[int, int]] = []
+        done, last = 0, SIDE // PATCH - 1
+        for token in answer:
+            if done == len(turn.read):
+                found.append(_NOWHERE)
+                continue
+            left, top, right, bottom = turn.read[done].box
+            row, column = (top + bottom) / 2 / image.height, (left + right) / 2 / image.width
+            found.append((min(max(int(row * (last + 1)), 0), last), min(max(int(column * (last + 1)), 0), last)))
+            text = str(self._tokenizer.id_to_token(token)).lstrip("\u2581")
+            done += len(text) if all(character in CHARACTERS for character in text) else 0
+        return found
 
     def _turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
         """Ids of a question behind its pictures, and of its answer."""

@@ -6,7 +6,7 @@ Nothing is stored: the same three give the same case, wherever the same Pillow a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ class Turn:
     images: list[Image.Image] = field(default_factory=list)
     marks: list[list[Mark]] = field(default_factory=list)
     """Of each image, what lies where."""
+    read: list[Mark] = field(default_factory=list)
+    """Where the answer's characters stand, if they are read off the only picture, in their order."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def _scene(random: np.random.Generator, things: list[Thing], side: int = 112) ->
     return canvas
 
 
-def _turn(question: str, answer: str, *canvases: Canvas) -> Turn:
-    return Turn(question, answer, [canvas.image for canvas in canvases], [canvas.marks for canvas in canvases])
+def _turn(question: str, answer: str, *canvases: Canvas, read: list[Mark] | None = None) -> Turn:
+    return Turn(question, answer, [canvas.image for canvas in canvases], [canvas.marks for canvas in canvases], read or [])
 
 
 def _article(name: str) -> str:
@@ -237,7 +239,8 @@ def _reading(random: np.random.Generator, ease: float) -> _Turns:
         text = text[: max(1, len(text) - 1)] if text.isdigit() else str(_pick(random, WORDS))
     x, y = random.uniform(3 * zoom, width - wide - 3 * zoom), random.uniform(8 * zoom, height - tall - 8 * zoom)
     canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-7, 7) * min(1, ease * 2))
-    return [_turn(_pick(random, ["What does it say?", "Read the text."]), text, canvas)], []
+    question = _pick(random, ["What does it say?", "Read the text."])
+    return [_turn(question, text, canvas, read=canvas.marks)], []
 
 
 def _small_text(random: np.random.Generator, ease: float) -> _Turns:
@@ -245,7 +248,7 @@ def _small_text(random: np.random.Generator, ease: float) -> _Turns:
     text = _text(random, ease)
     canvas = new_canvas(random, 224, 168)
     _write_small(random, canvas, text, int(random.integers(2)), int(random.integers(2)))
-    return [_turn("What does the small text say?", text, canvas)], []
+    return [_turn("What does the small text say?", text, canvas, read=canvas.marks)], []
 
 
 def _write_small(random: np.random.Generator, canvas: Canvas, text: str, column: int, row: int) -> None:
@@ -270,15 +273,19 @@ def _receipt(random: np.random.Generator, ease: float) -> _Turns:
     ink = _ink(random, ground)
     pitch = random.uniform(19, 25)
     y = 8 + random.uniform(0, max(0.0, 96 - pitch * rows))
+    read: list[list[Mark]] = []
     for item, price in zip(items, prices, strict=True):
+        drawn = len(canvas.marks)
         canvas.draw_text(item, face, ink, 9, y)
         canvas.draw_text(price, face, ink, 103 - pictures.text_size(price, face)[0], y)
+        read.append(canvas.marks[drawn + len(item) :])
         y += pitch
     fields = ", ".join(f'"{item}": "{price}"' for item, price in zip(items, prices, strict=True))
-    asked = [("Give the receipt as JSON.", "{" + fields + "}")]
-    asked += [(f"What does the {item} cost?", price) for item, price in zip(items, prices, strict=True)]
-    first = asked.pop(0 if random.random() < 0.3 else 1 + int(random.integers(rows)))
-    return [_turn(*first, canvas)], [_turn(*other) for other in asked]
+    asked = [_turn(f"What does the {item} cost?", price, read=own) for item, price, own in zip(items, prices, read, strict=True)]
+    first = _turn("Give the receipt as JSON.", "{" + fields + "}", read=canvas.marks)
+    if random.random() >= 0.3:
+        first = asked.pop(int(random.integers(rows)))
+    return [replace(first, images=[canvas.image], marks=[canvas.marks])], asked
 
 
 def _comparing(random: np.random.Generator, ease: float) -> _Turns:
@@ -291,9 +298,9 @@ def _comparing(random: np.random.Generator, ease: float) -> _Turns:
             (f"Which picture shows {_article(kinds[index].name)}?", _sentence(f"the {ORDINALS[picture]} one"))
             for picture, index in enumerate(order)
         ]
-        first = asked.pop(int(random.integers(count)))
-        others = [_in_one(random, picture, [kinds[index]]) for picture, index in enumerate(order)]
-        return [_turn(*first, *(canvases[i] for i in order))], [*others, *(_turn(*other) for other in asked)]
+        question, answer = asked.pop(int(random.integers(count)))
+        others = [_turn(*other) for other in asked]
+        return [_turn(question, answer, *(canvases[i] for i in order))], [*others, _in_one(random, 0, [kinds[order[0]]])]
     things = _things(random, int(random.integers(1, 2 + round(ease))))
     index = int(random.integers(len(things)))
     old, others_things = things[index], [thing for i, thing in enumerate(things) if i != index]
@@ -316,7 +323,7 @@ def _comparing(random: np.random.Generator, ease: float) -> _Turns:
     first = _scene(random, things, 84)
     random.bit_generator.state = state
     second = _scene(random, after, 84)
-    others = [_in_one(random, i, shown) for i, shown in enumerate((things, after)) if shown for _ in range(2)]
+    others = [_in_one(random, i, shown) for i, shown in enumerate((things, after)) if shown]
     return [_turn("What changed?", _sentence(answer), first, second)], others
 
 
@@ -361,7 +368,7 @@ def _lines(random: np.random.Generator, _: float) -> _Turns:
             width, height = _pick(random, [(112, 84), (112, 112), (140, 84)])
             canvas = new_canvas(random, width, height)
             texts = _write_lines(random, canvas, int(random.integers(1, 4)))
-    return [_turn("Read the text.", " ".join(texts), canvas)], []
+    return [_turn("Read the text.", " ".join(texts), canvas, read=canvas.marks)], []
 
 
 def _write_lines(random: np.random.Generator, canvas: Canvas, most: int) -> list[str]:

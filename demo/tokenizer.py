@@ -7,7 +7,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from .checkpoint import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
-from .tasks import TASKS, case
+from .tasks import ITEMS, TASKS, case
 
 _SPACE = "\u2581"
 _ROLES = ("User:", "Assistant:", "\n")
@@ -40,7 +40,7 @@ def demo_tokenizer() -> Tokenizer:
 
 
 def _words() -> list[str]:
-    """Words of questions, and of answers in sentences, without the marks behind them."""
+    """Words of questions, and of answers in sentences, without the marks behind them; not those to look for in a picture."""
     words = set[str]()
     for task in TASKS:
         for number in range(300):
@@ -49,4 +49,4 @@ def _words() -> list[str]:
                 if task not in ("reading", "small text", "receipt"):
                     text += " " + turn.answer
                 words |= {word.strip(".,?:") for word in text.split() if not any(c.isdigit() for c in word)}
-    return sorted(words - {""})
+    return sorted(words - {"", *ITEMS})

@@ -1,9 +1,15 @@
 """Train the demo model from scratch on a CPU: `python -m idefics2_onnx.demo.train FOLDER`.
 
-Four things make a model this narrow learn at all: an initialisation scaled to its widths (transformers' own leaves attention
-uniform); eyes first: before any question, encoder and connector learn what lies under each patch, from pages full of text
-among others; latents that hold one cell of the tile each, since the connector's head tells each patch from one of them; and easy
-questions before hard ones. Both heads are thrown away; their losses go on beside the answers'.
+Five things make a model this narrow learn at all:
+
+* an initialisation scaled to its widths (transformers' own leaves attention uniform);
+* eyes first: before any question, encoder and connector learn what lies under each patch, from pages full of text among others;
+* latents that hold one cell of their tile each, since a head has to tell each patch from one of them;
+* several questions about each picture at once, blind to one another, and a head that tells from the last layer but one where the
+  answer's next character stands;
+* easy questions before hard ones.
+
+The heads are thrown away; their losses go on beside the answers'.
 
 A run can be stopped at any time and goes on from its last save. FOLDER/log.jsonl grows by a line now and then; at the end the
 checkpoint, in the real layout, is in FOLDER/checkpoint.
@@ -31,8 +37,8 @@ from .trainee import IMAGE_OPTIONS, LATENTS, Trainee
 
 WARM_UP, DECAY = 200, 0.35
 """Steps in which the learning rate rises, and the last share of all steps, in which it falls to nothing."""
-SIDE_WEIGHT, RECALL_WEIGHT = 0.5, 0.5
-"""Of the side tasks' losses."""
+SIDE_WEIGHTS = 0.5, 0.5, 0.3
+"""Of the side tasks' losses: under each patch, recalled from the latents, gaze."""
 
 
 def optimisers(trainee: Trainee) -> list[tuple[torch.optim.Optimizer, float]]:
@@ -99,33 +105,27 @@ def main(folder: Path, steps: int, batch_size: int, save_every: int, compiled: b
         for step, batch in enumerate(bar, done + 1):
             with torch.autocast("cpu", torch.bfloat16):
                 if step <= EYES:
-                    loss, (_, side, recall) = torch.zeros(()), trainee.see(batch)
+                    loss, sides = torch.zeros(()), torch.stack([*trainee.see(batch)[1:], torch.zeros(())])
                 else:
-                    logits, side, recall = trainee(batch)
+                    logits, sides = trainee(batch)
                     loss = functional.cross_entropy(
                         logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=-100
                     )
-            (loss + SIDE_WEIGHT * side + RECALL_WEIGHT * recall).backward()
+            (loss + sides @ torch.tensor(SIDE_WEIGHTS)).backward()
             nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
             for optimiser, rate in learning:
                 for group in optimiser.param_groups:
                     group["lr"] = rate * share_of_rate(step - 1, steps)
                 optimiser.step()
                 optimiser.zero_grad()
-            losses.append((loss.item(), side.item(), recall.item()))
+            losses.append((loss.item(), *sides.tolist()))
             if step % save_every == 0 or step == steps:
                 means = np.mean(losses, 0).round(4).tolist()
                 losses.clear()
                 score = exact(trainee, (checks[i] for i in range(8))) if step > EYES else {}
                 taken = time.perf_counter() - start
-                line = {
-                    "step": step,
-                    "loss": means[0],
-                    "side": means[1],
-                    "recall": means[2],
-                    "exact": score,
-                    "seconds": round(taken),
-                }
+                line = dict(zip(("loss", "side", "recall", "gaze"), means, strict=True))
+                line = {"step": step, **line, "exact": score, "seconds": round(taken)}
                 with (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(line) + "\n")
                 saved = {"trainee": trainee.state_dict(), "optimisers": [optimiser.state_dict() for optimiser, _ in learning]}

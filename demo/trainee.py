@@ -116,6 +116,10 @@ class Trainee(nn.Module):
         self.model.set_attn_implementation("eager")  # on CPUs the fused one is slower backwards
         self.side = nn.Linear(self.model.config.vision_config.hidden_size, 2 * mark_classes())
         self.recall = Recall(self.model.config.text_config.hidden_size)
+        self.gaze = nn.Sequential(
+            nn.LayerNorm(self.model.config.text_config.hidden_size),
+            nn.Linear(self.model.config.text_config.hidden_size, 2 * (SIDE // PATCH)),
+        )
         self.side_weights: Tensor
         self.register_buffer("side_weights", torch.tensor([NOTHING_WEIGHT] + [1.0] * (mark_classes() - 1)), persistent=False)
 
@@ -137,16 +141,22 @@ class Trainee(nn.Module):
         logits = logits.float().view(-1, mark_classes())
         return functional.cross_entropy(logits, tiles.under.flatten(), self.side_weights, ignore_index=-100)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [batch, seq, vocab] and the side tasks' losses."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [batch, seq, vocab] and the side tasks' losses [3]: under the patches, recalled from latents, and gaze."""
         shown, side, recall = self.see(batch)
         text = self.model.model.text_model
-        embeds = text.embed_tokens(batch.ids)
-        embeds = embeds.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(embeds.dtype))
-        hidden = text(
-            inputs_embeds=embeds, attention_mask=_mask(batch), position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
-        return self.model.lm_head(hidden), side, recall
+        x = text.embed_tokens(batch.ids)
+        x = x.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(x.dtype))
+        mask, turns = _mask(batch), text.rotary_emb(x, batch.positions)
+        looks = x
+        for layer in text.layers:
+            looks = x  # what the last layer reads
+            x = layer(x, attention_mask=mask, position_embeddings=turns, position_ids=batch.positions)
+        wanted = batch.gaze[:, 1:]
+        told = self.gaze(looks[:, :-1]).float().unflatten(-1, (2, SIDE // PATCH))
+        gaze = functional.cross_entropy(told.flatten(0, 2), wanted.flatten(), ignore_index=-100, reduction="sum")
+        gaze = gaze / (wanted >= 0).sum().clamp(min=1)
+        return self.model.lm_head(text.norm(x)), torch.stack([side, recall, gaze])
 
     def compile_layers(self) -> None:
         """Compile what is run most, for batches and lengths of any size."""
