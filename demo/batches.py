@@ -64,7 +64,8 @@ class Batch:
     labels: Tensor
     """The answers' tokens, −100 elsewhere."""
     gaze: Tensor
-    """Row and column, of SIDE / PATCH each, where a label stands in the picture, int64 [batch, seq, 2], or −100."""
+    """Row and column, of SIDE / PATCH each, where a label stands in the picture, int64 [batch, seq, 2], or −100; in questions,
+    where what the token before it named stands."""
     tiles: list[Tiles]
     asked: list[str]
     """The case's task of each row."""
@@ -112,32 +113,41 @@ class Encoder:
             shared = len(ids) + common
             ids += asked + answer + rest
             labels += [-100] * len(asked) + answer + [-100] * len(rest)
-            gaze += [_NOWHERE] * len(asked) + self._gaze(turn, answer, one.turns[0].images[0]) + [_NOWHERE] * len(rest)
+            gaze += self._gaze(turn, asked, answer, one.turns[0].images[0]) + [_NOWHERE] * len(rest)
         positions, parts = list(range(len(ids))), [0] * shared + [1] * (len(ids) - shared)
         for part, other in enumerate(one.others, 2):
             asked, answer = self._turn(other, pictures)
             own = asked[common:] + answer
             ids += own
             labels += [-100] * (len(own) - len(answer)) + answer
-            gaze += [_NOWHERE] * (len(own) - len(answer)) + self._gaze(other, answer, one.turns[0].images[0])
+            gaze += self._gaze(other, asked, answer, one.turns[0].images[0])[common:]
             positions += range(shared, shared + len(own))
             parts += [part] * len(own)
         return ids, positions, parts, labels, gaze
 
-    def _gaze(self, turn: Turn, answer: list[int], image: Image.Image) -> list[tuple[int, int]]:
-        """Where each of an answer's tokens stands, or for marks and spaces what follows them."""
-        found: list[tuple[int, int]] = []
-        done, last = 0, SIDE // PATCH - 1
-        for token in answer:
-            if done == len(turn.read):
-                found.append(_NOWHERE)
-                continue
-            left, top, right, bottom = turn.read[done].box
-            row, column = (top + bottom) / 2 / image.height, (left + right) / 2 / image.width
-            found.append((min(max(int(row * (last + 1)), 0), last), min(max(int(column * (last + 1)), 0), last)))
-            text = str(self._tokenizer.id_to_token(token)).lstrip("\u2581")
-            done += len(text) if all(character in CHARACTERS for character in text) else 0
+    def _gaze(self, turn: Turn, asked: list[int], answer: list[int], image: Image.Image) -> list[tuple[int, int]]:
+        """Of a question's and its answer's tokens. Spaces and marks of an answer look at what follows them."""
+        words = [str(self._tokenizer.id_to_token(token)).lstrip("\u2581") for token in (*asked, *answer)]
+        places = [self._place(mark, image) for mark in turn.read]
+        found, done = [_NOWHERE] * len(asked), 0
+        for word in words[len(asked) :]:
+            found.append(places[done] if done < len(places) else _NOWHERE)
+            done += len(word) if all(character in CHARACTERS for character in word) else 0
+        if turn.sought:
+            spelled = "".join(CHARACTERS[mark.label - 1] for mark in turn.sought)
+            starts = [sum(map(len, words[:i])) for i in range(len(asked))]
+            first = "".join(words[: len(asked)]).index(spelled)
+            for i, start in enumerate(starts[:-1], 1):
+                if words[i - 1] and start >= first:
+                    inside = start < first + len(spelled)
+                    found[i] = self._place(turn.sought[start - first], image) if inside else places[0]
         return found
+
+    def _place(self, mark: Mark, image: Image.Image) -> tuple[int, int]:
+        left, top, right, bottom = mark.box
+        row, column = (top + bottom) / 2 / image.height, (left + right) / 2 / image.width
+        last = SIDE // PATCH - 1
+        return min(max(int(row * (last + 1)), 0), last), min(max(int(column * (last + 1)), 0), last)
 
     def _turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
         """Ids of a question behind its pictures, and of its answer."""

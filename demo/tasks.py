@@ -41,6 +41,8 @@ class Turn:
     """Of each image, what lies where."""
     read: list[Mark] = field(default_factory=list)
     """Where the answer's characters stand, if they are read off the only picture, in their order."""
+    sought: list[Mark] = field(default_factory=list)
+    """Where the question's last word stands that has to be found there, its characters in their order."""
 
 
 @dataclass(frozen=True)
@@ -273,15 +275,15 @@ def _receipt(random: np.random.Generator, ease: float) -> _Turns:
     ink = _ink(random, ground)
     pitch = random.uniform(19, 25)
     y = 8 + random.uniform(0, max(0.0, 96 - pitch * rows))
-    read: list[list[Mark]] = []
+    asked = []
     for item, price in zip(items, prices, strict=True):
         drawn = len(canvas.marks)
         canvas.draw_text(item, face, ink, 9, y)
         canvas.draw_text(price, face, ink, 103 - pictures.text_size(price, face)[0], y)
-        read.append(canvas.marks[drawn + len(item) :])
+        named, read = canvas.marks[drawn : drawn + len(item)], canvas.marks[drawn + len(item) :]
+        asked.append(Turn(f"What does the {item} cost?", price, read=read, sought=named))
         y += pitch
     fields = ", ".join(f'"{item}": "{price}"' for item, price in zip(items, prices, strict=True))
-    asked = [_turn(f"What does the {item} cost?", price, read=own) for item, price, own in zip(items, prices, read, strict=True)]
     first = _turn("Give the receipt as JSON.", "{" + fields + "}", read=canvas.marks)
     if random.random() >= 0.3:
         first = asked.pop(int(random.integers(rows)))
