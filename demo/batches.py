@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,13 +17,13 @@ from ..runtime.padding import Tile
 from ..runtime.prompt import expand_images
 from .checkpoint import END_OF_UTTERANCE, IMAGE
 from .pictures import CHARACTERS, Mark
-from .tasks import TASKS, Case, Set, Turn, case
+from .tasks import TASKS, Case, Place, Set, Turn, case
 from .tokenizer import demo_tokenizer
 from .trainee import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
 
 SHARES = {
-    "shapes": 0.1, "counting": 0.1, "reading": 0.16, "small text": 0.13, "lines": 0.14, "receipt": 0.2, "comparing": 0.18,
-    "follow-up": 0.1, "absence": 0.05,
+    "shapes": 0.08, "counting": 0.09, "reading": 0.15, "small text": 0.14, "lines": 0.1, "receipt": 0.16, "comparing": 0.14,
+    "follow-up": 0.14, "absence": 0.05,
 }  # fmt: skip
 """Weights of the tasks."""
 SEVERAL = ("comparing", "follow-up")
@@ -34,7 +33,7 @@ RAMP = 1500
 """Steps after those until cases are as hard as they get."""
 
 
-_NOWHERE = (-100, -100)
+_NOWHERE = (-100, -100, -100)
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class Batch:
     labels: Tensor
     """The answers' tokens, −100 elsewhere."""
     gaze: Tensor
-    """Row and column, of SIDE / PATCH each, where a label stands in the picture, int64 [batch, seq, 2], or −100; in questions,
-    where what the token before it named stands."""
+    """Where the state before each token should look, int64 [batch, seq, 3]: row and column, of SIDE / PATCH each, and the
+    picture's number; or −100."""
     tiles: list[Tiles]
     asked: list[str]
     """The case's task of each row."""
@@ -113,41 +112,35 @@ class Encoder:
             shared = len(ids) + common
             ids += asked + answer + rest
             labels += [-100] * len(asked) + answer + [-100] * len(rest)
-            gaze += self._gaze(turn, asked, answer, one.turns[0].images[0]) + [_NOWHERE] * len(rest)
+            gaze += self._gaze(turn, asked, answer) + [_NOWHERE] * len(rest)
         positions, parts = list(range(len(ids))), [0] * shared + [1] * (len(ids) - shared)
         for part, other in enumerate(one.others, 2):
             asked, answer = self._turn(other, pictures)
             own = asked[common:] + answer
             ids += own
             labels += [-100] * (len(own) - len(answer)) + answer
-            gaze += self._gaze(other, asked, answer, one.turns[0].images[0])[common:]
+            gaze += self._gaze(other, asked, answer)[common:]
             positions += range(shared, shared + len(own))
             parts += [part] * len(own)
         return ids, positions, parts, labels, gaze
 
-    def _gaze(self, turn: Turn, asked: list[int], answer: list[int], image: Image.Image) -> list[tuple[int, int]]:
-        """Of a question's and its answer's tokens. Spaces and marks of an answer look at what follows them."""
+    def _gaze(self, turn: Turn, asked: list[int], answer: list[int]) -> list[tuple[int, int, int]]:
+        """Of a question's and its answer's tokens."""
         words = [str(self._tokenizer.id_to_token(token)).lstrip("\u2581") for token in (*asked, *answer)]
-        places = [self._place(mark, image) for mark in turn.read]
-        found, done = [_NOWHERE] * len(asked), 0
-        for word in words[len(asked) :]:
-            found.append(places[done] if done < len(places) else _NOWHERE)
-            done += len(word) if all(character in CHARACTERS for character in word) else 0
-        if turn.sought:
-            spelled = "".join(CHARACTERS[mark.label - 1] for mark in turn.sought)
+        found, done = [_NOWHERE] * len(words), 0
+        if turn.at is not None:  # as soon as the question is over
+            over = len(asked) - words[: len(asked)][::-1].index("?")
+            found[over:] = [_gaze(turn.at)] * (len(words) - over)
+        for word, places in turn.sought.items():
             starts = [sum(map(len, words[:i])) for i in range(len(asked))]
-            first = "".join(words[: len(asked)]).index(spelled)
+            first = "".join(words[: len(asked)]).index(word)
             for i, start in enumerate(starts[:-1], 1):
-                if words[i - 1] and start >= first:
-                    inside = start < first + len(spelled)
-                    found[i] = self._place(turn.sought[start - first], image) if inside else places[0]
+                if words[i - 1] and first <= start < first + len(word):
+                    found[i] = _gaze(places[start - first])
+        for i in range(len(asked), len(words) if turn.read else 0):  # spaces and punctuation look at what follows them
+            found[i] = _gaze(turn.read[done]) if done < len(turn.read) else _NOWHERE
+            done += len(words[i]) if all(character in CHARACTERS for character in words[i]) else 0
         return found
-
-    def _place(self, mark: Mark, image: Image.Image) -> tuple[int, int]:
-        left, top, right, bottom = mark.box
-        row, column = (top + bottom) / 2 / image.height, (left + right) / 2 / image.width
-        last = SIDE // PATCH - 1
-        return min(max(int(row * (last + 1)), 0), last), min(max(int(column * (last + 1)), 0), last)
 
     def _turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
         """Ids of a question behind its pictures, and of its answer."""
@@ -158,6 +151,12 @@ class Encoder:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def _gaze(place: Place) -> tuple[int, int, int]:
+    picture, row, column = place
+    parts = SIDE // PATCH
+    return min(max(int(row * parts), 0), parts - 1), min(max(int(column * parts), 0), parts - 1), picture
 
 
 def _under(marks: list[Mark], box: Box, size: tuple[int, ...]) -> NDArray[np.int64]:

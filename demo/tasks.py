@@ -30,19 +30,25 @@ NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 ORDINALS = ("first", "second", "third")
 
 
+Place = tuple[int, float, float]
+"""A conversation's picture by number, and the shares of its height and width above and left of a point in it."""
+
+
 @dataclass(frozen=True)
 class Turn:
-    """A question, the pictures shown with it, and the right answer."""
+    """A question, the pictures shown with it, and the right answer; and, for training, where to look for it."""
 
     question: str
     answer: str
     images: list[Image.Image] = field(default_factory=list)
     marks: list[list[Mark]] = field(default_factory=list)
     """Of each image, what lies where."""
-    read: list[Mark] = field(default_factory=list)
-    """Where the answer's characters stand, if they are read off the only picture, in their order."""
-    sought: list[Mark] = field(default_factory=list)
-    """Where the question's last word stands that has to be found there, its characters in their order."""
+    at: Place | None = None
+    """What the question is about."""
+    sought: dict[str, list[Place]] = field(default_factory=dict)
+    """A word of the question that stands in the picture, and where its characters do."""
+    read: list[Place] = field(default_factory=list)
+    """Where the answer's characters stand, if they are read off the picture, in their order."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,15 @@ def _scene(random: np.random.Generator, things: list[Thing], side: int = 112) ->
     return canvas
 
 
-def _turn(question: str, answer: str, *canvases: Canvas, read: list[Mark] | None = None) -> Turn:
-    return Turn(question, answer, [canvas.image for canvas in canvases], [canvas.marks for canvas in canvases], read or [])
+def _show(turn: Turn, *canvases: Canvas) -> Turn:
+    return replace(turn, images=[canvas.image for canvas in canvases], marks=[canvas.marks for canvas in canvases])
+
+
+def _places(canvas: Canvas, marks: list[Mark]) -> list[Place]:
+    """Of marks of the only picture."""
+    width, height = canvas.image.size
+    boxes = [mark.box for mark in marks]
+    return [(0, (top + bottom) / 2 / height, (left + right) / 2 / width) for left, top, right, bottom in boxes]
 
 
 def _article(name: str) -> str:
@@ -132,64 +145,62 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-_Asked = tuple[str, str]
-"""A question and its answer."""
-
-
-def _about(random: np.random.Generator, things: list[Thing]) -> _Asked:
+def _about(random: np.random.Generator, things: list[Thing], picture: int = 0) -> Turn:
     """A question about one of some things."""
     thing = _pick(random, things)
     kinds = ["what"] if sum(other.name == thing.name for other in things) > 1 else ["place", "what"]
     if sum(other.shape == thing.shape for other in things) == 1:
         kinds.append("colour")
-    kind = _pick(random, kinds)
+    kind, at = _pick(random, kinds), _at(thing, picture)
     if kind == "place":
-        return f"Where is the {thing.name}?", _sentence(f"it is {thing.place}")
+        return Turn(f"Where is the {thing.name}?", _sentence(f"it is {thing.place}"), at=at)
     if kind == "what":
-        return f"What is {thing.place}?", _sentence(_article(thing.name))
-    return f"What colour is the {thing.shape}?", _sentence(f"the {thing.shape} is {thing.colour}")
+        return Turn(f"What is {thing.place}?", _sentence(_article(thing.name)), at=at)
+    return Turn(f"What colour is the {thing.shape}?", _sentence(f"the {thing.shape} is {thing.colour}"), at=at)
 
 
-def _description(things: list[Thing]) -> _Asked:
-    return "What is in the picture?", _sentence(_listed([f"{_article(thing.name)} {thing.place}" for thing in things]))
+def _at(thing: Thing, picture: int = 0) -> Place:
+    return picture, (thing.cell // 3 + 0.5) / 3, (thing.cell % 3 + 0.5) / 3
 
 
-def _how_many(random: np.random.Generator, things: list[Thing]) -> _Asked:
+def _description(things: list[Thing]) -> Turn:
+    return Turn("What is in the picture?", _sentence(_listed([f"{_article(thing.name)} {thing.place}" for thing in things])))
+
+
+def _how_many(random: np.random.Generator, things: list[Thing]) -> Turn:
     kind = random.integers(3)
     if kind == 0:
-        return "How many shapes are there?", _sentence(NUMBERS[len(things)])
+        return Turn("How many shapes are there?", _sentence(NUMBERS[len(things)]))
     if kind == 1:
         shape = _pick(random, SHAPES) if random.random() < 0.2 else _pick(random, things).shape
         found = sum(thing.shape == shape for thing in things)
-        return f"How many {shape}{'es' if shape == 'cross' else 's'} are there?", _sentence(NUMBERS[found])
+        return Turn(f"How many {shape}{'es' if shape == 'cross' else 's'} are there?", _sentence(NUMBERS[found]))
     colour = _pick(random, list(COLOURS)) if random.random() < 0.2 else _pick(random, things).colour
-    return f"How many {colour} shapes are there?", _sentence(NUMBERS[sum(thing.colour == colour for thing in things)])
+    return Turn(f"How many {colour} shapes are there?", _sentence(NUMBERS[sum(thing.colour == colour for thing in things)]))
 
 
-def _is_there(random: np.random.Generator, things: list[Thing]) -> _Asked:
+def _is_there(random: np.random.Generator, things: list[Thing]) -> Turn:
     if random.random() < 0.4:
         thing = _pick(random, things)
-        return f"Is there {_article(thing.name)}?", f"Yes, {thing.place}."
+        return Turn(f"Is there {_article(thing.name)}?", f"Yes, {thing.place}.", at=_at(thing))
     while True:  # half of what is missing is nearly there: its shape is, and maybe its colour
         near = random.random() < 0.5
         colour = _pick(random, things).colour if near and random.random() < 0.5 else _pick(random, list(COLOURS))
         shape = _pick(random, things).shape if near else _pick(random, SHAPES)
         if all(thing.name != f"{colour} {shape}" for thing in things):
-            return f"Is there {_article(f'{colour} {shape}')}?", f"No, there is no {colour} {shape}."
+            return Turn(f"Is there {_article(f'{colour} {shape}')}?", f"No, there is no {colour} {shape}.")
 
 
 def _others(random: np.random.Generator, things: list[Thing]) -> list[Turn]:
     """More questions about a scene."""
     asked = [_description(things), *(_about(random, things) for _ in range(2)), *(_how_many(random, things) for _ in range(2))]
-    if len({thing.name for thing in things}) == len(things):
-        asked.append(_is_there(random, things))
-    return [_turn(*one) for one in asked]
+    return [*asked, _is_there(random, things)] if len({thing.name for thing in things}) == len(things) else asked
 
 
 def _in_one(random: np.random.Generator, picture: int, things: list[Thing]) -> Turn:
     """A question about one of several pictures."""
-    question, answer = _about(random, things)
-    return _turn(f"In the {ORDINALS[picture]} picture: {question[0].lower()}{question[1:]}", answer)
+    asked = _about(random, things, picture)
+    return replace(asked, question=f"In the {ORDINALS[picture]} picture: {asked.question[0].lower()}{asked.question[1:]}")
 
 
 _Turns = tuple[list[Turn], list[Turn]]
@@ -200,7 +211,7 @@ def _shapes(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(1, 2 + round(2 * ease))))
     canvas = _scene(random, things)
     asked = _description(things) if random.random() < 0.5 else _about(random, things)
-    return [_turn(*asked, canvas)], _others(random, things)
+    return [_show(asked, canvas)], _others(random, things)
 
 
 def _counting(random: np.random.Generator, ease: float) -> _Turns:
@@ -210,7 +221,7 @@ def _counting(random: np.random.Generator, ease: float) -> _Turns:
         shapes = [_pick(random, SHAPES), _pick(random, SHAPES)]
         things = [Thing(thing.colour, _pick(random, shapes), thing.cell) for thing in things]
     canvas = _scene(random, things)
-    return [_turn(*_how_many(random, things), canvas)], _others(random, things)
+    return [_show(_how_many(random, things), canvas)], _others(random, things)
 
 
 def _text(random: np.random.Generator, ease: float) -> str:
@@ -242,7 +253,7 @@ def _reading(random: np.random.Generator, ease: float) -> _Turns:
     x, y = random.uniform(3 * zoom, width - wide - 3 * zoom), random.uniform(8 * zoom, height - tall - 8 * zoom)
     canvas.draw_text(text, face, _ink(random, canvas.image), x, y, random.uniform(-7, 7) * min(1, ease * 2))
     question = _pick(random, ["What does it say?", "Read the text."])
-    return [_turn(question, text, canvas, read=canvas.marks)], []
+    return [_show(Turn(question, text, read=_places(canvas, canvas.marks)), canvas)], []
 
 
 def _small_text(random: np.random.Generator, ease: float) -> _Turns:
@@ -250,7 +261,7 @@ def _small_text(random: np.random.Generator, ease: float) -> _Turns:
     text = _text(random, ease)
     canvas = new_canvas(random, 224, 168)
     _write_small(random, canvas, text, int(random.integers(2)), int(random.integers(2)))
-    return [_turn("What does the small text say?", text, canvas, read=canvas.marks)], []
+    return [_show(Turn("What does the small text say?", text, read=_places(canvas, canvas.marks)), canvas)], []
 
 
 def _write_small(random: np.random.Generator, canvas: Canvas, text: str, column: int, row: int) -> None:
@@ -280,14 +291,15 @@ def _receipt(random: np.random.Generator, ease: float) -> _Turns:
         drawn = len(canvas.marks)
         canvas.draw_text(item, face, ink, 9, y)
         canvas.draw_text(price, face, ink, 103 - pictures.text_size(price, face)[0], y)
-        named, read = canvas.marks[drawn : drawn + len(item)], canvas.marks[drawn + len(item) :]
-        asked.append(Turn(f"What does the {item} cost?", price, read=read, sought=named))
+        places = _places(canvas, canvas.marks[drawn:])
+        named, read = places[: len(item)], places[len(item) :]
+        asked.append(Turn(f"What does the {item} cost?", price, at=read[0], sought={item: named}, read=read))
         y += pitch
     fields = ", ".join(f'"{item}": "{price}"' for item, price in zip(items, prices, strict=True))
-    first = _turn("Give the receipt as JSON.", "{" + fields + "}", read=canvas.marks)
+    first = Turn("Give the receipt as JSON.", "{" + fields + "}", read=_places(canvas, canvas.marks))
     if random.random() >= 0.3:
         first = asked.pop(int(random.integers(rows)))
-    return [replace(first, images=[canvas.image], marks=[canvas.marks])], asked
+    return [_show(first, canvas)], asked
 
 
 def _comparing(random: np.random.Generator, ease: float) -> _Turns:
@@ -296,47 +308,47 @@ def _comparing(random: np.random.Generator, ease: float) -> _Turns:
         kinds = _things(random, count)
         canvases = [_scene(random, [thing], 84) for thing in kinds]
         order = random.permutation(count).tolist()
+        shown = [kinds[index] for index in order]
         asked = [
-            (f"Which picture shows {_article(kinds[index].name)}?", _sentence(f"the {ORDINALS[picture]} one"))
-            for picture, index in enumerate(order)
+            Turn(f"Which picture shows {_article(thing.name)}?", _sentence(f"the {ORDINALS[i]} one"), at=_at(thing, i))
+            for i, thing in enumerate(shown)
         ]
-        question, answer = asked.pop(int(random.integers(count)))
-        others = [_turn(*other) for other in asked]
-        return [_turn(question, answer, *(canvases[i] for i in order))], [*others, _in_one(random, 0, [kinds[order[0]]])]
+        first = asked.pop(int(random.integers(count)))
+        return [_show(first, *(canvases[i] for i in order))], [*asked, _in_one(random, 0, shown[:1])]
     things = _things(random, int(random.integers(1, 2 + round(ease))))
     index = int(random.integers(len(things)))
     old, others_things = things[index], [thing for i, thing in enumerate(things) if i != index]
     kind = _pick(random, ["colour", "gone", "new", "nothing"])
-    after = list(things)
+    after, at = list(things), _at(old, 1)
     if kind == "colour":
         taken = {thing.colour for thing in things if thing.shape == old.shape}
         colour = _pick(random, [colour for colour in COLOURS if colour not in taken])
         after[index] = Thing(colour, old.shape, old.cell)
-        answer = f"the {old.shape} turned from {old.colour} to {colour}"
+        changed = Turn("What changed?", _sentence(f"the {old.shape} turned from {old.colour} to {colour}"), at=at)
     elif kind == "gone":
         after = others_things
-        answer = f"the {old.name} is gone"
+        changed = Turn("What changed?", _sentence(f"the {old.name} is gone"), at=_at(old))
     elif kind == "new":
         things, after = others_things, things
-        answer = f"there is a new {old.name}"
+        changed = Turn("What changed?", _sentence(f"there is a new {old.name}"), at=at)
     else:
-        answer = "nothing changed"
+        changed = Turn("What changed?", _sentence("nothing changed"))
     state = random.bit_generator.state
-    first = _scene(random, things, 84)
+    before = _scene(random, things, 84)
     random.bit_generator.state = state
-    second = _scene(random, after, 84)
+    behind = _scene(random, after, 84)
     others = [_in_one(random, i, shown) for i, shown in enumerate((things, after)) if shown]
-    return [_turn("What changed?", _sentence(answer), first, second)], others
+    return [_show(changed, before, behind)], others
 
 
 def _follow_up(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(2, 3 + round(ease))))
     canvas = _scene(random, things)
-    first = _turn(*_about(random, things), canvas)
+    first = _show(_about(random, things), canvas)
     if random.random() < 0.5:
-        return [first, _turn(*_about(random, things))], _others(random, things)
+        return [first, _about(random, things)], _others(random, things)
     other = _things(random, int(random.integers(1, 3)))
-    second = _turn(*_about(random, other), _scene(random, other))
+    second = _show(_about(random, other, 1), _scene(random, other))
     others = [_in_one(random, picture, shown) for picture, shown in ((0, things), (1, other), (0, things), (0, things))]
     return [first, second, others[0]], others[1:]
 
@@ -344,7 +356,7 @@ def _follow_up(random: np.random.Generator, ease: float) -> _Turns:
 def _absence(random: np.random.Generator, ease: float) -> _Turns:
     things = _things(random, int(random.integers(1, 2 + round(2 * ease))))
     canvas = _scene(random, things)
-    return [_turn(*_is_there(random, things), canvas)], _others(random, things)
+    return [_show(_is_there(random, things), canvas)], _others(random, things)
 
 
 def _page(random: np.random.Generator, _: float) -> _Turns:
@@ -353,7 +365,7 @@ def _page(random: np.random.Generator, _: float) -> _Turns:
     width, height = (zoom * side for side in _pick(random, [(112, 84), (112, 112), (140, 84)]))
     canvas = new_canvas(random, width, height)
     _write_lines(random, canvas, 99)
-    return [_turn("", "", canvas)], []
+    return [_show(Turn("", ""), canvas)], []
 
 
 def _lines(random: np.random.Generator, _: float) -> _Turns:
@@ -370,7 +382,7 @@ def _lines(random: np.random.Generator, _: float) -> _Turns:
             width, height = _pick(random, [(112, 84), (112, 112), (140, 84)])
             canvas = new_canvas(random, width, height)
             texts = _write_lines(random, canvas, int(random.integers(1, 4)))
-    return [_turn("Read the text.", " ".join(texts), canvas, read=canvas.marks)], []
+    return [_show(Turn("Read the text.", " ".join(texts), read=_places(canvas, canvas.marks)), canvas)], []
 
 
 def _write_lines(random: np.random.Generator, canvas: Canvas, most: int) -> list[str]:

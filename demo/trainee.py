@@ -118,7 +118,7 @@ class Trainee(nn.Module):
         self.recall = Recall(self.model.config.text_config.hidden_size)
         self.gaze = nn.Sequential(
             nn.LayerNorm(self.model.config.text_config.hidden_size),
-            nn.Linear(self.model.config.text_config.hidden_size, 2 * (SIDE // PATCH)),
+            nn.Linear(self.model.config.text_config.hidden_size, 3 * (SIDE // PATCH)),
         )
         self.side_weights: Tensor
         self.register_buffer("side_weights", torch.tensor([NOTHING_WEIGHT] + [1.0] * (mark_classes() - 1)), persistent=False)
@@ -153,7 +153,7 @@ class Trainee(nn.Module):
             looks = x  # what the last layer reads
             x = layer(x, attention_mask=mask, position_embeddings=turns, position_ids=batch.positions)
         wanted = batch.gaze[:, 1:]
-        told = self.gaze(looks[:, :-1]).float().unflatten(-1, (2, SIDE // PATCH))
+        told = self.gaze(looks[:, :-1]).float().unflatten(-1, (3, SIDE // PATCH))
         gaze = functional.cross_entropy(told.flatten(0, 2), wanted.flatten(), ignore_index=-100, reduction="sum")
         gaze = gaze / (wanted >= 0).sum().clamp(min=1)
         return self.model.lm_head(text.norm(x)), torch.stack([side, recall, gaze])
