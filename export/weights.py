@@ -24,7 +24,7 @@ from .trace import PackedWeight, TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
-BAND = 160 << 20
+BAND = 64 << 20
 """Bytes of a transposed tensor held at once. A larger one is read as many times as it has bands of this size."""
 _PAGE, _PAGED_FROM, _LINE = 4096, 1 << 20, 64
 """Tensors from 1 MiB start on a page, so that they can be mapped one by one; smaller ones on a cache line."""
