@@ -97,9 +97,9 @@ def test_a_graph_that_is_no_graph(folder):
     [
         ("tokenizer.json", b"{}", "is not a tokenizer"),
         ("preprocessor_config.json", b"[1]", "no JSON object"),
-        ("processor_config.json", b'{"image_seq_len": 3}', "3 tokens, the model 64"),
+        ("processor_config.json", b'{"image_seq_len": 3}', r"3 tokens, the model \d+"),
         ("processor_config.json", b'{"image_seq_len": "abc"}', "image_seq_len 'abc'"),
-        ("processor_config.json", b'{"image_seq_len": 64, "image_processor": [1]}', "no image options"),
+        ("processor_config.json", b'{"image_processor": [1]}', "no image options"),
         ("preprocessor_config.json", b'{"size": {"shortest_edge": "a", "longest_edge": 5}}', "cannot be used: size"),
         ("preprocessor_config.json", b'{"image_std": [0, 1, 1]}', "cannot be used: image_std"),
         ("tokenizer_config.json", b'{"pad_token": 5}', "special token 5"),

@@ -11,13 +11,12 @@ from parity import photo, photos
 CAT = "examples/cat.jpg"
 
 
-@pytest.fixture(scope="module")
-def demo() -> Idefics2:
-    return Idefics2.from_pretrained()
+@pytest.fixture
+def ours(model) -> Idefics2:
+    return model("plain")
 
 
-def test_string_is_one_user_turn(model):
-    ours = model("plain")
+def test_string_is_one_user_turn(ours):
     a, b, _ = photos()
     template = "User:<image><image>Compare<end_of_utterance>\nAssistant:"
     by_hand = ours.generate(template, [a, b], raw=True, max_new_tokens=8)
@@ -28,8 +27,7 @@ def test_string_is_one_user_turn(model):
     assert inside.token_ids == ours.generate(raw, [a, b], raw=True, max_new_tokens=8).token_ids
 
 
-def test_batches_in_every_nesting(model):
-    ours = model("plain")
+def test_batches_in_every_nesting(ours):
     a, b, c = photos()
     alone = [ours.generate("X", [a, b], max_new_tokens=4), ours.generate("Y", [c], max_new_tokens=4)]
     nested = ours.generate(["X", "Y"], [[a, b], [c]], max_new_tokens=4)
@@ -38,19 +36,19 @@ def test_batches_in_every_nesting(model):
     assert ours.generate(["X"], [[a, b]], max_new_tokens=4)[0].token_ids == alone[0].token_ids
 
 
-def test_image_sources_are_alike(demo, tmp_path):
+def test_image_sources_are_alike(ours, tmp_path):
     image = photo("chelsea")
     image.save(tmp_path / "cat.png")
     sources = [image, np.asarray(image), tmp_path / "cat.png", str(tmp_path / "cat.png"), (tmp_path / "cat.png").read_bytes()]
     with (tmp_path / "cat.png").open("rb") as file:
-        answers = [demo.generate("What?", source, max_new_tokens=6).token_ids for source in [*sources, file]]
+        answers = [ours.generate("What?", source, max_new_tokens=6).token_ids for source in [*sources, file]]
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_stream_joins_to_the_answer(demo):
-    stream = demo.stream("What is this?", CAT, max_new_tokens=64)
+def test_stream_joins_to_the_answer(ours):
+    stream = ours.stream("What is this?", CAT, max_new_tokens=64)
     pieces = list(stream)
-    whole = demo.generate("What is this?", CAT, max_new_tokens=64)
+    whole = ours.generate("What is this?", CAT, max_new_tokens=64)
     assert "".join(pieces) == whole.text == stream.result.text
     assert stream.result.token_ids == whole.token_ids
     assert whole.finish_reason == stream.result.finish_reason == "length"
@@ -58,23 +56,23 @@ def test_stream_joins_to_the_answer(demo):
     assert min(whole.timings.images, whole.timings.prefill, whole.timings.decode) > 0
 
 
-def test_banned_and_special_tokens_never_appear(demo):
+def test_banned_and_special_tokens_never_appear(ours):
     """Image tokens are banned by generation_config.json; special tokens are generated but not shown."""
-    free = demo.generate("Hi", CAT, max_new_tokens=200, eos_token_id=[], bad_words_ids=[])
-    banned = [demo.processor.tokenizer.token_to_id(t) for t in ("<fake_token_around_image>", "<image>")]
-    kept = demo.generate("Hi", CAT, max_new_tokens=200, eos_token_id=[])
+    free = ours.generate("Hi", CAT, max_new_tokens=100, eos_token_id=[], bad_words_ids=[])
+    banned = [ours.processor.tokenizer.token_to_id(t) for t in ("<fake_token_around_image>", "<image>")]
+    kept = ours.generate("Hi", CAT, max_new_tokens=100, eos_token_id=[])
     assert not set(banned) & set(kept.token_ids)
-    assert "<" not in kept.text.replace("<", "", kept.token_ids.count(demo.processor.tokenizer.token_to_id("<")))
+    assert "<" not in kept.text.replace("<", "", kept.token_ids.count(ours.processor.tokenizer.token_to_id("<")))
     for token in set(free.token_ids[:3]):
-        assert token not in demo.generate("Hi", CAT, max_new_tokens=20, bad_words_ids=[[token]]).token_ids
+        assert token not in ours.generate("Hi", CAT, max_new_tokens=20, bad_words_ids=[[token]]).token_ids
     first, second = free.token_ids[:2]
-    assert demo.generate("Hi", CAT, max_new_tokens=2, bad_words_ids=[[first, second]]).token_ids[0] == first
-    assert demo.generate("Hi", CAT, max_new_tokens=2, bad_words_ids=[[first, second]]).token_ids[1] != second
+    assert ours.generate("Hi", CAT, max_new_tokens=2, bad_words_ids=[[first, second]]).token_ids[0] == first
+    assert ours.generate("Hi", CAT, max_new_tokens=2, bad_words_ids=[[first, second]]).token_ids[1] != second
 
 
-def test_splitting_is_one_switch_for_pixels_and_prompt(demo):
-    split, whole = (demo.generate("Hi", CAT, max_new_tokens=1, do_image_splitting=s).prompt_tokens for s in (True, False))
-    assert split - whole == 4 * 65  # four more tiles and their fake tokens
+def test_splitting_is_one_switch_for_pixels_and_prompt(ours):
+    split, whole = (ours.generate("Hi", CAT, max_new_tokens=1, do_image_splitting=s).prompt_tokens for s in (True, False))
+    assert split - whole == 4 * (ours.processor.image_seq_len + 1)  # four more tiles and their fake tokens
 
 
 @pytest.mark.parametrize(
@@ -91,8 +89,8 @@ def test_splitting_is_one_switch_for_pixels_and_prompt(demo):
         (lambda m: m.generate([]), PromptError, "no prompts"),
         (lambda m: m.generate(3), PromptError, "neither"),
         (lambda m: m.generate("Hi", max_new_tokens=0), PromptError, "max_new_tokens is 0"),
-        (lambda m: m.generate("Hi", max_new_tokens=5000), PromptError, "more than the model's 2048"),
-        (lambda m: m.stream("Hi", max_new_tokens=5000), PromptError, "more than the model's 2048"),
+        (lambda m: m.generate("Hi", max_new_tokens=5000), PromptError, "more than the model's 512"),
+        (lambda m: m.stream("Hi", max_new_tokens=5000), PromptError, "more than the model's 512"),
         (lambda m: m.generate("Hi", max_tokens=5), PromptError, "no generation option 'max_tokens'"),
         (lambda m: m.generate("Hi", bad_words_ids=[[]]), PromptError, "empty sequence"),
         (lambda m: m.generate("Hi", bad_words_ids=[5]), PromptError, "bad_words_ids is \\[5\\]"),
@@ -119,31 +117,31 @@ def test_splitting_is_one_switch_for_pixels_and_prompt(demo):
         (lambda m: m.processor(images=[[]]), ImageError, "no image in any sample"),
     ],
 )  # fmt: skip
-def test_bad_calls_get_one_sentence(call, error, match, demo):
+def test_bad_calls_get_one_sentence(call, error, match, ours):
     with pytest.raises(error, match=match) as caught:
-        call(demo)
+        call(ours)
     assert "\n" not in str(caught.value)
 
 
-def test_text_only_prompts_and_nested_empty_images(demo):
-    assert demo.generate("Hello", max_new_tokens=3).token_ids == demo.generate("Hello", [], max_new_tokens=3).token_ids
-    both = demo.generate(["Hello", "Look"], [[], [CAT]], max_new_tokens=3)
-    assert both[0].token_ids == demo.generate("Hello", max_new_tokens=3).token_ids
+def test_text_only_prompts_and_nested_empty_images(ours):
+    assert ours.generate("Hello", max_new_tokens=3).token_ids == ours.generate("Hello", [], max_new_tokens=3).token_ids
+    both = ours.generate(["Hello", "Look"], [[], [CAT]], max_new_tokens=3)
+    assert both[0].token_ids == ours.generate("Hello", max_new_tokens=3).token_ids
 
 
-def test_caller_s_objects_are_not_changed(demo):
-    inputs = demo.processor(text=["<image>a", "longer text"], images=[[CAT], []], padding=True)
+def test_caller_s_objects_are_not_changed(ours):
+    inputs = ours.processor(text=["<image>a", "longer text"], images=[[CAT], []], padding=True)
     before = {name: array.copy() for name, array in inputs.items()}
-    demo.generate(**inputs, max_new_tokens=3)
-    demo.logits(inputs)
+    ours.generate(**inputs, max_new_tokens=3)
+    ours.logits(inputs)
     assert all((inputs[name] == array).all() for name, array in before.items())
 
 
-def test_without_max_new_tokens_a_long_prompt_gets_what_fits(demo):
-    text = "a" * 2000
-    assert demo.generate(text, raw=True, eos_token_id=[]).prompt_tokens == 2001
-    assert len(demo.generate(text, raw=True, eos_token_id=[]).token_ids) == 2048 - 2001
-    assert len(demo.generate("a", raw=True, eos_token_id=[]).token_ids) == 256
+def test_without_max_new_tokens_a_long_prompt_gets_what_fits(ours):
+    text = "a" * 480
+    assert ours.generate(text, raw=True, eos_token_id=[]).prompt_tokens == 481
+    assert len(ours.generate(text, raw=True, eos_token_id=[]).token_ids) == 512 - 481
+    assert len(ours.generate("a", raw=True, eos_token_id=[]).token_ids) == 256
 
 
 def test_end_tokens_are_not_banned_and_pad_the_rest(model, reference):
