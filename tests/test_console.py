@@ -25,6 +25,11 @@ def demo():
     return Idefics2.from_pretrained()
 
 
+@pytest.fixture
+def ours(model):
+    return model("plain")
+
+
 class Screen:
     """What a person sees."""
 
@@ -44,13 +49,13 @@ class Screen:
         return self.out
 
 
-def test_a_conversation(demo, tmp_path):
-    screen = Screen(demo, max_new_tokens=6)
+def test_a_conversation(ours, tmp_path):
+    screen = Screen(ours, max_new_tokens=6)
     first = screen.type(f"/image '{CAT}'", "What is it?")
-    assert first == demo.generate("What is it?", CAT, max_new_tokens=6).text + "\n"
+    assert first == ours.generate("What is it?", CAT, max_new_tokens=6).text + "\n"
     assert screen.remarks == ["[image 1 of the next message]"]
     second = screen.type("And now?")
-    assert second == demo.generate(screen.chat.messages[:-1], max_new_tokens=6).text + "\n"
+    assert second == ours.generate(screen.chat.messages[:-1], max_new_tokens=6).text + "\n"
     screen.type("/stats")
     assert any("known" in line for line in screen.remarks)
     screen.type(f"/save {tmp_path / 'a chat.json'}", "/undo")
@@ -64,8 +69,8 @@ def test_a_conversation(demo, tmp_path):
     assert screen.type("And now?") == second
 
 
-def test_mistakes_are_said_and_the_chat_goes_on(demo, tmp_path):
-    screen = Screen(demo, max_new_tokens=3)
+def test_mistakes_are_said_and_the_chat_goes_on(ours, tmp_path):
+    screen = Screen(ours, max_new_tokens=3)
     for line, remark in [
         ("/image none.png", "There is no image file none.png"),
         ("/image", "/image needs a path"),
@@ -87,8 +92,8 @@ def test_mistakes_are_said_and_the_chat_goes_on(demo, tmp_path):
     assert "/image PATH" in screen.remarks[0]
 
 
-def test_ctrl_c_stops_an_answer_and_keeps_the_chat(demo, monkeypatch):
-    screen, calls, step = Screen(demo, max_new_tokens=9), [], DecodeStep.__call__
+def test_ctrl_c_stops_an_answer_and_keeps_the_chat(ours, monkeypatch):
+    screen, calls, step = Screen(ours, max_new_tokens=9), [], DecodeStep.__call__
 
     def interrupted(self, tokens):
         calls.append(tokens)
@@ -101,7 +106,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(demo, monkeypatch):
     assert screen.remarks == [" [stopped]"]
     assert len(screen.chat.messages) == 2
     monkeypatch.undo()
-    assert screen.type("go on") == demo.generate(screen.chat.messages[:-1], max_new_tokens=9).text + "\n"
+    assert screen.type("go on") == ours.generate(screen.chat.messages[:-1], max_new_tokens=9).text + "\n"
     lines = iter([KeyboardInterrupt, "/quit", "never read"])
 
     def read():
@@ -114,8 +119,8 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(demo, monkeypatch):
     assert next(lines) == "never read"
 
 
-def test_ctrl_c_before_an_answer_keeps_the_pictures(demo, monkeypatch):
-    screen = Screen(demo, max_new_tokens=3)
+def test_ctrl_c_before_an_answer_keeps_the_pictures(ours, monkeypatch):
+    screen = Screen(ours, max_new_tokens=3)
     screen.type(f"/image {CAT}")
     for place in ("runtime.engine.Engine.encode_images", "runtime.image_processor.Idefics2ImageProcessor.tiles"):
         with monkeypatch.context() as patch:
@@ -123,7 +128,7 @@ def test_ctrl_c_before_an_answer_keeps_the_pictures(demo, monkeypatch):
             screen.type("What is it?")
         assert screen.remarks == [" [stopped]"]
         assert screen.chat.messages == []
-    assert screen.type("What is it?") == demo.generate("What is it?", CAT, max_new_tokens=3).text + "\n"
+    assert screen.type("What is it?") == ours.generate("What is it?", CAT, max_new_tokens=3).text + "\n"
     assert screen.console.images == []
 
 
