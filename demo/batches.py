@@ -17,9 +17,10 @@ from ..runtime.padding import Tile
 from ..runtime.prompt import expand_images
 from .checkpoint import END_OF_UTTERANCE, IMAGE
 from .pictures import CHARACTERS, Mark
-from .tasks import TASKS, Case, Place, Set, Turn, case
+from .tasks import TASKS, Case, Set, case
 from .tokenizer import demo_tokenizer
 from .trainee import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
+from .turn import Place, Turn
 
 SHARES = {
     "shapes": 0.06, "counting": 0.1, "reading": 0.16, "small text": 0.16, "lines": 0.2, "receipt": 0.12, "comparing": 0.13,

@@ -7,7 +7,8 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from .checkpoint import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
-from .tasks import ITEMS, TASKS, case
+from .tasks import TASKS, case
+from .texts import ITEMS
 
 _SPACE = "\u2581"
 _ROLES = ("User:", "Assistant:", "\n")
