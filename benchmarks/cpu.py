@@ -3,8 +3,7 @@
     python benchmarks/cpu.py CHECKPOINT int8=FOLDER int4=FOLDER,openvino … [--rounds 5] [--json FILE]
 
 CHECKPOINT is what the folders were made from; weights of any size and depth will do (`make_checkpoint.py`). Every contestant is
-a process of its own that stays; each round asks all of them in turn, so that the machine's moods meet all alike. Times of the
-decoder are given for the checkpoint's layers and, as a line through them, for 32.
+a process of its own that stays; each round asks all of them in turn, so that the machine's moods meet all alike.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import numpy as np
 
 WIDTH, HEIGHT, PROMPT, NEW = 980, 735, 384, 64
 TASKS = ("image", "prompt", "step", "answer")
-LAYERS = 32
 
 
 class Ours:
