@@ -148,15 +148,14 @@ class Trainee(nn.Module):
         x = text.embed_tokens(batch.ids)
         x = x.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(x.dtype))
         mask, turns = _mask(batch), text.rotary_emb(x, batch.positions)
-        looks = x
+        states = [x]
         for layer in text.layers:
-            looks = x  # what the last layer reads
-            x = layer(x, attention_mask=mask, position_embeddings=turns, position_ids=batch.positions)
+            states.append(layer(states[-1], attention_mask=mask, position_embeddings=turns, position_ids=batch.positions))
         wanted = batch.gaze[:, 1:]
-        told = self.gaze(looks[:, :-1]).float().unflatten(-1, (3, SIDE // PATCH))
+        told = self.gaze(states[-2][:, :-1]).float().unflatten(-1, (3, SIDE // PATCH))  # from what the last layer reads
         gaze = functional.cross_entropy(told.flatten(0, 2), wanted.flatten(), ignore_index=-100, reduction="sum")
-        gaze = gaze / (wanted >= 0).sum().clamp(min=1)
-        return self.model.lm_head(text.norm(x)), torch.stack([side, recall, gaze])
+        gaze = gaze / (wanted >= 0).sum().clamp(min=1)  # a batch may have none
+        return self.model.lm_head(text.norm(states[-1])), torch.stack([side, recall, gaze])
 
     def compile_layers(self) -> None:
         """Compile what is run most, for batches and lengths of any size."""
