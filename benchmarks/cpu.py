@@ -1,9 +1,10 @@
 """Model folders beside transformers in bf16 on this processor: an image, a prompt, a token, and all three in one answer.
 
-    python benchmarks/cpu.py CHECKPOINT int8=FOLDER int4=FOLDER,openvino … [--rounds 5] [--json FILE]
+    python benchmarks/cpu.py CHECKPOINT int8=FOLDER int4=FOLDER,openvino … [--rounds 5] [--alone] [--json FILE]
 
 CHECKPOINT is what the folders were made from; weights of any size and depth will do (`make_checkpoint.py`). Every contestant is
-a process of its own that stays; each round asks all of them in turn, so that the machine's moods meet all alike.
+a process of its own that stays; each round asks all of them in turn, so that the machine's moods meet all alike. Where the memory
+does not hold all of them, `--alone` starts each anew in every round.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Ours:
         self.engine.encode_images([self.tile])
 
     def prompt(self) -> None:
-        self.cache = self.engine.new_cache(1, PROMPT + 256)
+        self.cache = self.engine.new_cache(1, 1024)
         self.engine.decode(self.engine.embed(self.ids), np.array([PROMPT]), self.cache, np.array([[PROMPT - 1]]), graph="prompt")
         self.stepper = self.step_type(self.engine, self.cache, 1)
 
@@ -124,12 +125,19 @@ class Worker:
         command = [sys.executable, __file__, "--worker", *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.about = json.loads(self._line())
+        self.warm: set[str] = set()
 
     def ask(self, task: str) -> float:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{task}\n")
         self._process.stdin.flush()
         return float(self._line())
+
+    def end(self, result: dict[str, Any]) -> None:
+        result["layers"] = self.about["layers"]
+        result["opening"].append(self.about["opening"])
+        result["memory"].append(self.ask("end"))
+        self._process.wait()
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -139,41 +147,55 @@ class Worker:
         return line
 
 
+def _ask(worker: Worker, task: str, result: dict[str, Any]) -> None:
+    """Warm up where it was not yet, and measure. An answer repeats what the other tasks have warmed up."""
+    time.sleep(0.3)  # until the other's threads have stopped waiting busily
+    if task not in worker.warm and not (task == "answer" and worker.warm):
+        worker.ask(task)
+        worker.warm.add(task)
+    result["seconds"][task].append(statistics.median(worker.ask(task) for _ in range(8 if task == "step" else 1)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("folders", nargs="+", help="NAME=FOLDER[,DEVICE]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--alone", action="store_true", help="One contestant in memory at a time.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    workers = {"transformers bf16": Worker("theirs", options.checkpoint, "")}
+    contestants = {"transformers bf16": ("theirs", options.checkpoint, "")}
     for named in options.folders:
         name, _, place = named.partition("=")
         folder, _, device = place.partition(",")
-        workers[name] = Worker("ours", folder, device or "cpu")
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
-    for task in options.tasks.split(","):
-        for _ in range(options.rounds + 1):  # the first warms up
-            for name, worker in workers.items():
-                repeats = 8 if task == "step" else 1
-                time.sleep(0.3)  # until the other's threads have stopped waiting busily
-                found = statistics.median(worker.ask(task) for _ in range(repeats))
-                times[name].setdefault(task, []).append(found)
-    results = {
-        name: {
-            **worker.about,
-            "memory": worker.ask("end"),
-            "seconds": {task: found[1:] for task, found in times[name].items()},
-        }
-        for name, worker in workers.items()
+        contestants[name] = ("ours", folder, device or "cpu")
+    tasks = options.tasks.split(",")
+    results: dict[str, Any] = {
+        name: {"opening": [], "memory": [], "seconds": {task: [] for task in tasks}} for name in contestants
     }
+    if options.alone:
+        for _ in range(options.rounds):
+            for name, arguments in contestants.items():
+                worker = Worker(*arguments)
+                for task in tasks:
+                    _ask(worker, task, results[name])
+                worker.end(results[name])
+    else:
+        workers = {name: Worker(*arguments) for name, arguments in contestants.items()}
+        for task in tasks:
+            for _ in range(options.rounds):
+                for name, worker in workers.items():
+                    _ask(worker, task, results[name])
+        for name, worker in workers.items():
+            worker.end(results[name])
     text = {"machine": _machine(), "width": WIDTH, "height": HEIGHT, "prompt": PROMPT, "new": NEW, "results": results}
     if options.json:
         options.json.write_text(json.dumps(text, indent=1) + "\n")
     peer = results["transformers bf16"]
     for name, result in results.items():
-        print(f"{name:24} opens in {result['opening']:.1f} s, {result['memory'] / 1e9:.2f} GB")
+        opening, memory = (statistics.median(result[what]) for what in ("opening", "memory"))
+        print(f"{name:24} opens in {opening:.1f} s, {memory / 1e9:.2f} GB")
         for task, seconds in result["seconds"].items():
             ratios = [a / b for a, b in zip(peer["seconds"][task], seconds, strict=True)]
             print(f"  {task:8} {statistics.median(seconds):9.4f} s   {statistics.median(ratios):5.2f} × as fast")
