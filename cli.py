@@ -17,20 +17,35 @@ import click
 from . import __version__
 from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
+from .runtime.device import DEVICES, Device
+from .runtime.errors import ProviderError
 
 if TYPE_CHECKING:
     from .runtime.answer import Generation
+    from .runtime.model import Idefics2
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-_DEVICES = click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
+
+
+class _DeviceType(click.ParamType[str]):
+    """A device's name."""
+
+    name = "device"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            Device.parse(value)
+        except ProviderError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 _model_option = click.option(
     "-m", "--model", help=f"Model folder or hub id [default: ${MODEL_VARIABLE}, the one here, the demo]."
 )
-_device_option = click.option("--device", type=_DEVICES, default="auto", show_default=True)
+_device_option = click.option("--device", type=_DeviceType(), default="auto", show_default=True, help=f"One of {DEVICES}.")
 _max_new_tokens_option = click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
 _generation_option = click.option(
     "-O", "--option", "chosen", multiple=True, metavar="NAME=VALUE", help="Any generation option, such as -O temperature=0.7."
@@ -174,11 +189,10 @@ def run(
     if no_split:
         options["do_image_splitting"] = False
     from .runtime.image_source import open_image
-    from .runtime.model import Idefics2
 
     _raise_pixel_limit(max_image_pixels)
     pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
-    opened = Idefics2.from_pretrained(_choose_model(model), device)
+    opened = _open(model, device)
     asked = opened.options.replace(**options_of(chosen))
     if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
         answers = opened.generate(prompt, pictures, **options)
@@ -220,10 +234,9 @@ def chat(
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     from .runtime.console import Console
-    from .runtime.model import Idefics2
 
     _raise_pixel_limit(max_image_pixels)
-    opened = Idefics2.from_pretrained(_choose_model(model), device, allow_urls=True)
+    opened = _open(model, device, allow_urls=True)
     console = Console(opened.chat(**options), lambda piece: click.echo(piece, nl=False), _say, allow_urls=True)
     for image in images:
         console.show(image)
@@ -258,10 +271,9 @@ def bench(
 ) -> None:
     """Measure a model FOLDER here: images, prompts and answers of several sizes."""
     from .runtime import bench as benches
-    from .runtime.model import Idefics2
 
     pixels = [_size(text) for text in sizes or ("378x378", "980x735", "1600x1200")]
-    opened = Idefics2.from_pretrained(_choose_model(folder), device)
+    opened = _open(folder, device)
     room = opened.folder.manifest.model.max_positions - new_tokens
     lengths = prompt_tokens or [length for length in (32, 256, 1024) if length <= room]
     if not lengths or max(lengths) > room:
@@ -357,7 +369,7 @@ def info(folder: str | None, as_json: bool) -> None:
     metavar="MODEL",
     help="Compare with this checkpoint or more precise model folder, too (needs the [export] extra).",
 )
-@click.option("--device", type=_DEVICES, default="auto", show_default=True)
+@_device_option
 def verify(folder: str | None, against: str | None, device: str) -> None:
     """Check a model FOLDER: files, hashes, interfaces, finite outputs; and how it agrees with another MODEL if one is given."""
     from .runtime.folder import ModelFolder
@@ -383,7 +395,7 @@ def verify(folder: str | None, against: str | None, device: str) -> None:
 
 @main.command()
 @click.argument("folder", required=False)
-@click.option("--device", type=_DEVICES, help="Say whether this device works, and what it would run of FOLDER.")
+@click.option("--device", type=_DeviceType(), help="Say whether this device works, and what it would run of FOLDER.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
     """Say what is here, what works, and what to do about what does not."""
@@ -397,6 +409,17 @@ def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
             click.echo(finding)
     if not examination.healthy:
         raise SystemExit(1)
+
+
+def _open(named: str | None, device: str, **options: Any) -> Idefics2:
+    """The model, opened; says on stderr what "auto" chose."""
+    from .runtime.model import Idefics2
+
+    opened = Idefics2.from_pretrained(_choose_model(named), device, **options)
+    if device == "auto":
+        passed_over = opened.engine.sessions.passed_over
+        _say(f"Running on {opened.providers[0]}.{f' {passed_over}' if passed_over else ''}")
+    return opened
 
 
 def _choose_model(named: str | None) -> str | None:

@@ -28,11 +28,13 @@ class Storage:
     """ONNX's number of the type."""
     session: ort.InferenceSession
     """One that runs there."""
+    card: int = 0
+    """The number of the card, of several."""
 
     @classmethod
-    def of(cls, session: ort.InferenceSession, device: Literal["cpu", "cuda"]) -> Storage:
+    def of(cls, session: ort.InferenceSession, device: Literal["cpu", "cuda"], card: int = 0) -> Storage:
         """Of the type of a session's first output."""
-        return cls(device, _TYPES[session.get_outputs()[0].type], session)
+        return cls(device, _TYPES[session.get_outputs()[0].type], session, card)
 
     @property
     def item_bytes(self) -> int:
@@ -61,7 +63,7 @@ class Buffer:
         self._array, self._value = array, _wrap(array, storage.element_type)
         if storage.device != "cpu":
             host = self._value
-            self._value = ort.OrtValue.ortvalue_from_shape_and_type(shape, storage.element_type, storage.device, 0)
+            self._value = ort.OrtValue.ortvalue_from_shape_and_type(shape, storage.element_type, storage.device, storage.card)
             _copy(host, self._value)
             del self._array
 
@@ -113,7 +115,8 @@ class Buffer:
             return _wrap(self._array.reshape(-1)[offset : offset + int(np.prod(shape))].reshape(shape), storage.element_type)
         binding = storage.session.io_binding()  # the one way of its Python interface to a tensor at an address
         pointer = self._value.data_ptr() + offset * storage.item_bytes
-        binding.bind_output(storage.session.get_outputs()[0].name, storage.device, 0, storage.element_type, shape, pointer)
+        name = storage.session.get_outputs()[0].name
+        binding.bind_output(name, storage.device, storage.card, storage.element_type, shape, pointer)
         part = binding.get_outputs()[0]
         part.owner = self._value  # the address is good as long as this lives
         return part

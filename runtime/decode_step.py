@@ -66,7 +66,7 @@ class _HostInput:
 
         self.array: NDArray[np.int64] = np.full(shape, fill, np.int64)
         self._on_device = storage.device != "cpu"
-        self.value = ort.OrtValue.ortvalue_from_numpy(self.array, storage.device, 0) if self._on_device else _value(self.array)
+        self.value = ort.OrtValue.ortvalue_from_numpy(self.array, storage.device, storage.card)
 
     def push(self) -> None:
         if self._on_device:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import platform
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,16 +14,17 @@ import numpy as np
 
 from .. import __version__
 from ..graphs.contract import graph_file
+from .device import CPU, CUDA, TENSORRT
 from .engine import Engine
 from .errors import Idefics2OnnxError, ProviderError
 from .folder import ModelFolder
+from .libraries import advice, clashing_packages, missing_libraries
 from .machine import INT8_UNITS, Machine
 from .prefill import embed_prompts
 from .sample import Sample
-from .sessions import CPU, CUDA, TENSORRT, open_sessions
+from .sessions import open_sessions
 
 Status = Literal["ok", "note", "wrong"]
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 _TOLERANCE = 1e-2
 """Largest relative difference from the CPU's numbers that another provider may show on the small model, which is fp16."""
 _DEVICES = {CPU: "cpu", CUDA: "cuda", TENSORRT: "tensorrt"}
@@ -96,19 +95,8 @@ def _hardware(machine: Machine) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    installed = []
-    for name in _PACKAGES:
-        try:
-            installed.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if len(installed) > 1:
-        names = " ".join(text.split()[0] for text in installed)
-        keep = "onnxruntime-gpu" if "onnxruntime-gpu" in names else names.split()[0]
-        yield Finding(
-            "packages", "wrong",
-            f"{' and '.join(installed)} are installed over each other. Run: pip uninstall -y {names}, then: pip install {keep}",
-        )  # fmt: skip
+    if clash := clashing_packages():
+        yield Finding("packages", "wrong", clash)
 
 
 def _libraries(machine: Machine) -> Iterator[Finding]:
@@ -124,26 +112,10 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
                 "pip install 'onnxruntime-gpu[cuda,cudnn]'",
             )  # fmt: skip
         return
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    major = str(getattr(ort, "cuda_version", "") or "13").split(".")[0]
-    wanted = [f"libcudart.so.{major}", f"libcublas.so.{major}", f"libcublasLt.so.{major}", "libcudnn.so.9"]
-    missing = [name for name in wanted if sys.platform == "linux" and not _loads(name)]
-    if missing:
-        yield Finding(
-            "cuda", "wrong" if machine.gpus else "note",
-            f"{', '.join(missing)} cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'",
-        )  # fmt: skip
-    if TENSORRT in available and sys.platform == "linux" and not _loads("libnvinfer.so.10"):
-        yield Finding("tensorrt", "note", "libnvinfer.so.10 cannot be loaded. For --device tensorrt: pip install tensorrt")
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
+    for device, provider in (("cuda", CUDA), ("tensorrt", TENSORRT)):
+        if provider in available and (missing := missing_libraries(provider)):
+            status: Status = "wrong" if device == "cuda" and machine.gpus else "note"
+            yield Finding(device, status, f"{', '.join(missing)} cannot be loaded. {advice(missing)}")
 
 
 def _providers() -> Iterator[Finding]:
@@ -155,7 +127,7 @@ def _providers() -> Iterator[Finding]:
     yield Finding("cpu", "ok", "runs the small model")
     for provider in ort.get_available_providers():
         device = _DEVICES.get(provider)
-        if device in (None, "cpu"):
+        if device in (None, "cpu") or missing_libraries(provider):
             continue
         try:
             found = _numbers(folder, device)

@@ -47,7 +47,7 @@ class Engine:
         return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache))
 
     def __post_init__(self) -> None:
-        self.storage = Storage.of(self.sessions.vision, self.sessions.memory)
+        self.storage = Storage.of(self.sessions.vision, self.sessions.memory, self.sessions.card)
         self._pixel_type = _PIXELS[self.sessions.vision.get_inputs()[0].type]
 
     def encode_images(self, tiles: Sequence[Tile], timings: Timings | None = None) -> list[Buffer]:

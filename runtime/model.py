@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .answer import Generation
 from .chat import Chat
+from .device import Provider
 from .engine import Engine
 from .errors import ModelFolderError, PromptError
 from .feature_cache import DEFAULT_IMAGE_CACHE
@@ -26,7 +27,7 @@ from .prompt import Message
 from .request import Request, is_batch
 from .sample import Sample
 from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
-from .sessions import Provider, open_sessions
+from .sessions import open_sessions
 from .text_stream import TextStream
 from .token_stream import TokenStream
 
@@ -71,7 +72,8 @@ class Idefics2:
 
         Args:
             source: folder, hub id, or None for the small model that ships with the package.
-            device: "auto", "cpu", "cuda", "tensorrt", or "openvino" (for images; the rest as on "cpu").
+            device: "auto", "cpu", "cuda", "tensorrt" ("cuda:1" is the second card), or "openvino" (for images; the rest as on
+                "cpu").
             providers, session_options: passed to ONNX Runtime as they are; providers replace the device.
             allow_urls: whether images may be http(s) URLs, which are downloaded.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..graphs.contract import GraphName, TensorSpec, graph_file, interface
+from .device import CPU, CUDA, TENSORRT, Device, Provider, card_of, provider_name
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
+from .libraries import advice, clashing_packages, cuda_major, missing_libraries
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-
-Provider = str | tuple[str, dict[str, Any]]
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU], "openvino": [CPU]}
-DEVICES = ("auto", *_PROVIDERS)
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,10 @@ class Sessions:
     """Where features, embeddings and the cache live."""
     providers: list[str]
     """What the sessions run on, by priority."""
+    card: int = 0
+    """The number of the card that "cuda" memory is on."""
+    passed_over: str = ""
+    """Why "auto" did not take a better device."""
 
 
 def open_sessions(
@@ -43,8 +44,8 @@ def open_sessions(
     """Open the graphs of a folder and check them against the contract.
 
     Args:
-        device: "cpu", "cuda", "tensorrt", "openvino" (images on OpenVINO, the rest as on "cpu"), or "auto": CUDA where it
-            works, else the CPU.
+        device: "cpu", "cuda", "tensorrt", "openvino" (images on OpenVINO, the rest as on "cpu"), "cuda:1" and so on, or "auto":
+            CUDA where it works, else the CPU.
         providers: ONNX Runtime's own provider list instead of a device.
 
     Raises:
@@ -55,39 +56,41 @@ def open_sessions(
 
     if isinstance(providers, str):
         raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
+    wished = Device.parse(device)
     if providers is None:
-        candidates = _candidates(device, ort.get_available_providers(), folder.manifest.dtype == "bf16")
+        candidates = _candidates(wished, ort.get_available_providers(), folder.manifest.dtype == "bf16")
     else:
         candidates = [list(providers)]
+    passed_over = ""
     for last, wanted in enumerate(candidates, 1 - len(candidates)):
         try:
             sessions = {
                 graph: _open_vino(folder, graph)
-                if providers is None and (device, graph) == ("openvino", "vision")
+                if providers is None and (wished.kind, graph) == ("openvino", "vision")
                 else _open(folder, graph, wanted, session_options)
                 for graph in folder.manifest.graphs
             }
-        except ProviderError:
+        except ProviderError as error:
             if not last:
                 raise
+            passed_over = str(error)
             continue
         names = list(dict.fromkeys([*sessions["vision"].get_providers(), *sessions["decoder"].get_providers()]))
         sessions.setdefault("prompt", sessions["decoder"])
-        return Sessions(**sessions, memory="cuda" if CUDA in names or TENSORRT in names else "cpu", providers=names)
+        memory: Literal["cpu", "cuda"] = "cuda" if CUDA in names or TENSORRT in names else "cpu"
+        return Sessions(**sessions, memory=memory, providers=names, card=card_of(wanted), passed_over=passed_over)
     raise AssertionError("every candidate either opens or raises")
 
 
-def _candidates(device: str, available: Sequence[str], needs_cuda: bool) -> list[list[Provider]]:
+def _candidates(device: Device, available: Sequence[str], needs_cuda: bool) -> list[list[Provider]]:
     """Provider lists to try, best first."""
-    if device not in DEVICES:
-        raise ProviderError(f"There is no device {device!r}. Choose one of {', '.join(DEVICES)}.")
-    if device in ("cpu", "openvino") and needs_cuda:
+    if device.kind in ("cpu", "openvino") and needs_cuda:
         raise ProviderError(
             "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
         )
-    if device != "auto":
-        return [list(_PROVIDERS[device])]
-    lists: list[list[Provider]] = [[CUDA, CPU]] if CUDA in available else []
+    if device.kind != "auto":
+        return [device.providers]
+    lists = [Device("cuda").providers] if CUDA in available else []
     if needs_cuda and not lists:
         raise ProviderError(
             "This model folder is bf16, which ONNX Runtime runs on CUDA only, and this machine's ONNX Runtime has no CUDA. "
@@ -101,16 +104,20 @@ def _open(
 ) -> ort.InferenceSession:
     import onnxruntime as ort
 
-    names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
+    names = [provider_name(provider) for provider in wanted]
     available = ort.get_available_providers()
     for name in names:
         if name not in available:
+            install = "run: pip uninstall -y onnxruntime, then: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             raise ProviderError(
                 f"This ONNX Runtime {ort.__version__} has no {name}, only {', '.join(available)}. "
-                + ("Install onnxruntime-gpu in place of onnxruntime." if name in (CUDA, TENSORRT) else "Check the name.")
+                + (clashing_packages() or f"For it, {install}" if name in (CUDA, TENSORRT) else "Check the name.")
             )
-    if CUDA in names and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        if missing := missing_libraries(name):
+            raise ProviderError(
+                f"{name} cannot run here: {', '.join(missing)} cannot be loaded (this ONNX Runtime is built for "
+                f"CUDA {cuda_major()}). {advice(missing)}, or choose --device cpu."
+            )
     options = session_options
     if options is None:
         options = ort.SessionOptions()
@@ -129,8 +136,8 @@ def _open(
     if missing:
         raise ProviderError(
             f"ONNX Runtime dropped {', '.join(missing)} and would have run {graph_file(graph)} on "
-            f"{', '.join(session.get_providers())}. Check the provider's libraries (CUDA and cuDNN of the version that "
-            f"ONNX Runtime {ort.__version__} was built for), or choose --device cpu."
+            f"{', '.join(session.get_providers())}, though its libraries (CUDA {cuda_major()}, cuDNN 9) are here. Check the "
+            "driver's version and the card with nvidia-smi, or choose --device cpu."
         )
     _check_interface(folder, graph, session)
     return session

@@ -35,7 +35,7 @@ def error_of(result) -> str:
     """The one sentence or two of an error, after any line that names the model."""
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith("Error: ")
-    assert line.endswith((".", ")"))
+    assert line.endswith((".", ")", "'"))  # of a sentence, or of a command to run
     assert result.stdout == ""
     return line
 

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime import doctor
+from idefics2_onnx.runtime import doctor, libraries
+from idefics2_onnx.runtime.device import CPU, CUDA
 from idefics2_onnx.runtime.machine import Gpu, Machine
-from idefics2_onnx.runtime.sessions import CPU, CUDA
 
 CARD = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)
 AMX = Machine("Linux x86_64", "Some Xeon", 2, 25_000_000_000, 20_000_000_000, ["AMX", "AVX2"])
@@ -49,7 +49,7 @@ def test_what_was_asked_for_and_does_not_work_is_wrong():
     result = CliRunner().invoke(main, ["doctor", "--device", "cuda"], catch_exceptions=False)
     assert result.exit_code == 1
     assert "! device" in result.stdout
-    assert "Install onnxruntime-gpu" in result.stdout
+    assert "pip install 'onnxruntime-gpu" in result.stdout
     result = CliRunner().invoke(main, ["doctor", "/no/such/folder"], catch_exceptions=False)
     assert result.exit_code == 1
     assert "! folder" in result.stdout
@@ -80,16 +80,24 @@ def test_a_card_without_cuda_in_onnx_runtime(monkeypatch):
     assert lines_of(examination, "advice") == ["For the 8B model here, the card holds fp16: idefics2-onnx export --fp16"]
 
 
-def test_libraries_that_are_missing_and_numbers_that_are_wrong(monkeypatch):
-    real = doctor._numbers
-    monkeypatch.setattr(doctor, "_loads", lambda name: "cudnn" not in name)
+def test_libraries_that_are_missing(monkeypatch):
+    monkeypatch.setattr(libraries, "_loads", lambda name: "cudnn" not in name)
+    monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    examination = examine(monkeypatch, Machine("Linux", "", 8, 10**11, None, [], [CARD]), available=(CUDA, CPU))
+    (text,) = lines_of(examination, "cuda")
+    assert text == "libcudnn.so.9 cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert not examination.healthy
+
+
+def test_numbers_that_are_wrong(monkeypatch):
+    real = doctor._numbers
+    monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(doctor, "_numbers", lambda folder, device: real(folder, "cpu") * (1 if device == "cpu" else 1.1))
     examination = examine(monkeypatch, Machine("Linux", "", 8, 10**11, None, [], [CARD]), available=(CUDA, CPU))
-    texts = lines_of(examination, "cuda")
-    assert texts[0].startswith("libcudnn.so.9 cannot be loaded")
-    assert "10.00 % from the CPU's numbers" in texts[1]
+    (text,) = lines_of(examination, "cuda")
+    assert "10.00 % from the CPU's numbers" in text
     assert not examination.healthy
 
 

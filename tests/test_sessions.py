@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from idefics2_onnx import Idefics2, ProviderError
+from idefics2_onnx.cli import main
+from idefics2_onnx.runtime import libraries
+from idefics2_onnx.runtime.device import CPU, CUDA, TENSORRT, Device, card_of
 from idefics2_onnx.runtime.folder import ModelFolder
-from idefics2_onnx.runtime.sessions import CPU, CUDA, TENSORRT, open_sessions
+from idefics2_onnx.runtime.sessions import open_sessions
 
 
 def test_cpu_and_auto_run_here():
@@ -18,7 +22,7 @@ def test_cpu_and_auto_run_here():
 @pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this machine has CUDA")
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_device_that_is_missing(device):
-    with pytest.raises(ProviderError, match=f"has no {'CUDA' if device == 'cuda' else 'Tensorrt'}.*Install onnxruntime-gpu"):
+    with pytest.raises(ProviderError, match=f"has no {'CUDA' if device == 'cuda' else 'Tensorrt'}.*pip install 'onnxruntime-gpu"):
         Idefics2.from_pretrained(device=device)
 
 
@@ -29,12 +33,76 @@ def test_names_that_do_not_exist():
         Idefics2.from_pretrained(providers=["MadeUpProvider"])
 
 
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "cpu:1", "auto:0", ""])
+def test_devices_that_do_not_exist(name):
+    with pytest.raises(ProviderError, match="There is no device"):
+        Device.parse(name)
+
+
+def test_cards_have_numbers():
+    assert Device.parse("cuda") == Device.parse("cuda:0")
+    assert Device.parse("cuda:3").providers == [(CUDA, {"device_id": "3"}), CPU]
+    assert Device.parse("tensorrt:1").providers == [(TENSORRT, {"device_id": "1"}), (CUDA, {"device_id": "1"}), CPU]
+    assert card_of([TENSORRT, (CUDA, {"device_id": 2}), CPU]) == 2
+    assert card_of([CPU]) == 0
+
+
+@pytest.fixture
+def without_libraries(monkeypatch):
+    """An ONNX Runtime for cards on a Linux machine without some of their libraries."""
+    missing: set[str] = set()
+    monkeypatch.setattr(libraries.sys, "platform", "linux")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort, "preload_dlls", lambda *_: print("Failed to load"), raising=False)
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(libraries, "_loads", lambda name: name not in missing)
+    return missing
+
+
+def test_the_library_that_is_missing_is_named(without_libraries, capsys):
+    without_libraries.add("libcublas.so.13")
+    expected = r"libcublas.so.13 cannot be loaded .*CUDA 13\)\. Run: pip install 'onnxruntime-gpu\[cuda,cudnn\]', or choose"
+    with pytest.raises(ProviderError, match=expected):
+        Idefics2.from_pretrained(device="cuda:1")
+    without_libraries.add("libcuda.so.1")
+    with pytest.raises(ProviderError, match="Install NVIDIA's driver, and run: pip install 'onnx"):
+        Idefics2.from_pretrained(providers=[CUDA])
+    without_libraries.clear()
+    without_libraries.add("libnvinfer.so.10")
+    with pytest.raises(
+        ProviderError, match="^TensorrtExecutionProvider cannot run here.*Run: pip install 'tensorrt-cu13>=10,<11', or"
+    ):
+        Idefics2.from_pretrained(device="tensorrt")
+    assert capsys.readouterr().out == ""
+
+
+def test_auto_says_what_it_chose_and_why(without_libraries, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    without_libraries.add("libcudnn.so.9")
+    found = CliRunner().invoke(main, ["run", "Hi", "--max-new-tokens", "1"], catch_exceptions=False)
+    assert f"Running on {CPU}. CUDAExecutionProvider cannot run here: libcudnn.so.9" in found.stderr
+    asked = CliRunner().invoke(main, ["run", "Hi", "--device", "cuda"], catch_exceptions=False)
+    assert asked.exit_code == 1
+    assert asked.stdout == ""
+    assert asked.stderr.strip().splitlines()[-1].startswith("Error: CUDAExecutionProvider cannot run here")
+    wrong = CliRunner().invoke(main, ["run", "Hi", "--device", "gpu"])
+    assert wrong.exit_code == 2
+    assert "There is no device 'gpu'" in wrong.stderr
+
+
+def test_packages_over_each_other_are_the_reason(monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    monkeypatch.setattr(libraries.importlib.metadata, "version", lambda name: "1.31.1")
+    with pytest.raises(ProviderError, match="installed over each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu"):
+        Idefics2.from_pretrained(device="cuda")
+
+
 @pytest.fixture
 def dropping(monkeypatch):
     """An ONNX Runtime that offers CUDA and TensorRT and silently opens everything on the CPU, as it does without their libraries."""
     real = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-    monkeypatch.setattr(ort, "preload_dlls", lambda *_: None, raising=False)
+    monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options=None, providers=(): real(path, options, providers=[CPU]))
 
 

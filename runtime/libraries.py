@@ -1,0 +1,75 @@
+"""The shared libraries that ONNX Runtime's providers for graphics cards load, and where to get those that are missing.
+
+ONNX Runtime only says on stderr that a provider could not be loaded, and goes on without it. What it needs is in the dynamic
+sections of its own libraries (release 1.31), cuDNN excepted, which it loads by itself for convolutions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import io
+import sys
+
+from .device import CUDA, TENSORRT
+
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+_DRIVER = ("libcuda.so.1",)
+_CUDA = ("libcudart.so.{cuda}", "libcublasLt.so.{cuda}", "libcublas.so.{cuda}", "libcurand.so.10", "libcudnn.so.9")
+_TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+_NEEDED = {CUDA: (*_DRIVER, *_CUDA), TENSORRT: (*_DRIVER, *_CUDA, *_TENSORRT)}
+
+
+def missing_libraries(provider: str) -> list[str]:
+    """Those of a provider that cannot be loaded, NVIDIA's wheels included; none is known outside Linux."""
+    import onnxruntime as ort
+
+    if provider not in _NEEDED or sys.platform != "linux":
+        return []
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
+            ort.preload_dlls()
+    return [name for name in (name.format(cuda=cuda_major()) for name in _NEEDED[provider]) if not _loads(name)]
+
+
+def advice(missing: list[str]) -> str:
+    """How to get them."""
+    steps = []
+    if any(name in _DRIVER for name in missing):
+        steps.append("install NVIDIA's driver")
+    if any(name not in (*_DRIVER, *_TENSORRT) for name in missing):
+        steps.append("run: pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    if any(name in _TENSORRT for name in missing):
+        steps.append(f"run: pip install 'tensorrt-cu{cuda_major()}>=10,<11'")
+    text = ", and ".join(steps)
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def clashing_packages() -> str:
+    """A sentence about packages of ONNX Runtime that are installed over each other, if there are any."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    if len(found) < 2:
+        return ""
+    listed = (f"{name} {version}" for name, version in found.items())
+    keep = "onnxruntime-gpu" if "onnxruntime-gpu" in found else next(iter(found))
+    remove = f"pip uninstall -y {' '.join(found)}"
+    return f"{' and '.join(listed)} are installed over each other. Run: {remove}, then: pip install {keep}"
+
+
+def cuda_major() -> str:
+    """Of CUDA's version that this ONNX Runtime was built for."""
+    import onnxruntime as ort
+
+    return str(getattr(ort, "cuda_version", "") or "13").split(".")[0]
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
