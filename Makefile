@@ -1,4 +1,4 @@
-# make run    install the runtime (no torch) into .venv and answer a question about a photo
+# make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make test   install everything, lint, type-check, test
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 run: .venv/.runtime
 	@$(PIP) --no-deps --force-reinstall .
-	cd examples && env -u IDEFICS2_ONNX_MODEL ../$(BIN)/idefics2-onnx run cat.jpg "What is in this picture?" --max-new-tokens 24
+	cd examples && env -u IDEFICS2_ONNX_MODEL ../$(BIN)/idefics2-onnx run shapes.png "What is in the picture?"
 
 test: .venv/.everything
 	@$(PIP) --no-deps --force-reinstall .

@@ -1,1 +1,1 @@
-"""The model that ships with the package: for now, small random weights in the real layout."""
+"""The model that ships with the package: what it is asked, how it was trained, and how good it is."""

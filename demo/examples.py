@@ -75,14 +75,15 @@ def draw(folder: Path) -> list[Example]:
     answer = '{"bread": "2.45", "milk": "1.19", "apple": "0.80", "tea": "3.60"}'
     found.append(Example(["receipt.png"], "Give the receipt as JSON.", answer))
 
-    for name, colour in (("before.png", "purple"), ("after.png", "yellow")):
+    pair = [Thing("white", "circle", 3), Thing("purple", "triangle", 2)]
+    for name, things in (("before.png", pair), ("after.png", pair[:1])):
         random = np.random.default_rng(5)
         canvas = plain(168, 126, (120, 140, 150))
         canvas.random = random
-        canvas.draw_thing(Thing("white", "circle", 3))
-        canvas.draw_thing(Thing(colour, "triangle", 2))
+        for thing in things:
+            canvas.draw_thing(thing)
         write(canvas, name)
-    found.append(Example(["before.png", "after.png"], "What changed?", "The triangle turned from purple to yellow."))
+    found.append(Example(["before.png", "after.png"], "What changed?", "The purple triangle is gone."))
 
     found.append(Example([write(_table_top(), "table-top.jpg")], "What is on the left?", "An orange cross."))
     return found

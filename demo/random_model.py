@@ -1,11 +1,7 @@
-"""Write checkpoints with random weights in the real layout, and the model folder that ships with the package from one of them.
-
-python -m idefics2_onnx.demo.random_model FOLDER     # checkpoint and model folder under FOLDER
-"""
+"""Write small checkpoints with random weights in the real layout, for tests and benchmarks."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,6 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
-from ..export import export_model
 from .checkpoint import CHAT_TEMPLATE, END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, set_generation_config, write_processor_files
 
 
@@ -62,49 +57,3 @@ def write_checkpoint(
     set_generation_config(model, tokenizer)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     write_processor_files(folder, tokenizer, config.perceiver_config.resampler_n_latents, image_options, chat_template)
-
-
-def demo_config() -> Idefics2Config:
-    """The whole architecture in some 300 thousand parameters."""
-    tokenizer = byte_tokenizer()
-    return Idefics2Config(
-        image_token_id=tokenizer.token_to_id(IMAGE),
-        text_config={
-            "model_type": "mistral",
-            "vocab_size": tokenizer.get_vocab_size(),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "sliding_window": 256,
-            "rms_norm_eps": 1e-5,
-            "pad_token_id": 0,
-        },
-        vision_config={
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 196,
-            "patch_size": 14,
-        },
-        perceiver_config={
-            "hidden_size": 64,
-            "resampler_n_latents": 64,
-            "resampler_depth": 1,
-            "resampler_n_heads": 4,
-            "resampler_head_dim": 16,
-            "num_key_value_heads": 2,
-        },
-    )
-
-
-def main(folder: Path) -> None:
-    write_checkpoint(folder / "checkpoint", demo_config())
-    export_model(folder / "checkpoint", folder / "model", "fp16")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ class Reference:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         image_processor = Idefics2ImageProcessorPil.from_pretrained(checkpoint)
         latents = model.config.perceiver_config.resampler_n_latents
-        return cls(model, Idefics2Processor(image_processor, tokenizer, image_seq_len=latents))
+        written = checkpoint / "chat_template.json"
+        template = json.loads(written.read_text())["chat_template"] if written.exists() else None
+        return cls(model, Idefics2Processor(image_processor, tokenizer, image_seq_len=latents, chat_template=template))
 
     def inputs(self, texts: list[str], images: list[list[Image.Image]], splitting: bool) -> dict[str, NDArray[Any]]:
         self.processor.image_processor.do_image_splitting = splitting

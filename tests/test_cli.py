@@ -44,7 +44,6 @@ def test_run_streams_on_stdout_and_remarks_on_stderr(cli):
     expected = Idefics2.from_pretrained().generate("What is it?", CAT, max_new_tokens=12)
     result = cli("run", CAT, "What is it?", "--max-new-tokens", 12)
     assert result.stdout == expected.text + "\n"
-    assert "demo model" in result.stderr
     assert f"{expected.prompt_tokens} prompt tokens" in result.stderr
     assert "tokens/s" in result.stderr
 
@@ -60,7 +59,8 @@ def test_run_json(cli):
 
 def test_raw_prompt_takes_tags_literally(cli):
     result = cli("run", CAT, "<image>Hi", "--raw", "--max-new-tokens", 1, "--json")
-    assert json.loads(result.stdout)["prompt_tokens"] == 1 + 5 * 64 + 6 + len(" Hi")
+    tokens = Idefics2.from_pretrained().processor(text=["<image>Hi"], images=[[Image.open(CAT)]])["input_ids"]
+    assert json.loads(result.stdout)["prompt_tokens"] == tokens.size
 
 
 def test_which_model_answers(cli, tmp_path, monkeypatch, exported):
