@@ -19,9 +19,10 @@ from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2I
 
 def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    latents = json.loads((DEMO / "processor_config.json").read_text())["image_seq_len"]
     found: list[dict[str, Any]] = []
     for case in cases():
-        processor = Idefics2Processor(Idefics2ImageProcessorPil(**options_of(case)), tokenizer)
+        processor = Idefics2Processor(Idefics2ImageProcessorPil(**options_of(case)), tokenizer, latents)
         images = case["images"] if any(case["images"]) else None
         inputs = processor(text=case["texts"], images=images, padding=True, return_tensors="np")
         found.append({"inputs": digest(case), "outputs": {name: summary(array) for name, array in inputs.items()}})

@@ -56,8 +56,8 @@ def both(request, tmp_path_factory):
         folder = Path(shutil.copytree(DEMO, tmp_path_factory.mktemp("demo") / "model"))
         Idefics2ImageProcessorPil(**SMALL).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    reference = ReferenceProcessor(Idefics2ImageProcessorPil.from_pretrained(folder), tokenizer, chat_template=CHAT_TEMPLATE)
-    return Idefics2Processor.from_pretrained(folder), reference
+    ours, images = Idefics2Processor.from_pretrained(folder), Idefics2ImageProcessorPil.from_pretrained(folder)
+    return ours, ReferenceProcessor(images, tokenizer, ours.image_seq_len, chat_template=CHAT_TEMPLATE)
 
 
 def images_for(texts):
@@ -139,10 +139,11 @@ def test_truncation_never_cuts_an_image(both):
     ours, reference = both
     reference.image_processor.do_image_splitting = False
     text, images = "<image>What is it, and why, and since when?", [photo("chelsea", 20, 30)]
-    for limit in (20, 65):
+    needed = ours.image_seq_len
+    for limit in (10, needed + 1):
         with pytest.raises(ValueError, match="Mismatch"):
             reference(text=text, images=images, truncation=True, max_length=limit)
-        with pytest.raises(PromptError, match=f"images need 64 tokens, and {limit - 2} would be left of them in {limit}"):
+        with pytest.raises(PromptError, match=f"images need {needed} tokens, and {limit - 2} would be left of them in {limit}"):
             ours(text=text, images=images, truncation=True, max_length=limit)
     expected = reference(text=text, images=images, truncation=True, max_length=70, return_tensors="np")
     same(ours(text=text, images=images, truncation=True, max_length=70), expected)
@@ -255,7 +256,8 @@ def test_no_token_past_the_vocabulary_is_added(tmp_path):
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<end_of_utterance>"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
     config = json.loads((folder / "config.json").read_text())
-    for vocab_size, expected in ((261, None), (262, 261)):
+    last = config["text_config"]["vocab_size"] - 1
+    for vocab_size, expected in ((last, None), (last + 1, last)):
         config["text_config"]["vocab_size"] = vocab_size
         (folder / "config.json").write_text(json.dumps(config))
         assert Idefics2Processor.from_pretrained(folder).tokenizer.token_to_id("<end_of_utterance>") == expected
