@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
+import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +28,8 @@ from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
 Verify = Literal["auto", "always", "never"]
+_MMAP_THRESHOLD, _LARGE = -3, 16 << 20
+"""glibc's number of a setting, and its value: what is larger has pages of its own, which go back as soon as it is freed."""
 _TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -67,6 +72,7 @@ def export_model(
         CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
         ParityError: the graphs do not compute what the reference does; nothing is left under `folder` either.
     """
+    _keep_heap_small()
     listener = listener or Listener()
     model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
     checkpoint = model.checkpoint
@@ -134,6 +140,13 @@ def export_model(
                     listener.say(line)
                 verification.raise_past_floor()
     return ExportReport(target, manifest, verification)
+
+
+def _keep_heap_small() -> None:
+    """For the whole process. glibc comes to put ever larger tensors on the heap, where small ones between them keep gigabytes."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # other C libraries
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def _plan(precision: Precision | Quantisation) -> tuple[Quantisation | None, Dtype]:

@@ -12,6 +12,9 @@ from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 from .checkpoint import Stored
 from .source_model import SourceModel
 
+_NUMBERS = 1 << 22
+"""Read at once."""
+
 
 def streamed_reference(source: SourceModel, rounded: bool = False) -> Idefics2ForConditionalGeneration:
     """The reference in fp32; `rounded` rounds weights to bf16 first. Holds the weights of one module at a time."""
@@ -63,7 +66,11 @@ class _Weights:
     def load(self, module: nn.Module, _: Any) -> None:
         for name, stored in self._stored.items():
             rows = stored.shape[0] if stored.shape else 1
-            tensor = _number(stored.read(0, rows).reshape(stored.shape), self._rounded)
+            tensor = torch.empty(stored.shape)
+            filled, step = tensor.view(rows, -1), max(1, _NUMBERS * rows // max(1, tensor.numel()))
+            for start in range(0, rows, step):
+                part = stored.read(start, min(start + step, rows))
+                filled[start : start + step] = _number(part, self._rounded).reshape(len(part), -1)
             setattr(module, name, nn.Parameter(tensor, requires_grad=False))
 
     def drop(self, module: nn.Module, *_: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
+from ..runtime.parallel import in_parallel
 from .awq import AwqMatrix
 from .packing import Groups
 from .source_model import SourceModel
@@ -24,7 +25,7 @@ from .trace import PackedWeight, TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
-BAND = 64 << 20
+BAND = 56 << 20
 """Bytes of a transposed tensor held at once. A larger one is read as many times as it has bands of this size."""
 _PAGE, _PAGED_FROM, _LINE = 4096, 1 << 20, 64
 """Tensors from 1 MiB start on a page, so that they can be mapped one by one; smaller ones on a cache line."""
@@ -152,17 +153,24 @@ def _parts(weight: Weight, model: SourceModel) -> Iterator[Tensor]:
     stored = model.stored(weight.source)
     shape = stored.shape or (1,)
     row = torch.Size(shape[1:]).numel() * stored.dtype.itemsize
-    step = max(1, BLOCK // row)
-    blocks = [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
     if not weight.transposed:
-        for start, stop in blocks:
+        for start, stop in _blocks(shape[0], BLOCK // row):
             yield stored.read(start, stop).to(weight.dtype)
         return
     width = max(1, BAND // (shape[0] * weight.dtype.itemsize))
     for left in range(0, shape[1], width):
         band = torch.empty(min(width, shape[1] - left), shape[0], dtype=weight.dtype)
-        for start, stop in blocks:
-            # Cast first: transposing the smaller type moves fewer bytes.
-            band[:, start:stop] = stored.read(start, stop)[:, left : left + width].to(weight.dtype).T
+
+        def fill(rows: tuple[int, int], band: Tensor = band, left: int = left) -> None:
+            # torch transposes in squares, which is fast, only into a tensor that lies in one piece.
+            part = stored.read(*rows)[:, left : left + width].to(weight.dtype)
+            band[:, slice(*rows)] = part.T.contiguous()
+
+        in_parallel(fill, _blocks(shape[0], BLOCK // 4 // row))
         yield band
-        del band  # before the next one is made
+        del band, fill  # before the next one is made
+
+
+def _blocks(rows: int, step: int) -> list[tuple[int, int]]:
+    step = max(1, step)
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
