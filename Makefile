@@ -16,12 +16,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) '.[cpu,export,test]'
 	@touch $@
 
-run: .venv/.runtime
+.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py graphs/*.py runtime/*.py)
 	@$(PIP) --no-deps --force-reinstall .
+	@touch $@
+
+run: .venv/.package
 	cd examples && env -u IDEFICS2_ONNX_MODEL ../$(BIN)/idefics2-onnx run shapes.png "What is in the picture?"
 
-test: .venv/.everything
-	@$(PIP) --no-deps --force-reinstall .
+test: .venv/.everything .venv/.package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p idefics2_onnx

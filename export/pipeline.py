@@ -28,7 +28,7 @@ from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
 Verify = Literal["auto", "always", "never"]
-_MMAP_THRESHOLD, _LARGE = -3, 16 << 20
+_MMAP_THRESHOLD, _LARGE = -3, 4 << 20
 """glibc's number of a setting, and its value: what is larger has pages of its own, which go back as soon as it is freed."""
 _TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
