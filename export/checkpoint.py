@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
+from .direct_io import read_direct
 from .errors import CheckpointError
 
 DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
@@ -94,19 +95,15 @@ class FileTensor:
     """First byte in the file."""
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Plain reads instead of the safetensors library's memory map: mapped pages stay resident until they are unmapped,
-        and the exporter's memory is bounded.
+        """Reads instead of the safetensors library's memory map: mapped pages stay resident until they are unmapped, and the
+        exporter's memory is bounded.
         """
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        buffer = bytearray((stop - start) * row)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset + start * row)
-            view, done = memoryview(buffer), 0
-            while done < len(buffer) and (count := file.readinto(view[done:])):
-                done += count
-        if done != len(buffer):
+        length = (stop - start) * row
+        data = read_direct(self.path, self.offset + start * row, length)
+        if len(data) != length:
             raise CheckpointError(f"{self.path.name} ended inside the tensor {self.name}. Download it again.")
-        return torch.frombuffer(buffer, dtype=self.dtype).reshape(-1, *self.shape[1:])
+        return torch.from_numpy(data).view(self.dtype).reshape(-1, *self.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from .verify import Verification, verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
 Verify = Literal["auto", "always", "never"]
-_MMAP_THRESHOLD, _LARGE = -3, 4 << 20
-"""glibc's number of a setting, and its value: what is larger has pages of its own, which go back as soon as it is freed."""
+_HEAP = {-3: 4 << 20, -1: 64 << 20}
+"""glibc's settings. M_MMAP_THRESHOLD: what is larger has pages of its own, which go back as soon as it is freed; else tensors
+come to lie on the heap, where small ones between them keep gigabytes. M_TRIM_THRESHOLD: so much stays for the next blocks."""
 _TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -72,7 +73,7 @@ def export_model(
         CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
         ParityError: the graphs do not compute what the reference does; nothing is left under `folder` either.
     """
-    _keep_heap_small()
+    _set_heap()
     listener = listener or Listener()
     model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
     checkpoint = model.checkpoint
@@ -111,8 +112,7 @@ def export_model(
                 graph = store_narrow(quantise(version, wanted, source_model) if wanted else version, dtype)
                 listener.start(graph.name, graph_bytes(graph))
                 files |= write_graph(graph, source_model, partial, listener.advance)
-        for path in sorted(partial.iterdir()):
-            files.setdefault(path.name, file_entry(path))
+        files |= {path.name: file_entry(path) for path in sorted(partial.iterdir()) if path.name not in files}
         manifest = Manifest(
             precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
             dtype=dtype,
@@ -142,11 +142,12 @@ def export_model(
     return ExportReport(target, manifest, verification)
 
 
-def _keep_heap_small() -> None:
-    """For the whole process. glibc comes to put ever larger tensors on the heap, where small ones between them keep gigabytes."""
+def _set_heap() -> None:
+    """For the whole process."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # other C libraries
-            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+            for setting, value in _HEAP.items():
+                ctypes.CDLL(None).mallopt(setting, value)
 
 
 def _plan(precision: Precision | Quantisation) -> tuple[Quantisation | None, Dtype]:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -19,14 +19,17 @@ from torch import Tensor
 from ..graphs.contract import FileEntry, data_file, graph_file
 from ..runtime.parallel import in_parallel
 from .awq import AwqMatrix
+from .direct_io import DirectWriter
 from .packing import Groups
 from .source_model import SourceModel
 from .trace import PackedWeight, TracedGraph, Weight
 
 BLOCK = 32 << 20
 """Bytes of a checkpoint read at once."""
-BAND = 56 << 20
+BAND = 112 << 20
 """Bytes of a transposed tensor held at once. A larger one is read as many times as it has bands of this size."""
+_PATCH = 2 << 20
+"""Bytes of it transposed at once: they stay in a core's cache."""
 _PAGE, _PAGED_FROM, _LINE = 4096, 1 << 20, 64
 """Tensors from 1 MiB start on a page, so that they can be mapped one by one; smaller ones on a cache line."""
 
@@ -48,33 +51,31 @@ def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: 
     location, digest = data_file(graph.name), hashlib.sha256()
     items = _items(graph, model)
     places = _places(graph, items, folder)
+    ends = [sum(places[item.names[-1]]) for item in items]
     path = folder / location
     path.touch()
-    with path.open("r+b") as file:
-        ends = [sum(places[item.names[-1]]) for item in items]
-        kept = sum(end <= path.stat().st_size for end in ends)
-        position = ends[kept - 1] if kept else 0
-        for start in range(0, position, BLOCK):
-            data: Any = file.read(min(BLOCK, position - start))
-            digest.update(data)
-            progress(len(data))
-        file.truncate(position)
-        file.seek(position)
-        for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in items[kept:])):
-            padding = bytes(max(0, places[name][0] - position))  # before a tensor's first part
+    whole = sum(end <= path.stat().st_size for end in ends)
+    kept = ends[whole - 1] if whole else 0
+    with path.open("rb") as found:
+        for start in range(0, kept, BLOCK):
+            block = found.read(min(BLOCK, kept - start))
+            digest.update(block)
+            progress(len(block))
+    with DirectWriter(path, kept) as file:
+        for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in items[whole:])):
+            padding = np.zeros(max(0, places[name][0] - file.position), np.uint8)  # before a tensor's first part
             data = part.contiguous().view(-1).view(torch.uint8).numpy()
             for piece in (padding, data):
+                digest.update(piece.data)
                 file.write(piece)
-                digest.update(piece)
-            position += len(padding) + data.nbytes
             progress(data.nbytes)
             del part, data, piece  # before the next one is made
-        assert position == (ends or [0])[-1], f"{location} has {position} bytes instead of {ends[-1]}"
+        assert file.position == (ends or [0])[-1], f"{location} has {file.position} bytes instead of {ends[-1]}"
     proto = ir.to_proto(graph.model).SerializeToString()
     (folder / graph_file(graph.name)).write_bytes(proto)
     return {
         graph_file(graph.name): FileEntry(len(proto), hashlib.sha256(proto).hexdigest()),
-        location: FileEntry(position, digest.hexdigest()),
+        location: FileEntry(ends[-1] if ends else 0, digest.hexdigest()),
     }
 
 
@@ -166,7 +167,7 @@ def _parts(weight: Weight, model: SourceModel) -> Iterator[Tensor]:
             part = stored.read(*rows)[:, left : left + width].to(weight.dtype)
             band[:, slice(*rows)] = part.T.contiguous()
 
-        in_parallel(fill, _blocks(shape[0], BLOCK // 4 // row))
+        in_parallel(fill, _blocks(shape[0], _PATCH // row))
         yield band
         del band, fill  # before the next one is made
 
