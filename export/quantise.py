@@ -165,13 +165,17 @@ class _Rewriter:
         assert x is not None
         if x not in self._rows:
             last = self._constant("last_axis", ir.tensor([-1]))
-            largest = self._new(before, "ReduceMax", [self._new(before, "Abs", [x]), last], {"keepdims": 1})
-            levels = self._constant("levels", ir.tensor(float(_LEVELS)))
+            lowest, highest = (self._new(before, f"Reduce{which}", [x, last], {"keepdims": 1}) for which in ("Min", "Max"))
             # A row of zeros has a scale, too.
             tiny = self._constant("tiny", ir.tensor(1e-30))
-            scale = self._new(before, "Max", [self._new(before, "Div", [largest, levels]), tiny])
+            largest = self._new(before, "Max", [self._new(before, "Neg", [lowest]), highest, tiny])
+            levels = self._constant("levels", ir.tensor(float(_LEVELS)))
             one, zero = self._constant("one", ir.tensor(1.0)), self._constant("row_zero", ir.tensor(128, ir.DataType.UINT8))
-            self._rows[x] = self._new(before, "QuantizeLinear", [self._new(before, "Div", [x, scale]), one, zero]), scale
+            filling = self._new(before, "Mul", [x, self._new(before, "Div", [levels, largest])])
+            self._rows[x] = (
+                self._new(before, "QuantizeLinear", [filling, one, zero]),
+                self._new(before, "Div", [largest, levels]),
+            )
         return self._rows[x]
 
     def _constant(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -48,11 +48,16 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This one."""
-        processor, flags = _processor()
+        processor, _ = _processor()
         memory, free = _memory()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        known = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
-        return cls(f"{platform.system()} {platform.machine()}", processor, cores, memory, free, known, _gpus())
+        return cls(f"{platform.system()} {platform.machine()}", processor, cores, memory, free, instructions(), _gpus())
+
+
+def instructions() -> list[str]:
+    """What the processor has for models, as people call it; as far as the system tells."""
+    _, flags = _processor()
+    return [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -11,6 +11,8 @@ from .device import CPU, CUDA, TENSORRT, Device, Provider, card_of, provider_nam
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 from .libraries import advice, clashing_packages, cuda_major, missing_libraries
+from .machine import instructions
+from .parallel import in_parallel
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -63,13 +65,15 @@ def open_sessions(
         candidates = [list(providers)]
     passed_over = ""
     for last, wanted in enumerate(candidates, 1 - len(candidates)):
+
+        def opened(graph: GraphName, wanted: list[Provider] = wanted) -> Any:
+            if providers is None and (wished.kind, graph) == ("openvino", "vision"):
+                return _open_vino(folder, graph)
+            return _open(folder, graph, wanted, session_options)
+
         try:
-            sessions = {
-                graph: _open_vino(folder, graph)
-                if providers is None and (wished.kind, graph) == ("openvino", "vision")
-                else _open(folder, graph, wanted, session_options)
-                for graph in folder.manifest.graphs
-            }
+            # ONNX Runtime prepares weights on one core, most of the time that opening takes.
+            sessions = dict(zip(folder.manifest.graphs, in_parallel(opened, folder.manifest.graphs), strict=True))
         except ProviderError as error:
             if not last:
                 raise
@@ -122,8 +126,10 @@ def _open(
     if options is None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
-        # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made unsigned.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if folder.manifest.quantisation and "AMX" not in instructions():
+            # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
+            # unsigned. ONNX Runtime knows the ones to leave alone, but for those with AMX, which it would slow down.
+            options.add_session_config_entry("session.x64quantprecision", "1")
     path = folder.file(graph_file(graph))
     try:
         session = ort.InferenceSession(path, options, providers=list(wanted))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx import Idefics2, ProviderError
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime import libraries
+from idefics2_onnx.runtime import libraries, sessions
 from idefics2_onnx.runtime.device import CPU, CUDA, TENSORRT, Device, card_of
 from idefics2_onnx.runtime.folder import ModelFolder
 from idefics2_onnx.runtime.sessions import open_sessions
@@ -130,3 +132,15 @@ def test_session_options_are_passed_on():
     options.enable_profiling = False
     model = Idefics2.from_pretrained(session_options=options)
     assert model.engine.sessions.decoder.get_session_options().intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "instructions", "careful"),
+    [("int8", ["AVX2"], True), ("int8", ["AMX", "AVX512-VNNI"], False), ("int8", [], True), ("fp32", ["AVX2"], False)],
+)
+def test_sums_that_could_overflow_are_taken_with_care(exported, monkeypatch, precision, instructions, careful):
+    """But not where it would only keep integers from the units made for them."""
+    monkeypatch.setattr(sessions, "instructions", lambda: instructions)
+    options = open_sessions(ModelFolder.open(exported("plain", precision)), "cpu").decoder.get_session_options()
+    with nullcontext() if careful else pytest.raises(RuntimeError, match="does not have"):
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
