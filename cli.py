@@ -80,7 +80,7 @@ def main() -> None:
 @click.option("--fp32", "precision", flag_value="fp32", help="Single precision.")
 @click.option("--bf16", "precision", flag_value="bf16", help="bfloat16; runs on CUDA only.")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit weights and, on CPUs, activations: fast prompts.")
-@click.option("--int4", "precision", flag_value="int4", help="4-bit weights in the decoder, 8-bit elsewhere: the smallest.")
+@click.option("--int4", "precision", flag_value="int4", help="4-bit weights where they cost little, 8-bit elsewhere.")
 @click.option("--for", "target", type=click.Choice(["cpu", "cuda"]), help="What int8 and int4 are made for [default: cpu].")
 @click.option(
     "--group-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Weights that share a scale [default: 128]."
@@ -89,7 +89,7 @@ def main() -> None:
     "--asymmetric", is_flag=True, help="Give each group of weights a zero of its own: better at 4 bits, a little larger."
 )
 @click.option("--fast-prompts", is_flag=True, help="Keep an int8 decoder beside the int4 one, to read prompts with.")
-@click.option("--connector-bits", type=click.Choice(["4", "8"]), help="Of the connector in int4 [default: 8].")
+@click.option("--smallest", is_flag=True, help="With --int4: 4 bits even where they cost the most for what they save.")
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -114,7 +114,7 @@ def export(
     target: Any,
     group_size: str | None,
     asymmetric: bool,
-    connector_bits: str | None,
+    smallest: bool,
     fast_prompts: bool,
     calibrate: Path | None,
     adapter: Path | None,
@@ -127,16 +127,16 @@ def export(
     exporter = _exporter()
     if fast_prompts and (precision != "int4" or target == "cuda"):
         raise click.UsageError("--fast-prompts goes with --int4 on CPUs.")
-    if connector_bits and precision != "int4":
-        raise click.UsageError("--connector-bits goes with --int4.")
+    if smallest and precision != "int4":
+        raise click.UsageError("--smallest goes with --int4.")
     if (group_size or asymmetric) and precision == "int8" and target != "cuda":
         raise click.UsageError("--group-size and --asymmetric go with --int4: int8 for CPUs has a scale per output.")
     if precision in ("int8", "int4"):
         precision = exporter.Quantisation(
-            precision, target or "cpu", int(group_size or 128), not asymmetric, int(connector_bits or 8), fast_prompts
+            precision, target or "cpu", int(group_size or 128), not asymmetric, smallest, fast_prompts
         )
-    elif target or group_size or asymmetric or connector_bits or calibrate:
-        raise click.UsageError("--for, --group-size, --asymmetric, --connector-bits and --calibrate go with --int8 or --int4.")
+    elif target or group_size or asymmetric or calibrate:
+        raise click.UsageError("--for, --group-size, --asymmetric and --calibrate go with --int8 or --int4.")
     with _Bars() as bars:
         report = exporter.export_model(
             model,

@@ -26,7 +26,7 @@ WAYS: dict[str, Any] = {
     "int4": Quantisation("int4"),
     "int4, asymmetric": Quantisation("int4", symmetric=False),
     "int4, groups of 32": Quantisation("int4", group=32),
-    "int4, connector 4 bits": Quantisation("int4", connector_bits=4),
+    "int4, smallest": Quantisation("int4", smallest=True),
 }
 
 

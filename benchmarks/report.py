@@ -75,6 +75,14 @@ def layers() -> str:
     return table(("folder", "size", *(f"{graph}: median / worst" for graph in graphs), "same next token", "KL"), rows)
 
 
+def sensitivity() -> str:
+    rows = []
+    for name, part in read("sensitivity.json").items():
+        millionths, percent = 1e6 * part["divergence"], part["share"] / 10
+        rows.append([name, f"{millionths:.0f}", f"{percent:.1f} %", f"{millionths / percent:.0f}"])
+    return table(("part in 4 bits", "KL, millionths", "of the real model", "KL per 1 %"), rows)
+
+
 def machine(about: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
@@ -87,7 +95,7 @@ def text() -> str:
     full = read("cpu-full.json")
     sections = {
         "MACHINE": machine(full["machine"]), "EXPORTS": exports(), "FULL": speed("cpu-full.json"),
-        "PAIRED": speed("cpu-paired.json"), "QUALITY": quality(), "LAYERS": layers(),
+        "PAIRED": speed("cpu-paired.json"), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
     }  # fmt: skip
     found = Path(__file__).with_name("report.md").read_text()
     for name, section in sections.items():

@@ -31,7 +31,8 @@ class Quantisation:
     group: int = DEFAULT_GROUP
     """Columns that share a scale, one of GROUP_SIZES."""
     symmetric: bool = True
-    connector_bits: Literal[4, 8] = 8
+    smallest: bool = False
+    """Whether int4 takes 4 bits even where they cost the most for their size."""
     fast_prompts: bool = False
     """Whether an int8 decoder stands beside the int4 one."""
 
@@ -56,28 +57,36 @@ class Quantisation:
             ("precision", self.precision, ("int8", "int4")),
             ("target", self.target, ("cpu", "cuda")),
             ("group", self.group, GROUP_SIZES),
-            ("connector_bits", self.connector_bits, (4, 8)),
         ):
             if value not in known:
                 raise CheckpointError(f"Quantisation's {what} is {value!r}. Choose one of {', '.join(map(str, known))}.")
+        if self.smallest and self.precision != "int4":
+            raise CheckpointError("Quantisation's smallest is a kind of int4. Leave it out for int8.")
         if self.fast_prompts and self.target != "cpu":
             raise CheckpointError("Quantisation's fast_prompts are for CPUs. Leave them out for cuda.")
 
     def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype) -> Packing:
         """Of one matrix, by its name in the graph; `dtype` is what it computes with."""
-        bits = 8
-        if self.precision == "int4":
-            if graph in ("decoder", "prompt") and not weight.startswith("lm_head"):
-                bits = 4
-            elif weight.startswith("connector."):
-                bits = self.connector_bits
         if graph == "embedding":
             return Groups(8, self.group, True, dtype, padded=False)
+        if self.precision == "int4" and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
+            return Groups(4, stored.group, False, dtype, kept=True)
+        bits = self._bits(weight)
         if bits == 8 and self.target == "cpu" and (self.precision == "int8" or graph == "vision"):
             return Channels()
-        if bits == 4 and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
-            return Groups(4, stored.group, False, dtype, kept=True)
         return Groups(bits, self.group, self.symmetric, dtype)
+
+    def _bits(self, weight: str) -> Literal[4, 8]:
+        """In int4, 8 where 4 would change the trained demo model's answers most for what they save
+        (benchmarks/sensitivity.py): encoder, connector but for its large MLPs, first decoder layer, keys and values.
+        """
+        if self.precision == "int8" or weight.startswith(("lm_head.", "vision_model.")):
+            return 8
+        if self.smallest:
+            return 4
+        if weight.startswith("connector."):
+            return 4 if ".perceiver_resampler.layers." in weight and ".mlp." in weight else 8
+        return 8 if weight.startswith("text_model.layers.0.") or ".k_proj." in weight or ".v_proj." in weight else 4
 
 
 _ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}

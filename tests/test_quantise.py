@@ -48,7 +48,8 @@ def test_quantised_graphs_are_near_the_reference(name, precision, target, quanti
     model = SourceModel.open(checkpoint(name))
     for verification in (compare_whole(folder, model), compare_layers(folder, model)):
         for difference in verification.differences:
-            limit = {"vision": 0.05, "embedding": 0.02, "decoder": 0.06 if precision == "int8" else 0.5}[difference.graph]
+            limits = {"int8": {"vision": 0.05, "decoder": 0.06}, "int4": {"vision": 0.15, "decoder": 0.5}}
+            limit = (limits[precision] | {"embedding": 0.02})[difference.graph]
             assert difference.relative < limit, difference
             assert difference.passed
 
@@ -64,6 +65,27 @@ def test_every_matrix_is_quantised(precision, quantised):
     operators = {node.op_type for node in graph_of(folder, "decoder").node}
     assert ("MatMulNBits" in operators, "MatMulIntegerToFloat" in operators) == (precision == "int4", precision == "int8")
     assert "GatherBlockQuantized" in {node.op_type for node in graph_of(folder, "embedding").node}
+
+
+def test_four_bits_stand_where_they_cost_little(quantised):
+    """Where they cost much for what they save was measured (benchmarks/sensitivity.py)."""
+
+    def bits(quantisation, name):
+        graph = graph_of(quantised("plain", quantisation), name)
+        found = {}
+        for node in graph.node:
+            if node.op_type in ("MatMulNBits", "MatMulIntegerToFloat"):
+                of = next((int(a.i) for a in node.attribute if a.name == "bits"), 8)
+                found[node.input[1].removesuffix(".quantised")] = of
+        return found
+
+    vision, decoder = bits(Quantisation("int4"), "vision"), bits(Quantisation("int4"), "decoder")
+    assert {name for name, of in vision.items() if of == 4} == {n for n in vision if "perceiver" in n and ".mlp." in n} != set()
+    eight = {n for n in decoder if n.startswith("text_model.layers.0.") or n.endswith(("k_proj", "v_proj")) or n == "lm_head"}
+    assert {name for name, of in decoder.items() if of == 8} == eight
+    vision, decoder = (bits(Quantisation("int4", smallest=True), name) for name in ("vision", "decoder"))
+    assert {name for name, of in vision.items() if of == 4} == {n for n in vision if n.startswith("connector.")} != set()
+    assert {name for name, of in decoder.items() if of == 8} == {"lm_head"}
 
 
 def test_activations_are_quantised_once_for_all_that_read_them(quantised):
@@ -140,6 +162,7 @@ def test_chats_equal_fresh_answers_where_prompts_are_read_apart(quantised):
     [
         (["--fp16", "--for", "cuda"], "go with --int8 or --int4"),
         (["--asymmetric"], "go with --int8 or --int4"),
+        (["--int8", "--smallest"], "goes with --int4"),
         (["--int8", "--fast-prompts"], "goes with --int4 on CPUs"),
         (["--int4", "--for", "cuda", "--fast-prompts"], "goes with --int4 on CPUs"),
     ],
@@ -151,18 +174,18 @@ def test_options_that_do_not_go_together(arguments, match, tmp_path):
 
 
 def test_int4_on_the_command_line(checkpoint, tmp_path):
-    options = ["--int4", "--group-size", "32", "--asymmetric", "--connector-bits", "4", "-o", str(tmp_path / "model")]
+    options = ["--int4", "--group-size", "32", "--asymmetric", "--smallest", "-o", str(tmp_path / "model")]
     result = CliRunner().invoke(main, ["export", str(checkpoint("plain")), *options], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     found = json.loads((tmp_path / "model" / MANIFEST).read_text())["quantisation"]
-    assert (found["group"], found["symmetric"], found["connector_bits"]) == (32, False, 4)
+    assert (found["group"], found["symmetric"], found["smallest"]) == (32, False, True)
     against = ["verify", str(tmp_path / "model"), "--against", str(checkpoint("plain"))]
     shown = CliRunner().invoke(main, against, catch_exceptions=False).stdout
     assert "next tokens: " in shown
     assert "nats" in shown
 
 
-@pytest.mark.parametrize("wrong", [{"precision": "int2"}, {"group": 100}, {"connector_bits": 5}, {"target": "tpu"}])
+@pytest.mark.parametrize("wrong", [{"precision": "int2"}, {"group": 100}, {"target": "tpu"}])
 def test_quantisations_are_checked(wrong):
     with pytest.raises(CheckpointError, match="Choose one of"):
         Quantisation(**{"precision": "int4", **wrong})
