@@ -28,12 +28,12 @@ TASKS = ("image", "prompt", "step", "answer")
 class Ours:
     """A model folder."""
 
-    def __init__(self, folder: str, device: str) -> None:
+    def __init__(self, folder: str, device: str, session_options: Any = None) -> None:
         from idefics2_onnx import Idefics2
         from idefics2_onnx.runtime.decode_step import DecodeStep
 
         start = time.perf_counter()
-        self.model = Idefics2.from_pretrained(folder, device, image_cache=0)
+        self.model = Idefics2.from_pretrained(folder, device, image_cache=0, session_options=session_options)
         self.opening = time.perf_counter() - start
         self.engine, self.step_type = self.model.engine, DecodeStep
         self.sizes = self.engine.sizes

@@ -72,7 +72,7 @@ def batches(processor: Idefics2Processor, cases: int) -> Iterator[tuple[dict[str
         lengths = torch.from_numpy(asked["attention_mask"]).sum(1), inputs["attention_mask"].sum(1)
         place = torch.arange(inputs["input_ids"].shape[1])
         start = inputs["input_ids"].shape[1] - lengths[1] + lengths[0] - 1  # padded on the left
-        yield inputs, place >= start[:, None]
+        yield inputs, (place >= start[:, None]) & (place < len(place) - 1)  # the last one foretells what follows an answer
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class AwqMatrix:
     def integers(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of outputs start…stop: integers [outputs, groups, group] uint8, scales and zeros [outputs, groups]."""
         integers, zeros = (_unpacked(stored, start, stop).T.contiguous() for stored in (self.weights, self.zeros))
-        scales = self.scales.read(0, self.scales.shape[0])[:, start:stop].T.contiguous()
+        scales = _whole(self.scales)[:, start:stop].T.contiguous()
         return integers.view(len(integers), -1, self.group), scales, zeros
 
 
@@ -73,10 +74,16 @@ def unpack_awq(checkpoint: Checkpoint, config: Any) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
+@lru_cache(maxsize=len(_PARTS))
+def _whole(stored: Stored) -> Tensor:
+    """A tensor whose columns are outputs: each part of the matrix needs all of it."""
+    return stored.read(0, stored.shape[0])
+
+
 def _unpacked(stored: Stored, start: int, stop: int) -> Tensor:
     """Columns start…stop of int32 [rows, columns / 8] as uint8 [rows, stop − start]."""
     first = start // 8
-    packed = stored.read(0, stored.shape[0])[:, first : -(-stop // 8)]
+    packed = _whole(stored)[:, first : -(-stop // 8)]
     columns = torch.empty(*packed.shape, 8, dtype=torch.uint8)
     for place, column in enumerate(_ORDER):
         columns[..., column] = (packed >> (4 * place)) & 15

@@ -30,6 +30,8 @@ _DTYPES = {
 class Stored(Protocol):
     """A tensor that can be read a few rows at a time, wherever its numbers come from."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def dtype(self) -> torch.dtype: ...
 

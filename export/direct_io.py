@@ -68,11 +68,13 @@ class DirectWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._file:
+        try:
             if error is None:
                 size = self.position
                 self._flush(self._waiting + -self._waiting % _ALIGNMENT)
                 self._file.truncate(size)
+        finally:
+            self._file.close()
 
     def _flush(self, length: int) -> None:
         done = 0

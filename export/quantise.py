@@ -50,7 +50,7 @@ class Quantisation:
     @property
     def of_prompts(self) -> Quantisation:
         """The int8 decoder's, beside an int4 one."""
-        return replace(self, precision="int8")
+        return replace(self, precision="int8", smallest=False)
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -65,20 +65,20 @@ class Quantisation:
         if self.fast_prompts and self.target != "cpu":
             raise CheckpointError("Quantisation's fast_prompts are for CPUs. Leave them out for cuda.")
 
-    def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype) -> Packing:
-        """Of one matrix, by its name in the graph; `dtype` is what it computes with."""
+    def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype, layers: int) -> Packing:
+        """Of one matrix, by its name in the graph; `dtype` is what it computes with, `layers` are the decoder's."""
         if graph == "embedding":
             return Groups(8, self.group, True, dtype, padded=False)
         if self.precision == "int4" and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
             return Groups(4, stored.group, False, dtype, kept=True)
-        bits = self._bits(weight)
+        bits = self._bits(weight, layers)
         if bits == 8 and self.target == "cpu" and (self.precision == "int8" or graph == "vision"):
             return Channels()
         return Groups(bits, self.group, self.symmetric, dtype)
 
-    def _bits(self, weight: str) -> Literal[4, 8]:
-        """In int4, 8 where 4 would change the trained demo model's answers most for what they save
-        (benchmarks/sensitivity.py): encoder, connector but for its large MLPs, first decoder layer, keys and values.
+    def _bits(self, weight: str, layers: int) -> Literal[4, 8]:
+        """8 where 4 would change the trained demo model's answers most for what they save (benchmarks/sensitivity.py), down to
+        what 5.2 GB hold: encoder, connector but for the perceiver's MLPs, first and last decoder layer, values.
         """
         if self.precision == "int8" or weight.startswith(("lm_head.", "vision_model.")):
             return 8
@@ -86,7 +86,8 @@ class Quantisation:
             return 4
         if weight.startswith("connector."):
             return 4 if ".perceiver_resampler.layers." in weight and ".mlp." in weight else 8
-        return 8 if weight.startswith("text_model.layers.0.") or ".k_proj." in weight or ".v_proj." in weight else 4
+        ends = tuple(f"text_model.layers.{layer}." for layer in (0, layers - 1))
+        return 8 if weight.startswith(ends) or ".v_proj." in weight else 4
 
 
 _ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}
@@ -109,7 +110,7 @@ def quantise(traced: TracedGraph, quantisation: Quantisation, model: SourceModel
         assert value.shape is not None
         shape = value.shape.numpy()
         rows, columns = shape[::-1] if weight.transposed else shape
-        packing = quantisation.packing(traced.name, name, model.stored(weight.source), weight.dtype)
+        packing = quantisation.packing(traced.name, name, model.stored(weight.source), weight.dtype, model.sizes.num_layers)
         parts = rewriter.parts(name.removesuffix(".T").removesuffix(".weight"), packing, rows, columns)
         packed.append(PackedWeight(weight.source, packing, tuple(str(part.name) for part in parts)))
         if isinstance(packing, Channels):

@@ -98,7 +98,9 @@ def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: Cal
     listener.start("calibrate", sum(math.prod(model.shapes[name]) for place in places for name in place.after))
     for place in places:
         for name in place.after:
-            packing = quantisation.packing(place.graph, name.removeprefix("model."), model.stored(name), torch.float32)
+            packing = quantisation.packing(
+                place.graph, name.removeprefix("model."), model.stored(name), torch.float32, model.sizes.num_layers
+            )
             reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
                 _Measure(place, packing, listener),
                 prepend=True,  # before the weights are dropped

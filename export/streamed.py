@@ -19,7 +19,7 @@ _NUMBERS = 1 << 22
 def streamed_reference(source: SourceModel, rounded: bool = False) -> Idefics2ForConditionalGeneration:
     """The reference in fp32; `rounded` rounds weights to bf16 first. Holds the weights of one module at a time."""
     with torch.device("meta"):
-        model = Idefics2ForConditionalGeneration._from_config(source.config, attn_implementation="eager", dtype=torch.float32)
+        model = Idefics2ForConditionalGeneration._from_config(source.config, attn_implementation="sdpa", dtype=torch.float32)
     model.eval().requires_grad_(False)
     model.model.text_model.rotary_emb = MistralRotaryEmbedding(source.config.text_config)
     for path, module in model.named_modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,6 @@ from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 from .libraries import advice, clashing_packages, cuda_major, missing_libraries
 from .machine import instructions
-from .parallel import in_parallel
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -72,8 +72,14 @@ def open_sessions(
             return _open(folder, graph, wanted, session_options)
 
         try:
-            # ONNX Runtime prepares weights on one core, most of the time that opening takes.
-            sessions = dict(zip(folder.manifest.graphs, in_parallel(opened, folder.manifest.graphs), strict=True))
+            _check_providers(wanted)
+            # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
+            with ThreadPoolExecutor(len(folder.manifest.graphs) if {*map(provider_name, wanted)} == {CPU} else 1) as pool:
+                found = [pool.submit(opened, graph) for graph in folder.manifest.graphs]
+                try:
+                    sessions = {graph: one.result() for graph, one in zip(folder.manifest.graphs, found, strict=True)}
+                finally:
+                    pool.shutdown(cancel_futures=True)
         except ProviderError as error:
             if not last:
                 raise
@@ -103,9 +109,8 @@ def _candidates(device: Device, available: Sequence[str], needs_cuda: bool) -> l
     return lists if needs_cuda else [*lists, [CPU]]
 
 
-def _open(
-    folder: ModelFolder, graph: GraphName, wanted: Sequence[Provider], session_options: ort.SessionOptions | None
-) -> ort.InferenceSession:
+def _check_providers(wanted: Sequence[Provider]) -> None:
+    """Providers that this ONNX Runtime does not have, or that lack libraries."""
     import onnxruntime as ort
 
     names = [provider_name(provider) for provider in wanted]
@@ -122,6 +127,14 @@ def _open(
                 f"{name} cannot run here: {', '.join(missing)} cannot be loaded (this ONNX Runtime is built for "
                 f"CUDA {cuda_major()}). {advice(missing)}, or choose --device cpu."
             )
+
+
+def _open(
+    folder: ModelFolder, graph: GraphName, wanted: Sequence[Provider], session_options: ort.SessionOptions | None
+) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    names = [provider_name(provider) for provider in wanted]
     options = session_options
     if options is None:
         options = ort.SessionOptions()
@@ -135,7 +148,7 @@ def _open(
         session = ort.InferenceSession(path, options, providers=list(wanted))
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).strip().splitlines()[0]
-        if names[0] != CPU and CPU in available and _is_about_provider(reason):
+        if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
             raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
         raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error
     missing = [name for name in names if name not in session.get_providers()]

@@ -49,6 +49,26 @@ def test_written_bytes_are_read_again(tmp_path, system, sizes, kept):
         assert np.array_equal(read_direct(path, start, 10), RANDOM[start : min(length, start + 10)])
 
 
+def test_nothing_goes_through_the_cache_where_it_need_not(tmp_path, monkeypatch):
+    """Memory, places and lengths are what disks ask for; else all of it would be done again, unseen and slowly."""
+    path = tmp_path / "data"
+    path.touch()
+    try:
+        os.close(os.open(path, os.O_RDWR | getattr(os, "O_DIRECT", 0)))
+    except OSError:
+        pytest.skip("This file system has no direct access.")
+    opened = []
+    monkeypatch.setattr(direct_io.os, "open", lambda name, flags, *mode: opened.append(flags) or OPEN(name, flags, *mode))
+    for kept in (0, 4096 + 5):
+        path.write_bytes(RANDOM[:kept].tobytes())
+        with DirectWriter(path, kept) as file:
+            for size in (3, 9_000_001, 5000):
+                file.write(RANDOM[file.position : file.position + size])
+        assert np.array_equal(read_direct(path, 4097, 10_000), RANDOM[4097:14097])
+    each = 3  # what a writer goes on from, the writing, the reading
+    assert [flags & direct_io._DIRECT for flags in opened] == [direct_io._DIRECT] * 2 * each
+
+
 def test_file_system_that_refuses_when_it_writes(tmp_path, monkeypatch):
     def refuses(name, flags, *mode):
         file = OPEN(name, flags & ~direct_io._DIRECT, *mode)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+import time
 from contextlib import nullcontext
 
 import onnxruntime as ort
@@ -117,6 +120,16 @@ def test_a_dropped_provider_is_an_error(dropping):
 
 def test_auto_takes_the_cpu_where_cuda_is_dropped(dropping):
     assert Idefics2.from_pretrained().providers == [CPU]
+
+
+def test_output_goes_where_it_went_after_cards_were_looked_for(dropping, monkeypatch):
+    """ONNX Runtime prints what it did not find; graphs are opened side by side."""
+    monkeypatch.setattr(libraries.sys, "platform", "linux")
+    monkeypatch.setattr(ort, "preload_dlls", lambda: time.sleep(random.uniform(0.01, 0.05)), raising=False)
+    output = sys.stdout
+    for _ in range(5):
+        Idefics2.from_pretrained()
+        assert sys.stdout is output
 
 
 def test_bf16_runs_on_cuda_only(exported):
