@@ -42,7 +42,7 @@ class Quantisation:
         return "fp32" if self.target == "cpu" else "fp16"
 
     def precisions(self) -> dict[GraphName, Precision]:
-        found: dict[GraphName, Precision] = {"vision": "int8", "embedding": "int8", "decoder": self.precision}
+        found: dict[GraphName, Precision] = {"vision": self.precision, "embedding": "int8", "decoder": self.precision}
         if self.fast_prompts:
             found["prompt"] = "int8"
         return found

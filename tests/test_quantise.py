@@ -44,11 +44,12 @@ def quantised(checkpoint, tmp_path_factory):
 @pytest.mark.parametrize(("name", "target"), [("plain", "cuda"), *((name, "cpu") for name in NAMES)])
 def test_quantised_graphs_are_near_the_reference(name, precision, target, quantised, checkpoint):
     """Of random weights, whose rounding errors add up more than trained ones' do."""
-    folder = quantised(name, Quantisation(precision, target))
+    # With two layers, int4 leaves both in 8 bits.
+    folder = quantised(name, Quantisation(precision, target, smallest=precision == "int4"))
     model = SourceModel.open(checkpoint(name))
     for verification in (compare_whole(folder, model), compare_layers(folder, model)):
         for difference in verification.differences:
-            limits = {"int8": {"vision": 0.05, "decoder": 0.06}, "int4": {"vision": 0.15, "decoder": 0.5}}
+            limits = {"int8": {"vision": 0.05, "decoder": 0.06}, "int4": {"vision": 0.25, "decoder": 0.5}}
             limit = (limits[precision] | {"embedding": 0.02})[difference.graph]
             assert difference.relative < limit, difference
             assert difference.passed
