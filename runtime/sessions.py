@@ -110,7 +110,7 @@ def _candidates(device: Device, available: Sequence[str], needs_cuda: bool) -> l
 
 
 def _check_providers(wanted: Sequence[Provider]) -> None:
-    """Providers that this ONNX Runtime does not have, or that lack libraries."""
+    """ProviderError for one that this ONNX Runtime does not have, or that lacks libraries."""
     import onnxruntime as ort
 
     names = [provider_name(provider) for provider in wanted]
