@@ -50,6 +50,7 @@ class AwqMatrix:
 
 def unpack_awq(checkpoint: Checkpoint, config: Any) -> Checkpoint:
     """The checkpoint with a matrix in the place of each triple of AWQ's tensors; `config` is its quantization_config."""
+    _whole.cache_clear()  # the same files may hold something else since
     source = checkpoint.source
     if config.get("bits", 4) != 4 or str(config.get("version", "gemm")).lower() != "gemm":
         raise CheckpointError(
