@@ -34,6 +34,11 @@ FLOAT, INT = "tensor(float)", "tensor(int64)"
 Axis = int | str
 
 
+ARGMAX = "argmax.onnx"
+"""A graph beside this file, the same for every model: logits float32 [batch, 1, vocab] and a bias [vocab] for them → token_ids
+int64 [batch, 1], of several equals the first, and total float32 [batch, 1], the sum of the logits without the bias."""
+
+
 def graph_file(graph: GraphName) -> str:
     """Name of a graph's file in the model folder; its weights lie beside it under the same name plus ``.data``."""
     return f"{graph}.onnx"

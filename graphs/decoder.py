@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.onnx.ops import symbolic
 from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditionalGeneration
 
 from .operators import CachedAttention, DecoderCall, Operators
@@ -40,10 +41,14 @@ class Decoder(nn.Module):
             x = x + attention.o_proj(output)
             x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
             presents += present
-        batch, seq, _ = x.shape
-        rows = torch.arange(batch)[:, None] * seq + logit_positions
-        wanted = self._norm(nn.functional.embedding(rows, x.flatten(0, 1)), self.text_model.norm)
+        wanted = self._norm(_rows(x, logit_positions), self.text_model.norm)
         return (self.lm_head(wanted).to(torch.float32), *presents)
 
     def _norm(self, x: Tensor, layer: Any) -> Tensor:
         return self.operators.rms_norm(x, layer.weight, layer.variance_epsilon)
+
+
+def _rows(x: Tensor, positions: Tensor) -> Tensor:
+    """x [batch, seq, hidden] at positions [batch, k] → [batch, k, hidden], by no shape that only the host knows."""
+    shape = (*positions.shape, x.shape[2])
+    return symbolic("GatherND", (x, positions[:, :, None]), {"batch_dims": 1}, dtype=x.dtype, shape=shape, version=13)

@@ -19,7 +19,8 @@ class Embedding(nn.Module):
         self.embed_tokens = model.text_model.embed_tokens
 
     def forward(self, input_ids: Tensor, image_features: Tensor, feature_rows: Tensor) -> Tensor:
-        # A prompt without images has no rows, and Gather refuses an empty table: −1 reads this row of zeros instead.
-        rows = torch.cat([image_features, image_features.new_zeros(1, image_features.shape[1])])
-        merged = nn.functional.embedding(torch.where(feature_rows < 0, image_features.shape[0], feature_rows), rows)
+        # A prompt without images has no rows, and Gather refuses an empty table: −1 reads this row of zeros instead. It comes
+        # first, where its number does not depend on how many follow: shapes are known on the host, indices are on the device.
+        rows = torch.cat([image_features.new_zeros(1, image_features.shape[1]), image_features])
+        merged = nn.functional.embedding(feature_rows + 1, rows)
         return torch.where((feature_rows < 0)[..., None], self.embed_tokens(input_ids), merged)

@@ -130,16 +130,19 @@ class Standard:
         return symbolic("RMSNormalization", (x, weight), attributes, dtype=x.dtype, shape=x.shape, version=23)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
-        attributes: dict[str, Any] = {"q_num_heads": num_heads, "kv_num_heads": num_key_value_heads, "scale": scale}
-        return symbolic("Attention", (q, k, v), attributes, dtype=q.dtype, shape=q.shape, version=24)
+        q = _heads_first(q, num_heads)
+        k, v = (_heads_first(t, num_key_value_heads) for t in (k, v))
+        output = symbolic("Attention", (q, k, v), {"scale": scale}, dtype=q.dtype, shape=q.shape, version=24)
+        return output.transpose(1, 2).flatten(2)
 
     def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:
-        start = (call.tokens - call.seq).clamp(min=0)  # a right-padded prompt starts at 0
+        # TensorRT clips floats only, so bounds are minima and maxima.
+        start = torch.maximum(call.tokens - call.seq, torch.tensor(0))  # a right-padded prompt starts at 0
         positions = start[:, None] + torch.arange(call.seq)
         # Padding may lie behind the table's end; nothing looks at it.
-        in_table = positions.clamp(max=call.cos.shape[0] - 1)
+        in_table = torch.minimum(positions, torch.tensor(call.cos.shape[0] - 1))
         past_length = symbolic("Shape", (call.cache,), {"start": 2, "end": 3}, dtype=torch.int64, shape=(1,), version=21)
-        missing = (call.total - past_length).clamp(min=0)
+        missing = torch.maximum(call.total - past_length, torch.tensor(0))
         zeros = torch.zeros(6, dtype=torch.int64)
         growth = torch.cat([zeros, missing, zeros[:1]])
         slots = torch.arange(call.cache.shape[2] + call.attention_mask.shape[1])
@@ -155,16 +158,13 @@ class Standard:
             inputs = (x, call.cos, call.sin, in_table)
             return symbolic("RotaryEmbedding", inputs, {"num_heads": num_heads}, dtype=x.dtype, shape=x.shape, version=23)
 
-        def heads_first(x: Tensor, num_heads: int) -> Tensor:
-            return x.unflatten(-1, (num_heads, sizes.head_dim)).transpose(1, 2)
-
         def append(cache: Tensor, new: Tensor) -> Tensor:
             roomy = symbolic("Pad", (cache, growth), {"mode": "constant"}, dtype=cache.dtype, shape=cache.shape, version=21)
-            inputs = (roomy, heads_first(new, sizes.num_key_value_heads), start)
-            return symbolic("TensorScatter", inputs, {"axis": 2}, dtype=cache.dtype, shape=cache.shape, version=24)
+            inputs = (roomy, _heads_first(new, sizes.num_key_value_heads), start)
+            return symbolic("TensorScatter", inputs, {"axis": -2}, dtype=cache.dtype, shape=cache.shape, version=24)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-            q = heads_first(rotate(q, sizes.num_heads), sizes.num_heads)
+            q = _heads_first(rotate(q, sizes.num_heads), sizes.num_heads)
             key, value = append(past[0], rotate(k, sizes.num_key_value_heads)), append(past[1], v)
             attributes: dict[str, Any] = {"scale": sizes.head_dim**-0.5}
             output = symbolic("Attention", (q, key, value, visible), attributes, dtype=q.dtype, shape=q.shape, version=24)
@@ -177,3 +177,8 @@ def _repeat_heads(x: Tensor, num_heads: int, num_key_value_heads: int) -> Tensor
     """[…, kv_heads × dim] → […, heads × dim], each head repeated for the query heads that share it."""
     heads = x.unflatten(-1, (num_key_value_heads, 1, -1))
     return heads.expand(-1, -1, -1, num_heads // num_key_value_heads, -1).flatten(2)
+
+
+def _heads_first(x: Tensor, num_heads: int) -> Tensor:
+    """[batch, seq, heads × dim] → [batch, heads, seq, dim]: TensorRT takes attention in this form only."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
