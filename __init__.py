@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .graphs.errors import Idefics2OnnxError, ModelFolderError
     from .runtime.answer import Generation
+    from .runtime.card_options import CardOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
     from .runtime.image_processor import Idefics2ImageProcessor
     from .runtime.model import Idefics2
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CardOptions": "card_options",
     "Generation": "answer", "Idefics2": "model", "Idefics2ImageProcessor": "image_processor",
     "Idefics2OnnxError": "errors", "Idefics2Processor": "processor", "ImageError": "errors", "ModelFolderError": "errors",
     "PromptError": "errors", "ProviderError": "errors",
 }  # fmt: skip
 
 __all__ = [
+    "CardOptions",
     "Generation",
     "Idefics2",
     "Idefics2ImageProcessor",

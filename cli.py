@@ -17,7 +17,7 @@ import click
 from . import __version__
 from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
-from .runtime.device import DEVICES, Device
+from .runtime.device import DEVICES, place
 from .runtime.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _DeviceType(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            Device.parse(value)
+            place(value)
         except ProviderError as error:
             self.fail(str(error), param, ctx)
         return value
@@ -49,6 +49,9 @@ _device_option = click.option("--device", type=_DeviceType(), default="auto", sh
 _max_new_tokens_option = click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
 _generation_option = click.option(
     "-O", "--option", "chosen", multiple=True, metavar="NAME=VALUE", help="Any generation option, such as -O temperature=0.7."
+)
+_card_option = click.option(
+    "--card", multiple=True, metavar="NAME=VALUE", help="Option for CUDA and TensorRT, such as --card memory_limit=8e9."
 )
 _stats_option = click.option("--stats", is_flag=True, help="Say what the answer took: images, prompt, tokens, cache.")
 _pixel_option = click.option("--max-image-pixels", type=click.IntRange(1), help="Raise the limit on the size of an image.")
@@ -158,6 +161,7 @@ def export(
 @click.argument("arguments", nargs=-1, required=True, metavar="[IMAGE]... PROMPT")
 @_model_option
 @_device_option
+@_card_option
 @_max_new_tokens_option
 @_generation_option
 @click.option("--raw", is_flag=True, help="Take PROMPT literally instead of as a user turn of a chat.")
@@ -169,6 +173,7 @@ def run(
     arguments: tuple[str, ...],
     model: str | None,
     device: str,
+    card: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
     raw: bool,
@@ -192,7 +197,7 @@ def run(
 
     _raise_pixel_limit(max_image_pixels)
     pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
-    opened = _open(model, device)
+    opened = _open(model, device, card)
     asked = opened.options.replace(**options_of(chosen))
     if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
         answers = opened.generate(prompt, pictures, **options)
@@ -218,6 +223,7 @@ def run(
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @_model_option
 @_device_option
+@_card_option
 @_max_new_tokens_option
 @_generation_option
 @_pixel_option
@@ -225,6 +231,7 @@ def chat(
     images: tuple[str, ...],
     model: str | None,
     device: str,
+    card: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
     max_image_pixels: int | None,
@@ -236,7 +243,7 @@ def chat(
     from .runtime.console import Console
 
     _raise_pixel_limit(max_image_pixels)
-    opened = _open(model, device, allow_urls=True)
+    opened = _open(model, device, card, allow_urls=True)
     console = Console(opened.chat(**options), lambda piece: click.echo(piece, nl=False), _say, allow_urls=True)
     for image in images:
         console.show(image)
@@ -251,6 +258,7 @@ def chat(
 @main.command()
 @click.argument("folder", required=False)
 @_device_option
+@_card_option
 @click.option("--image", "sizes", multiple=True, metavar="WxH", help="Size of an image [default: 378x378, 980x735, 1600x1200].")
 @click.option("--prompt-tokens", multiple=True, type=click.IntRange(1), help="Length of a prompt [default: 32, 256, 1024].")
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Prompts at once [default: 1, 4].")
@@ -261,6 +269,7 @@ def chat(
 def bench(
     folder: str | None,
     device: str,
+    card: tuple[str, ...],
     sizes: tuple[str, ...],
     prompt_tokens: tuple[int, ...],
     batches: tuple[int, ...],
@@ -273,7 +282,7 @@ def bench(
     from .runtime import bench as benches
 
     pixels = [_size(text) for text in sizes or ("378x378", "980x735", "1600x1200")]
-    opened = _open(folder, device)
+    opened = _open(folder, device, card)
     room = opened.folder.manifest.model.max_positions - new_tokens
     lengths = prompt_tokens or [length for length in (32, 256, 1024) if length <= room]
     if not lengths or max(lengths) > room:
@@ -411,11 +420,13 @@ def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _open(named: str | None, device: str, **options: Any) -> Idefics2:
+def _open(named: str | None, device: str, card: tuple[str, ...], **options: Any) -> Idefics2:
     """The model, opened; says on stderr what "auto" chose."""
+    from .runtime.card_options import CardOptions
     from .runtime.model import Idefics2
 
-    opened = Idefics2.from_pretrained(_choose_model(named), device, **options)
+    card_options = CardOptions(**pairs_of(card, CardOptions, "card option"))
+    opened = Idefics2.from_pretrained(_choose_model(named), device, card_options=card_options, **options)
     if device == "auto":
         passed_over = opened.engine.sessions.passed_over
         _say(f"Running on {opened.providers[0]}.{f' {passed_over}' if passed_over else ''}")
@@ -441,17 +452,22 @@ def _choose_model(named: str | None) -> str | None:
 
 
 def options_of(chosen: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value is JSON, or else the text itself."""
+    """Options of a generation."""
     from .runtime.generation_options import GenerationOptions
 
+    return pairs_of(chosen, GenerationOptions, "generation option")
+
+
+def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
+    """NAME=VALUE pairs, whose names are a dataclass's; a value is JSON, or else the text itself."""
     options = {}
-    for pair in chosen:
+    known = [field.name for field in fields(kind)]
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"The option {pair!r} has no value. Write NAME=VALUE.")
-        known = [field.name for field in fields(GenerationOptions)]
         if name not in known:
-            raise click.UsageError(f"There is no generation option {name!r}. The options are {', '.join(known)}.")
+            raise click.UsageError(f"There is no {noun} {name!r}. The options are {', '.join(known)}.")
         try:
             options[name] = json.loads(value)
         except ValueError:

@@ -61,7 +61,7 @@ def image_speeds(model: Idefics2, sizes: Sequence[tuple[int, int]], splits: Sequ
             preparing, encoding = [], []
             for _ in range(rounds + 1):
                 start = time.perf_counter()
-                (tiles,) = processor.tiles([image], options)
+                (tiles,) = processor.tiles([image], options, dtype=engine.pixel_type)
                 middle = time.perf_counter()
                 engine.features.clear()
                 engine.encode_images(tiles)

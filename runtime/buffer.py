@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .cuda_runtime import zeroed
+
 if TYPE_CHECKING:
     import onnxruntime as ort
 
@@ -54,18 +56,16 @@ class Buffer:
     """
 
     def __init__(self, shape: tuple[int, int, int, int], storage: Storage) -> None:
-        import onnxruntime as ort
-
         self.shape, self._storage = shape, storage
         self.nbytes = int(np.prod(shape)) * storage.item_bytes
         # Zero at first: standard attention multiplies what lies behind a row's end by 0, which must not be NaN.
-        array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
-        self._array, self._value = array, _wrap(array, storage.element_type)
         if storage.device != "cpu":
-            host = self._value
-            self._value = ort.OrtValue.ortvalue_from_shape_and_type(shape, storage.element_type, storage.device, storage.card)
-            _copy(host, self._value)
-            del self._array
+            self._value = _empty(shape, storage)
+            if self.nbytes and not zeroed(self._value.data_ptr(), self.nbytes, storage.card):
+                copy_tensor(_wrap(np.zeros(shape, _STORED[storage.element_type]), storage.element_type), self._value)
+            return
+        self._array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
+        self._value = _wrap(self._array, storage.element_type)
 
     def rows(self, start: int, stop: int, shape: Sequence[int] | None = None) -> ort.OrtValue:
         """Rows start to stop, not copied, in their own shape or another; a shape of fewer numbers takes the first."""
@@ -80,7 +80,7 @@ class Buffer:
         _, groups, _, width = self.shape
         for group in range(groups):  # each is one stretch of memory
             shape = (stop - start, width)
-            _copy(source._at(source_row, group, start, shape), self._at(row, group, start, shape))
+            copy_tensor(source._at(source_row, group, start, shape), self._at(row, group, start, shape))
 
     def write(self, values: NDArray[np.floating[Any]]) -> None:
         """Fill the buffer with as many numbers from the host."""
@@ -91,7 +91,7 @@ class Buffer:
         if self._storage.device == "cpu":
             self._array[...] = array
         else:
-            _copy(_wrap(array, self._storage.element_type), self._value)
+            copy_tensor(_wrap(array, self._storage.element_type), self._value)
 
     def read(self) -> NDArray[np.float32]:
         """A copy on the host, float32."""
@@ -99,7 +99,7 @@ class Buffer:
             array = self._array
         else:
             array = np.empty(self.shape, _STORED[self._storage.element_type])
-            _copy(self._value, _wrap(array, self._storage.element_type))
+            copy_tensor(self._value, _wrap(array, self._storage.element_type))
         if self._storage.element_type == _BFLOAT16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32)
@@ -113,6 +113,8 @@ class Buffer:
         storage = self._storage
         if storage.device == "cpu":
             return _wrap(self._array.reshape(-1)[offset : offset + int(np.prod(shape))].reshape(shape), storage.element_type)
+        if 0 in shape:  # is at no address
+            return _empty(shape, storage)
         binding = storage.session.io_binding()  # the one way of its Python interface to a tensor at an address
         pointer = self._value.data_ptr() + offset * storage.item_bytes
         name = storage.session.get_outputs()[0].name
@@ -122,13 +124,20 @@ class Buffer:
         return part
 
 
+def _empty(shape: Sequence[int], storage: Storage) -> ort.OrtValue:
+    """Memory on a device, with anything in it."""
+    import onnxruntime as ort
+
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, storage.element_type, storage.device, storage.card)
+
+
 def _wrap(array: NDArray[Any], element_type: int) -> ort.OrtValue:
     import onnxruntime as ort
 
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, element_type)
 
 
-def _copy(source: ort.OrtValue, target: ort.OrtValue) -> None:
+def copy_tensor(source: ort.OrtValue, target: ort.OrtValue) -> None:
     """Copy between host and device or on the device; ONNX Runtime offers no copy on the host."""
     import onnxruntime as ort
 

@@ -183,7 +183,7 @@ class Chat:
         per_image = self._processor.image_seq_len * (TILES_OF_SPLIT_IMAGE if options.do_image_splitting else 1)
         reused, known = self._reusable(ids, images, per_image)
         # Images are changed to pixels only here, and only those that are new.
-        tiles = self._processor.image_processor.tiles(images[known:], options, upright=True)
+        tiles = self._processor.image_processor.tiles(images[known:], options, True, self._engine.pixel_type)
         return Sample(ids, [tile for own in tiles for tile in own], reused=reused)
 
     def _reusable(self, ids: Sequence[int], images: Sequence[Any], per_image: int) -> tuple[int, int]:

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+import logging
+import weakref
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .buffer import Storage
+from .argmax import Argmax
+from .buffer import Storage, copy_tensor
 from .cache import KeyValueCache
+from .cuda_runtime import pinned
 from .engine import Engine, run
+from .errors import ProviderError
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    pass
+
+_recordings = itertools.count(1)
+_log = logging.getLogger("idefics2_onnx")
 
 
 class DecodeStep:
     """Steps the first `batch` rows of a cache: good until the cache grows or the number of rows changes.
 
-    Only ids and mask are written and only logits read between two steps: nothing of their size is allocated. The mask is as
-    wide as the cache, zero behind each row's tokens.
+    Only ids and mask are written and only logits, or the ids they lead to, are read between two steps: nothing of their size is
+    allocated. The mask is as wide as the cache, zero behind each row's tokens.
     """
 
-    def __init__(self, engine: Engine, cache: KeyValueCache, batch: int) -> None:
+    def __init__(self, engine: Engine, cache: KeyValueCache, batch: int, never: NDArray[np.int64] | None = None) -> None:
+        """`never`: tokens that `greedy` does not choose."""
         self._engine, self._cache, self.batch, self.capacity = engine, cache, batch, cache.capacity
         storage, hidden = engine.storage, engine.sizes.hidden_size
         self._ids = _HostInput((batch, 1), storage)
         self._mask = _HostInput((batch, cache.capacity), storage)
         self._slots, self._held = np.arange(cache.capacity), np.zeros((batch, cache.capacity), bool)
-        self._logits: NDArray[np.float32] = np.zeros((batch, 1, engine.sizes.vocab_size), np.float32)
-        self._logits_value = _value(self._logits)
+        self._logits = _HostOutput((batch, 1, engine.sizes.vocab_size), storage)
+        self._argmax = None
+        if engine.argmax:
+            self._argmax = Argmax(engine.argmax, self._logits.value, np.empty(0, np.int64) if never is None else never, storage)
         embeds = storage.buffer(batch, 1, 1, hidden).rows(0, batch, (batch, 1, hidden))
 
         self._embedding = engine.sessions.embedding.io_binding()
@@ -41,21 +53,52 @@ class DecodeStep:
         self._decoder.bind_ortvalue_input("inputs_embeds", embeds)
         self._decoder.bind_ortvalue_input("attention_mask", self._mask.value)
         self._decoder.bind_ortvalue_input("logit_positions", _HostInput((batch, 1), storage).value)
-        self._decoder.bind_ortvalue_output("logits", self._logits_value)
+        self._decoder.bind_ortvalue_output("logits", self._logits.value)
         cache.bind(self._decoder, 0, batch)
+        self._recording = self._record() if engine.sessions.options.cuda_graph else None
 
     def __call__(self, tokens: list[int]) -> NDArray[np.float32]:
         """Add a token to every row; logits float32 [batch, vocab], good until the next step."""
+        self._run(tokens)
+        return self._logits.pull()[:, 0]
+
+    def greedy(self, tokens: list[int]) -> list[int] | None:
+        """Add a token to every row; the likeliest next ones, or None where choosing is the host's.
+
+        Raises:
+            ModelFolderError: the logits are not finite.
+        """
+        if self._argmax is None:
+            return None
+        self._run(tokens)
+        chosen, total = self._argmax()
+        self._engine.check_finite(total)
+        return chosen
+
+    def _run(self, tokens: list[int]) -> None:
         held = self._cache.tokens[: self.batch]
         self._ids.array[:, 0] = tokens
         self._ids.push()
         np.less_equal(self._slots, held[:, None], out=self._held)
         np.copyto(self._mask.array, self._held)
         self._mask.push()
-        run("embedding", self._engine.sessions.embedding, self._embedding, interruptible=False)
-        run("decoder", self._engine.sessions.decoder, self._decoder, interruptible=False)
+        sessions = self._engine.sessions
+        run("embedding", sessions.embedding, self._embedding, interruptible=False)
+        if self._recording is not None:
+            try:
+                run("decoder", sessions.decoder, self._decoder, interruptible=False, recording=self._recording)
+            except ProviderError as error:  # the step is done again, which writes the same numbers to the same places
+                _log.warning("%s Steps go on without a CUDA graph.", error)
+                self._recording = None
+        if self._recording is None:
+            run("decoder", sessions.decoder, self._decoder, interruptible=False)
         held += 1
-        return self._logits[:, 0]
+
+    def _record(self) -> int:
+        """A number for the recording of this step, which is good for these places in memory only."""
+        recording = next(_recordings)
+        weakref.finalize(self, self._engine.sessions.decoder.release_captured_graph, recording)
+        return recording
 
 
 class _HostInput:
@@ -73,7 +116,19 @@ class _HostInput:
             self.value.update_inplace(self.array)
 
 
-def _value(array: NDArray[Any]) -> ort.OrtValue:
-    import onnxruntime as ort
+class _HostOutput:
+    """A float32 output that the host reads: the same memory on the CPU, one copy from a device."""
 
-    return ort.OrtValue.ortvalue_from_numpy(array)
+    def __init__(self, shape: tuple[int, ...], storage: Storage) -> None:
+        import onnxruntime as ort
+
+        on_device = storage.device != "cpu"
+        self._array: NDArray[np.float32] = pinned(shape) if on_device else np.zeros(shape, np.float32)
+        self._host = self.value = ort.OrtValue.ortvalue_from_numpy(self._array)
+        if on_device:
+            self.value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, storage.device, storage.card)
+
+    def pull(self) -> NDArray[np.float32]:
+        if self.value is not self._host:
+            copy_tensor(self.value, self._host)
+        return self._array

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..graphs.contract import GRAPHS, GraphName
 from .errors import ProviderError
 
 Provider = str | tuple[str, dict[str, Any]]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 Kind = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Memory = Literal["cpu", "cuda"]
 CARDS = ("cuda", "tensorrt")
-DEVICES = "auto, cpu, cuda, tensorrt (cuda:1 and tensorrt:1 are the second card), openvino"
+DEVICES = (
+    "auto, cpu, cuda, tensorrt (images on TensorRT, the rest on CUDA; cuda:1 and tensorrt:1 are the second card), "
+    "openvino (images on OpenVINO, the rest as on cpu)"
+)
+_BESIDE: dict[Kind, Kind] = {"tensorrt": "cuda", "openvino": "cpu"}
+"""Devices that are best at images, and where the other graphs run beside them."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,35 @@ class Device:
         return cls(kind, int(number or 0))  # type: ignore[arg-type]
 
     @property
-    def providers(self) -> list[Provider]:
-        """ONNX Runtime's, by priority."""
-        card: list[Provider] = [(CUDA, {"device_id": str(self.index)}), CPU]
-        if self.kind == "tensorrt":
-            return [(TENSORRT, {"device_id": str(self.index)}), *card]
-        return card if self.kind == "cuda" else [CPU]
+    def memory(self) -> Memory:
+        """Where its numbers live."""
+        return "cuda" if self.kind in CARDS else "cpu"
+
+
+def place(name: str) -> dict[GraphName, Device]:
+    """Where each graph runs, by a device's name and, behind commas, others for single graphs: "cuda,vision=tensorrt".
+
+    Raises:
+        ProviderError: no such device or graph, or graphs that could not hand each other their numbers.
+    """
+    first, *others = name.split(",")
+    device = Device.parse(first)
+    beside = Device(_BESIDE.get(device.kind, device.kind), device.index)
+    found: dict[GraphName, Device] = {graph: device if graph == "vision" else beside for graph in (*GRAPHS, "prompt")}
+    for other in others:
+        graph, equals, own = other.partition("=")
+        if graph not in GRAPHS or not equals:
+            raise ProviderError(f"{other!r} in the device {name!r} is not GRAPH=DEVICE. The graphs are {', '.join(GRAPHS)}.")
+        found[graph] = Device.parse(own)
+        if graph == "decoder":
+            found["prompt"] = found[graph]
+    if others and (any(one.kind == "auto" for one in found.values()) or len({(d.memory, d.index) for d in found.values()}) > 1):
+        raise ProviderError(
+            f"The device {name!r} spreads the graphs over several memories. Keep to one card, or to the processor."
+        )
+    if any(one.kind == "openvino" for graph, one in found.items() if graph != "vision"):
+        raise ProviderError(f"The device {name!r} has more than images on OpenVINO. Use vision=openvino.")
+    return found
 
 
 def provider_name(provider: Provider) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from .device import CPU, CUDA, TENSORRT
 from .engine import Engine
 from .errors import Idefics2OnnxError, ProviderError
 from .folder import ModelFolder
-from .libraries import advice, clashing_packages, missing_libraries
+from .libraries import advice, clashing_packages, library_versions, missing_libraries
 from .machine import INT8_UNITS, Machine
 from .prefill import embed_prompts
 from .sample import Sample
-from .sessions import open_sessions
+from .sessions import RECORD_PLACEMENT, open_sessions, placement
 
 Status = Literal["ok", "note", "wrong"]
 _TOLERANCE = 1e-2
@@ -81,6 +80,8 @@ def _versions() -> Iterator[Finding]:
     cuda = getattr(ort, "cuda_version", "")
     built = f"built for CUDA {cuda}" if cuda else "built for CPUs"
     yield Finding("versions", "ok", f"ONNX Runtime {ort.__version__}, {built}")
+    if cuda and (here := library_versions()):
+        yield Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in here.items()))
 
 
 def _hardware(machine: Machine) -> Iterator[Finding]:
@@ -160,7 +161,7 @@ def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
     try:
         folder = ModelFolder.open(source)
         sessions = open_sessions(folder, device, session_options=options)
@@ -170,15 +171,9 @@ def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
     yield Finding("folder", "ok", f"{folder.path}: {', '.join(f'{g} {p}' for g, p in folder.manifest.precision.items())}")
     for graph in folder.manifest.graphs:
         session = getattr(sessions, graph)
-        first = session.get_providers()[0]
-        if not hasattr(session, "get_provider_graph_assignment_info"):
-            yield Finding(graph_file(graph), "ok", f"on {first}")
-            continue
-        nodes: Counter[str] = Counter()
-        for part in session.get_provider_graph_assignment_info():
-            nodes[part.ep_name] += len(part.get_nodes())
-        placed = ", ".join(f"{count} nodes on {name}" for name, count in nodes.most_common())
-        yield Finding(graph_file(graph), "ok" if set(nodes) <= {first} else "note", placed)
+        first, nodes = session.get_providers()[0], placement(session)
+        placed = ", ".join(f"{count} nodes on {name}" for name, count in nodes.items())
+        yield Finding(graph_file(graph), "ok" if set(nodes) <= {first} else "note", placed or f"on {first}")
 
 
 def _advice(machine: Machine) -> Iterator[Finding]:

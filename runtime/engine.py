@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graphs.contract import GraphName, ModelSizes, Precision, graph_file
+from .argmax import open_argmax
 from .buffer import Buffer, Storage
 from .cache import KeyValueCache
+from .device import CPU, CUDA
 from .errors import ModelFolderError, ProviderError
 from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 PATCHES_PER_CALL = 4 * 70 * 70
 """Images of one size are encoded together up to this many patches, which bounds the activations' memory."""
+NOT_RECORDED = -1
+"""What ONNX Runtime calls a run that is no part of a CUDA graph."""
 _PIXELS: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -39,16 +43,22 @@ class Engine:
     sizes: ModelSizes
     precision: dict[GraphName, Precision]
     features: FeatureCache = field(default_factory=lambda: FeatureCache(0))
+    argmax: ort.InferenceSession | None = None
+    """Chooses tokens where the logits are; None where that is in the host's memory."""
     storage: Storage = field(init=False)
-    _pixel_type: type[np.generic] = field(init=False)
+    pixel_type: type[np.generic] = field(init=False)
+    """What the vision graph takes."""
 
     @classmethod
     def open(cls, folder: ModelFolder, sessions: Sessions, image_cache: int = 0) -> Engine:
-        return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache))
+        argmax = None
+        if sessions.memory == "cuda" and sessions.options.argmax:
+            argmax = open_argmax([(CUDA, {"device_id": str(sessions.card)}), CPU])
+        return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache), argmax)
 
     def __post_init__(self) -> None:
         self.storage = Storage.of(self.sessions.vision, self.sessions.memory, self.sessions.card)
-        self._pixel_type = _PIXELS[self.sessions.vision.get_inputs()[0].type]
+        self.pixel_type = _PIXELS[self.sessions.vision.get_inputs()[0].type]
 
     def encode_images(self, tiles: Sequence[Tile], timings: Timings | None = None) -> list[Buffer]:
         """Encode tiles of any sizes, those of one size together and none of them padded, and none that is known already.
@@ -59,6 +69,7 @@ class Engine:
         Raises:
             ModelFolderError: they are not finite.
         """
+        tiles = [tile.astype(self.pixel_type, copy=False) for tile in tiles]
         keys: list[Any] = in_parallel(tile_digest, tiles) if self.features.max_bytes and tiles else list(range(len(tiles)))
         features = {key: found for key in keys if isinstance(key, bytes) and (found := self.features.get(key))}
         missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in features}
@@ -197,7 +208,7 @@ class Engine:
         encoded = self._feature_buffer(len(tiles))
         shape = (len(tiles), self.sizes.image_seq_len, self.sizes.hidden_size)
         binding = self.sessions.vision.io_binding()
-        binding.bind_cpu_input("pixel_values", np.stack(tiles).astype(self._pixel_type, copy=False))
+        binding.bind_cpu_input("pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
         binding.bind_cpu_input("position_ids", position_ids(*grid, self.sizes.positions_per_side))
         binding.bind_ortvalue_output("image_features", encoded.rows(0, len(tiles), shape))
         run("vision", self.sessions.vision, binding)
@@ -212,6 +223,7 @@ class Engine:
         for (_, height, width), members in by_size.items():
             patches = (height // self.sizes.patch_size) * (width // self.sizes.patch_size)
             step = max(1, PATCHES_PER_CALL // max(1, patches))
+            step = min(step, self.sessions.images_per_call or step)
             groups += [members[i : i + step] for i in range(0, len(members), step)]
         return groups
 
@@ -219,17 +231,29 @@ class Engine:
         return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)
 
 
-def run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding, interruptible: bool = True) -> None:
+def run(
+    graph: GraphName,
+    session: ort.InferenceSession,
+    binding: ort.IOBinding,
+    interruptible: bool = True,
+    recording: int = NOT_RECORDED,
+) -> None:
     """Run a bound graph; ProviderError if ONNX Runtime cannot.
 
     An image or a long prompt may take minutes, and Python hears of Ctrl-C only between two calls: the main thread waits for
     such a call in another one, and ends it. That costs some 50 µs, so single steps do without.
+
+    `recording` is the number of a CUDA graph to record and play back, in a session that was opened for them.
     """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(recording))
     try:
         if interruptible and threading.current_thread() is threading.main_thread():
-            _run_interruptibly(session, binding)
+            _run_interruptibly(session, binding, options)
         else:
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).strip().splitlines()[0]
         raise ProviderError(
@@ -238,10 +262,7 @@ def run(graph: GraphName, session: ort.InferenceSession, binding: ort.IOBinding,
         ) from error
 
 
-def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
-    import onnxruntime as ort
-
-    options = ort.RunOptions()
+def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="idefics2-onnx-run") as thread:
         running = thread.submit(session.run_with_iobinding, binding, options)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -175,9 +175,8 @@ class Generator:
                     self._verify(cache, row, answer, guesses)
             else:
                 if step is None or (step.batch, step.capacity) != (len(rows), cache.capacity):
-                    step = DecodeStep(self._engine, cache, len(rows))
-                self._accept(step([answer.token_ids[-1] for answer in rows]), rows)
-                self.timings.steps += 1
+                    step = DecodeStep(self._engine, cache, len(rows), self._chooser.never)
+                self._step(step, rows)
             self.timings.cache_bytes = cache.peak_bytes
             self.timings.decode += time.perf_counter() - start
             yield
@@ -190,7 +189,19 @@ class Generator:
         """Choose the next token of every row."""
         self._engine.check_finite(logits)
         raw = logits.copy() if self._options.logprobs else [None] * len(rows)
-        tokens = self._chooser.choose(logits, [(answer.history, answer.random) for answer in rows])
+        self._push(rows, self._chooser.choose(logits, [(answer.history, answer.random) for answer in rows]), raw)
+
+    def _step(self, step: DecodeStep, rows: Sequence[Answer]) -> None:
+        """Read every row's last token and choose the next, where the logits are if nothing else looks at them."""
+        last = [answer.token_ids[-1] for answer in rows]
+        chosen = step.greedy(last) if self._chooser.takes_likeliest and not self._options.logprobs else None
+        if chosen is None:
+            self._accept(step(last), rows)
+        else:
+            self._push(rows, chosen, [None] * len(rows))
+        self.timings.steps += 1
+
+    def _push(self, rows: Sequence[Answer], tokens: Sequence[int], raw: Iterable[NDArray[np.float32] | None]) -> None:
         for answer, token, own in zip(rows, tokens, raw, strict=True):
             answer.push(token, own)
         self.timings.new_tokens += len(rows)

@@ -112,17 +112,22 @@ class Idefics2ImageProcessor:
         return {"pixel_values": np.array(values)}
 
     def tiles(
-        self, images: Sequence[ImageSource], options: ImageOptions | None = None, upright: bool = False
+        self,
+        images: Sequence[ImageSource],
+        options: ImageOptions | None = None,
+        upright: bool = False,
+        dtype: type[np.generic] = np.float32,
     ) -> list[list[Tile]]:
-        """The tiles of each image, in order, unpadded; five an image with splitting, else one.
+        """The tiles of each image, in order, unpadded; five an image with splitting, else one. Of a type to the caller's taste.
 
         `upright` first treats Pillow images as the reference's processor does, and its image processor alone does not: turned
         upright by their EXIF orientation, transparency dropped.
         """
         chosen = options or self.options
         pixels = self._tile_pixels(images, chosen, upright)
-        values = iter(in_parallel(lambda t: to_values(t, chosen.scale, chosen.mean_std), [t for own in pixels for t in own]))
-        return [[np.asarray(next(values), np.float32) for _ in own] for own in pixels]
+        together = [tile for own in pixels for tile in own]
+        values = iter(in_parallel(lambda tile: to_values(tile, chosen.scale, chosen.mean_std, dtype=dtype), together))
+        return [[next(values) for _ in own] for own in pixels]
 
     def _tile_pixels(self, images: Sequence[ImageSource], options: ImageOptions, upright: bool = False) -> list[list[TilePixels]]:
         def open_picture(source: ImageSource) -> Picture:

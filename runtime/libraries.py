@@ -15,6 +15,8 @@ import sys
 from .device import CUDA, TENSORRT
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+OLDEST_TENSORRT = "10.15"
+"""Reads all operators of the standard flavour; its library's name is that of all 10s."""
 _DRIVER = ("libcuda.so.1",)
 _CUDA = ("libcudart.so.{cuda}", "libcublasLt.so.{cuda}", "libcublas.so.{cuda}", "libcurand.so.10", "libcudnn.so.9")
 _TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
@@ -33,6 +35,39 @@ def missing_libraries(provider: str) -> list[str]:
     return [name for name in (name.format(cuda=cuda_major()) for name in _NEEDED[provider]) if not _loads(name)]
 
 
+def library_versions() -> dict[str, str]:
+    """Of those of CUDA's and TensorRT's libraries that are here, and the newest CUDA that the driver can run."""
+
+    def asked(library: str, function: str) -> int:
+        number = ctypes.c_int()
+        try:
+            getattr(ctypes.CDLL(library), function)(ctypes.byref(number))
+        except (OSError, AttributeError):
+            return 0
+        return number.value
+
+    def told(library: str, function: str) -> int:
+        try:
+            return int(getattr(ctypes.CDLL(library), function)())
+        except (OSError, AttributeError):
+            return 0
+
+    def cuda(number: int) -> str:
+        return f"{number // 1000}.{number % 1000 // 10}" if number else ""
+
+    def dotted(number: int) -> str:
+        return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}" if number else ""
+
+    runtime = f"libcudart.so.{cuda_major()}"
+    found = {
+        "CUDA": cuda(asked(runtime, "cudaRuntimeGetVersion")),
+        "a driver for CUDA": cuda(asked(runtime, "cudaDriverGetVersion")),
+        "cuDNN": dotted(told("libcudnn.so.9", "cudnnGetVersion")),
+        "TensorRT": dotted(told("libnvinfer.so.10", "getInferLibVersion")),
+    }
+    return {name: version for name, version in found.items() if version}
+
+
 def advice(missing: list[str]) -> str:
     """How to get them."""
     steps = []
@@ -41,7 +76,7 @@ def advice(missing: list[str]) -> str:
     if any(name not in (*_DRIVER, *_TENSORRT) for name in missing):
         steps.append("run: pip install 'onnxruntime-gpu[cuda,cudnn]'")
     if any(name in _TENSORRT for name in missing):
-        steps.append(f"run: pip install 'tensorrt-cu{cuda_major()}>=10,<11'")
+        steps.append(f"run: pip install 'tensorrt-cu{cuda_major()}>={OLDEST_TENSORRT},<11'")
     text = ", and ".join(steps)
     return f"{text[:1].upper()}{text[1:]}"
 

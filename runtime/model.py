@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .answer import Generation
+from .card_options import CardOptions
 from .chat import Chat
 from .device import Provider
 from .engine import Engine
@@ -63,6 +64,7 @@ class Idefics2:
         *,
         providers: Sequence[Provider] | None = None,
         session_options: ort.SessionOptions | None = None,
+        card_options: CardOptions | None = None,
         revision: str | None = None,
         allow_urls: bool = False,
         image_cache: int = DEFAULT_IMAGE_CACHE,
@@ -72,9 +74,10 @@ class Idefics2:
 
         Args:
             source: folder, hub id, or None for the small model that ships with the package.
-            device: "auto", "cpu", "cuda", "tensorrt" ("cuda:1" is the second card), or "openvino" (for images; the rest as on
-                "cpu").
+            device: "auto", "cpu", "cuda", "tensorrt" (for images, the rest as on "cuda"; "cuda:1" and "tensorrt:1" are the second
+                card), or "openvino" (for images, the rest as on "cpu"). Single graphs may go elsewhere: "cuda,vision=tensorrt".
             providers, session_options: passed to ONNX Runtime as they are; providers replace the device.
+            card_options: for CUDA and TensorRT.
             allow_urls: whether images may be http(s) URLs, which are downloaded.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.
             prefix_cache: bytes of keys and values to keep, for prompts that begin alike; 0 for none.
@@ -87,7 +90,7 @@ class Idefics2:
             if isinstance(size, bool) or not isinstance(size, int) or size < 0:
                 raise PromptError(f"{name} is {size!r:.60}. Give a number of bytes, 0 for none.")
         folder = ModelFolder.open(source, revision)
-        sessions = open_sessions(folder, device, providers, session_options)
+        sessions = open_sessions(folder, device, providers, session_options, card_options)
         return cls(folder, Engine.open(folder, sessions, image_cache), allow_urls, prefix_cache)
 
     @cached_property
@@ -159,7 +162,7 @@ class Idefics2:
             answers = self._run(samples, chosen).answers
             return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in answers], chosen)
         request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
-        run = self._run(request.samples(), chosen)
+        run = self._run(request.samples(self.engine.pixel_type), chosen)
         results = [run.result(index, self.processor) for index in range(len(run.answers))]
         return results if request.batch or len(results) > 1 else results[0]
 
@@ -179,7 +182,7 @@ class Idefics2:
         chosen = self.options.replace(**options)
         chosen.check_one_answer()
         request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
-        generator = Generator(self.engine, request.samples(), chosen, self._text(chosen), self._prefixes)
+        generator = Generator(self.engine, request.samples(self.engine.pixel_type), chosen, self._text(chosen), self._prefixes)
         return TokenStream(generator, self.processor)
 
     def chat(self, messages: list[Message] | None = None, **options: Any) -> Chat:
@@ -197,7 +200,7 @@ class Idefics2:
         """
         options = {} if do_image_splitting is None else {"do_image_splitting": do_image_splitting}
         prepared = self.processor.image_processor
-        tiles = prepared.tiles(flat_images(images), prepared.options.replace(**options), upright=True)
+        tiles = prepared.tiles(flat_images(images), prepared.options.replace(**options), True, self.engine.pixel_type)
         features = iter(self.engine.encode_images([tile for own in tiles for tile in own]))
         return [np.concatenate([next(features).read()[0] for _ in own]) for own in tiles]
 
@@ -265,7 +268,7 @@ class Idefics2:
             raise PromptError(f"answer is {answer!r:.60}. Give text, or one text per prompt of a batch.")
         if len(answers) != len(request.prompts):
             raise PromptError(f"There are {len(request.prompts)} prompts and {len(answers)} answers. Give one answer per prompt.")
-        samples = request.samples(list(answers))
+        samples = request.samples(self.engine.pixel_type, list(answers))
         scores = score(self.engine, samples, answer_labels(request.ids(), samples, self.options.eos_token_id))
         return scores if request.batch else scores[0]
 

@@ -80,20 +80,25 @@ def unresized(picture: Picture) -> TilePixels:
 
 
 def to_values(
-    tile: TilePixels, rescale_factor: float | None, mean_std: MeanStd | None, out: NDArray[Any] | None = None
+    tile: TilePixels,
+    rescale_factor: float | None,
+    mean_std: MeanStd | None,
+    out: NDArray[Any] | None = None,
+    dtype: type[np.generic] | None = None,
 ) -> NDArray[Any]:
     """Rescale and normalise a tile; None leaves a step out.
 
     Returns:
-        [channels, height, width], float32 after either step on bytes; written to `out` where that is given.
+        [channels, height, width], float32 after either step on bytes, or else of the type that is asked for, to which bytes go
+        in one step; written to `out` where that is given.
     """
     if tile.pixels.dtype != np.uint8:
         values = _compute_values(tile.pixels, tile.unit, rescale_factor, mean_std)
         if out is None:
-            return values
+            return values if dtype is None else values.astype(dtype, copy=False)
         out[...] = values
         return out
-    table = _value_table(len(tile.pixels), tile.unit, rescale_factor, mean_std)
+    table = _value_table(len(tile.pixels), tile.unit, rescale_factor, mean_std, None if dtype is None else np.dtype(dtype))
     values = out if out is not None and out.dtype == table.dtype else np.empty(tile.pixels.shape, table.dtype)
     for channel, lookup in enumerate(table[:, 0]):
         np.take(lookup, tile.pixels[channel], out=values[channel], mode="clip")  # "raise", the default, is three times slower
@@ -103,10 +108,13 @@ def to_values(
 
 
 @lru_cache(maxsize=64)
-def _value_table(channels: int, unit: bool, rescale_factor: float | None, mean_std: MeanStd | None) -> NDArray[Any]:
+def _value_table(
+    channels: int, unit: bool, rescale_factor: float | None, mean_std: MeanStd | None, dtype: np.dtype[Any] | None = None
+) -> NDArray[Any]:
     """[channels, 1, 256]: what each byte of each channel becomes."""
     every_byte = np.broadcast_to(np.arange(256, dtype=np.uint8), (channels, 1, 256))
-    return _compute_values(every_byte, unit, rescale_factor, mean_std)
+    values = _compute_values(every_byte, unit, rescale_factor, mean_std)
+    return values if dtype is None else values.astype(dtype)
 
 
 def _compute_values(pixels: NDArray[Any], unit: bool, rescale_factor: float | None, mean_std: MeanStd | None) -> NDArray[Any]:

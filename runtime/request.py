@@ -76,8 +76,8 @@ class Request:
         add_special_tokens = self.raw or not self.processor.starts_with_bos(texts[0])
         return self.processor.ids(texts, self.images, self.split, add_special_tokens)
 
-    def samples(self, answers: list[str] | None = None) -> list[Sample]:
-        """What the model takes."""
+    def samples(self, pixel_type: type[np.generic], answers: list[str] | None = None) -> list[Sample]:
+        """What the model takes, with pixels of the type that its graph does."""
         ids = self.ids(answers)  # first, since it needs little and finds most mistakes
         flat = [image for own in self.images for image in own]
         if self.encoded:
@@ -86,7 +86,7 @@ class Request:
             tiles = [list(np.array(features, np.float32)) for features in flat]  # copies: a stream may read them later
         else:
             processor = self.processor.image_processor
-            tiles = processor.tiles(flat, processor.options.replace(do_image_splitting=self.split), upright=True)
+            tiles = processor.tiles(flat, processor.options.replace(do_image_splitting=self.split), True, pixel_type)
         each = iter(tiles)
         return [Sample(row, [tile for _ in own for tile in next(each)]) for row, own in zip(ids, self.images, strict=True)]
 

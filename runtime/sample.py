@@ -17,7 +17,7 @@ class Sample:
     """One prompt, ready for the model: token ids and what its image tokens stand for, or embeddings."""
 
     ids: list[int]
-    tiles: list[NDArray[np.float32]] = field(default_factory=list)
+    tiles: list[NDArray[np.floating[Any]]] = field(default_factory=list)
     """Of the image tokens behind `reused`, in order: pixels [3, height, width], or features [image_seq_len, hidden]."""
     embeds: NDArray[np.float32] | None = None
     """[tokens, hidden] in place of ids, which are empty then, and of tiles."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from ..graphs.contract import GraphName, TensorSpec, graph_file, interface
-from .device import CPU, CUDA, TENSORRT, Device, Provider, card_of, provider_name
+from ..graphs.contract import GraphName, Manifest, TensorSpec, graph_file, interface
+from . import tensorrt
+from .card_options import CardOptions
+from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, card_of, place, provider_name
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 from .libraries import advice, clashing_packages, cuda_major, missing_libraries
@@ -16,6 +21,10 @@ from .machine import instructions
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
+"""Session option: keep count of what runs where, for `placement`."""
+_log = logging.getLogger("idefics2_onnx")
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,16 @@ class Sessions:
     decoder: ort.InferenceSession
     prompt: ort.InferenceSession
     """What reads prompts: a graph of its own where the folder has one, else the decoder."""
-    memory: Literal["cpu", "cuda"]
+    memory: Memory
     """Where features, embeddings and the cache live."""
     providers: list[str]
     """What the sessions run on, by priority."""
     card: int = 0
     """The number of the card that "cuda" memory is on."""
+    options: CardOptions = field(default_factory=CardOptions)
+    """As they came to be: without what did not work."""
+    images_per_call: int | None = None
+    """Images that the vision graph takes at most."""
     passed_over: str = ""
     """Why "auto" did not take a better device."""
 
@@ -42,71 +55,104 @@ def open_sessions(
     device: str = "auto",
     providers: Sequence[Provider] | None = None,
     session_options: ort.SessionOptions | None = None,
+    card_options: CardOptions | None = None,
 ) -> Sessions:
     """Open the graphs of a folder and check them against the contract.
 
     Args:
-        device: "cpu", "cuda", "tensorrt", "openvino" (images on OpenVINO, the rest as on "cpu"), "cuda:1" and so on, or "auto":
-            CUDA where it works, else the CPU.
+        device: "cpu", "cuda", "tensorrt" (images on TensorRT, the rest on CUDA), "openvino" (images on OpenVINO, the rest as on
+            "cpu"), "cuda:1" and so on, or "auto": CUDA where it works, else the CPU. Single graphs may go elsewhere:
+            "cuda,vision=tensorrt".
         providers: ONNX Runtime's own provider list instead of a device.
+        card_options: for cards, but for `providers`, which bring their own.
 
     Raises:
-        ProviderError: a provider that was asked for is missing or was dropped by ONNX Runtime.
+        ProviderError: a provider that was asked for is missing, was dropped by ONNX Runtime, or runs nothing of a graph.
         ModelFolderError: a graph cannot be opened or has another interface than the contract.
     """
     import onnxruntime as ort  # here, so that importing the package does not load it
 
     if isinstance(providers, str):
         raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
-    wished = Device.parse(device)
+    card_options = card_options or CardOptions()
+    candidates: list[_Places]
     if providers is None:
-        candidates = _candidates(wished, ort.get_available_providers(), folder.manifest.dtype == "bf16")
+        candidates = _candidates(device, ort.get_available_providers(), folder.manifest, card_options)
     else:
-        candidates = [list(providers)]
+        candidates = [{graph: list(providers) for graph in folder.manifest.graphs}]
     passed_over = ""
-    for last, wanted in enumerate(candidates, 1 - len(candidates)):
-
-        def opened(graph: GraphName, wanted: list[Provider] = wanted) -> Any:
-            if providers is None and (wished.kind, graph) == ("openvino", "vision"):
-                return _open_vino(folder, graph)
-            return _open(folder, graph, wanted, session_options)
-
+    for last, places in enumerate(candidates, 1 - len(candidates)):
         try:
-            _check_providers(wanted)
-            # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
-            with ThreadPoolExecutor(len(folder.manifest.graphs) if {*map(provider_name, wanted)} == {CPU} else 1) as pool:
-                found = [pool.submit(opened, graph) for graph in folder.manifest.graphs]
-                try:
-                    sessions = {graph: one.result() for graph, one in zip(folder.manifest.graphs, found, strict=True)}
-                finally:
-                    pool.shutdown(cancel_futures=True)
+            return replace(_open_all(folder, places, session_options, card_options), passed_over=passed_over)
         except ProviderError as error:
             if not last:
                 raise
             passed_over = str(error)
-            continue
-        names = list(dict.fromkeys([*sessions["vision"].get_providers(), *sessions["decoder"].get_providers()]))
-        sessions.setdefault("prompt", sessions["decoder"])
-        memory: Literal["cpu", "cuda"] = "cuda" if CUDA in names or TENSORRT in names else "cpu"
-        return Sessions(**sessions, memory=memory, providers=names, card=card_of(wanted), passed_over=passed_over)
     raise AssertionError("every candidate either opens or raises")
 
 
-def _candidates(device: Device, available: Sequence[str], needs_cuda: bool) -> list[list[Provider]]:
-    """Provider lists to try, best first."""
-    if device.kind in ("cpu", "openvino") and needs_cuda:
+_Places = dict[GraphName, list[Provider] | None]
+"""The providers of each graph; None for OpenVINO."""
+
+
+def _candidates(device: str, available: Sequence[str], manifest: Manifest, options: CardOptions) -> list[_Places]:
+    """Where the graphs might run, best first."""
+    needs_cuda, names = manifest.dtype == "bf16", [device]
+    if device == "auto":
+        names = ["cuda"] if CUDA in available else []
+        if needs_cuda and not names:
+            raise ProviderError(
+                "This model folder is bf16, which ONNX Runtime runs on CUDA only, and this machine's ONNX Runtime has no CUDA. "
+                "Install onnxruntime-gpu, or export with --fp16 or --fp32."
+            )
+        names += [] if needs_cuda else ["cpu"]
+    placed = [place(name) for name in names]
+    if needs_cuda and any(found["decoder"].memory == "cpu" for found in placed):
         raise ProviderError(
             "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
         )
-    if device.kind != "auto":
-        return [device.providers]
-    lists = [Device("cuda").providers] if CUDA in available else []
-    if needs_cuda and not lists:
-        raise ProviderError(
-            "This model folder is bf16, which ONNX Runtime runs on CUDA only, and this machine's ONNX Runtime has no CUDA. "
-            "Install onnxruntime-gpu, or export with --fp16 or --fp32."
-        )
-    return lists if needs_cuda else [*lists, [CPU]]
+    return [{graph: _providers(graph, found[graph], manifest, options) for graph in manifest.graphs} for found in placed]
+
+
+def _providers(graph: GraphName, device: Device, manifest: Manifest, options: CardOptions) -> list[Provider] | None:
+    """ONNX Runtime's for a graph on a device, by priority."""
+    if device.kind == "openvino":
+        return None
+    if device.kind == "cpu":
+        return [CPU]
+    cuda: list[Provider] = [(CUDA, options.cuda(device.index, options.cuda_graph and graph == "decoder")), CPU]
+    if device.kind == "tensorrt":
+        return [(TENSORRT, tensorrt.options(graph, manifest, device.index, options.memory_limit)), *cuda]
+    return cuda
+
+
+def _open_all(folder: ModelFolder, places: _Places, session_options: ort.SessionOptions | None, options: CardOptions) -> Sessions:
+    for wanted in places.values():
+        _check_providers(wanted or [])
+
+    def opened(graph: GraphName) -> Any:
+        wanted = places[graph]
+        return _open_vino(folder, graph) if wanted is None else _open(folder, graph, wanted, session_options)
+
+    on_cards = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
+    # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
+    with ThreadPoolExecutor(1 if on_cards else len(places)) as pool:
+        found = [pool.submit(opened, graph) for graph in places]
+        try:
+            sessions = {graph: one.result() for graph, one in zip(places, found, strict=True)}
+        finally:
+            pool.shutdown(cancel_futures=True)
+    recorded = sessions["decoder"].get_provider_options().get(CUDA, {}).get("enable_cuda_graph") == "1"
+    on_tensorrt = TENSORRT in sessions["vision"].get_providers()
+    sessions.setdefault("prompt", sessions["decoder"])
+    return Sessions(
+        **sessions,
+        memory="cuda" if on_cards else "cpu",
+        providers=list(dict.fromkeys(name for session in sessions.values() for name in session.get_providers())),
+        card=card_of(places["decoder"] or []),
+        options=replace(options, cuda_graph=recorded),
+        images_per_call=tensorrt.IMAGES_PER_CALL if on_tensorrt else None,
+    )
 
 
 def _check_providers(wanted: Sequence[Provider]) -> None:
@@ -130,7 +176,7 @@ def _check_providers(wanted: Sequence[Provider]) -> None:
 
 
 def _open(
-    folder: ModelFolder, graph: GraphName, wanted: Sequence[Provider], session_options: ort.SessionOptions | None
+    folder: ModelFolder, graph: GraphName, wanted: list[Provider], session_options: ort.SessionOptions | None
 ) -> ort.InferenceSession:
     import onnxruntime as ort
 
@@ -139,15 +185,22 @@ def _open(
     if options is None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
+        if names[0] != CPU:
+            options.add_session_config_entry(RECORD_PLACEMENT, "1")
         if folder.manifest.quantisation and "AMX" not in instructions():
             # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
             # unsigned. ONNX Runtime knows the ones to leave alone, but for those with AMX, which it would slow down.
             options.add_session_config_entry("session.x64quantprecision", "1")
+    if names[0] == TENSORRT:
+        tensorrt.announce(graph, folder.manifest)
     path = folder.file(graph_file(graph))
     try:
-        session = ort.InferenceSession(path, options, providers=list(wanted))
+        session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).strip().splitlines()[0]
+        if plain := _without_cuda_graph(wanted):
+            _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
+            return _open(folder, graph, plain, session_options)
         if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
             raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
         raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error
@@ -158,8 +211,33 @@ def _open(
             f"{', '.join(session.get_providers())}, though its libraries (CUDA {cuda_major()}, cuDNN 9) are here. Check the "
             "driver's version and the card with nvidia-smi, or choose --device cpu."
         )
+    nodes = placement(session)
+    if nodes and names[0] not in nodes:
+        elsewhere = ", ".join(f"{count} on {name}" for name, count in nodes.items())
+        advice = "Export with --attention standard" if names[0] == TENSORRT else "Choose --device cpu"
+        raise ProviderError(f"{names[0]} takes none of {graph_file(graph)}'s nodes ({elsewhere}). {advice}.")
     _check_interface(folder, graph, session)
     return session
+
+
+def placement(session: Any) -> dict[str, int]:
+    """How many nodes of a graph run on each provider, most first; empty where the session was not told to keep count."""
+    nodes: Counter[str] = Counter()
+    with contextlib.suppress(Exception):  # ONNX Runtime's errors share no base but this
+        for part in session.get_provider_graph_assignment_info():
+            nodes[part.ep_name] += len(part.get_nodes())
+    return dict(nodes.most_common())
+
+
+def _without_cuda_graph(providers: list[Provider]) -> list[Provider]:
+    """The list without that option; empty if it is not in there."""
+    plain: list[Provider] = [
+        provider
+        if isinstance(provider, str)
+        else (provider[0], {k: v for k, v in provider[1].items() if k != "enable_cuda_graph"})
+        for provider in providers
+    ]
+    return plain if plain != providers else []
 
 
 def _open_vino(folder: ModelFolder, graph: GraphName) -> Any:

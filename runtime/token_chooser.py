@@ -64,20 +64,26 @@ class TokenChooser:
         words = [word for word in options.banned if max(word) < vocab_size]
         self._words = [word for word in words if len(word) > 1]
         never = {word[0] for word in words if len(word) == 1} | {i for i in options.suppress_tokens if i < vocab_size}
-        self._never = np.array(sorted(never), np.int64)
+        self.never: NDArray[np.int64] = np.array(sorted(never), np.int64)
+        """Tokens that are not chosen at any time."""
         self._ends = np.array([i for i in options.eos_token_id if i < vocab_size], np.int64)
         self._looks_back = bool(
             self._words or options.no_repeat_ngram_size or options.repetition_penalty != 1.0 or options.min_new_tokens
         )
         self._scratch: NDArray[np.float32] = np.empty(vocab_size, np.float32)
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it is always the likeliest token, of those that may be chosen at all."""
+        return not (self.options.do_sample or self._looks_back) and len(self.never) < len(self._scratch)
+
     def constrain(self, scores: NDArray[np.float32], histories: Sequence[History]) -> None:
         """Apply what holds for sampling, greedy and beam search alike, in place; scores float32 [rows, vocab]."""
         if self._looks_back:
             for row, history in zip(scores, histories, strict=True):
                 self._constrain_by_history(row, history)
-        if self._never.size:
-            scores[:, self._never] = -np.inf
+        if self.never.size:
+            scores[:, self.never] = -np.inf
 
     def choose(self, logits: NDArray[np.float32], rows: Sequence[tuple[History, np.random.Generator]]) -> list[int]:
         """The next token of every row; logits float32 [rows, vocab] are changed."""

@@ -1,0 +1,48 @@
+"""Greedy choice where the logits are: by a small graph that ships with the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import graphs
+from ..graphs.contract import ARGMAX
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from .buffer import Storage
+    from .device import Provider
+
+
+def open_argmax(providers: list[Provider]) -> ort.InferenceSession:
+    """The graph on the providers that the decoder runs on."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(files(graphs).joinpath(ARGMAX).read_bytes(), options, providers=providers)
+
+
+class Argmax:
+    """The graph, bound to one place of logits and to tokens that are never chosen."""
+
+    def __init__(self, session: ort.InferenceSession, logits: ort.OrtValue, never: NDArray[np.int64], storage: Storage) -> None:
+        import onnxruntime as ort
+
+        bias = np.zeros(logits.shape()[-1], np.float32)
+        bias[never] = -np.inf
+        self._session, self._binding = session, session.io_binding()
+        self._binding.bind_ortvalue_input("logits", logits)
+        self._binding.bind_ortvalue_input("bias", ort.OrtValue.ortvalue_from_numpy(bias, storage.device, storage.card))
+        for name in ("token_ids", "total"):
+            self._binding.bind_output(name, "cpu")
+
+    def __call__(self) -> tuple[list[int], NDArray[np.float32]]:
+        """The best token of every row, and the sum of its logits, which is finite only if they are."""
+        self._session.run_with_iobinding(self._binding)
+        ids, total = (value.numpy() for value in self._binding.get_outputs())
+        return ids[:, 0].tolist(), total

@@ -1,0 +1,44 @@
+"""How graphs run on graphics cards: the choices of ONNX Runtime's CUDA and TensorRT providers that matter here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import ProviderError
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """Options for CUDA and TensorRT; without a card they do nothing."""
+
+    tf32: bool = False
+    """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers."""
+    tuning: bool = False
+    """Let ONNX Runtime try several kernels for a shape when it first comes, and keep the fastest."""
+    cuda_graph: bool = False
+    """Record the work of one step and play it back, so that the host does not start kernel after kernel."""
+    argmax: bool = True
+    """Choose greedy tokens on the card, where nothing else reads the logits: only token ids come back."""
+    memory_limit: float | None = None
+    """Bytes that each graph may take on the card; None for no limit."""
+
+    def __post_init__(self) -> None:
+        limit = self.memory_limit
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit < 2**63):
+            raise ProviderError(f"memory_limit is {limit!r:.60}. Give a number of bytes above 0, or none.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "memory_limit" and not isinstance(value, bool):
+                raise ProviderError(f"{field.name} is {value!r:.60}. Give true or false.")
+
+    def cuda(self, card: int, cuda_graph: bool = False) -> dict[str, Any]:
+        """Options of CUDAExecutionProvider."""
+        found = {"device_id": str(card), "use_tf32": str(int(self.tf32))}
+        if self.tuning:
+            found |= {"tunable_op_enable": "1", "tunable_op_tuning_enable": "1"}
+        if cuda_graph:
+            found["enable_cuda_graph"] = "1"
+        if self.memory_limit is not None:
+            found |= {"gpu_mem_limit": str(int(self.memory_limit)), "arena_extend_strategy": "kSameAsRequested"}
+        return found

@@ -1,0 +1,91 @@
+"""What TensorRT has to know of a graph before it can run it: the range of every input's shape, and where to keep its engines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..graphs.contract import GraphName, Manifest, data_file, graph_file, interface
+
+IMAGES_PER_CALL = 4
+"""Engines are built for so many images of one size at most."""
+ROWS, NEW_TOKENS, TOKENS = 8, 512, 8192
+"""And decoders for so many rows, new tokens and tokens in the cache, or the model's most positions if they are fewer."""
+_log = logging.getLogger("idefics2_onnx")
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """The least, the most usual and the largest length of an axis."""
+
+    least: int
+    usual: int
+    most: int
+
+
+def axes(graph: GraphName, manifest: Manifest) -> dict[str, ShapeRange]:
+    """Ranges of a graph's axes, by their names in the contract."""
+    sizes = manifest.model
+    side = sizes.patch_size * sizes.positions_per_side
+    tokens = min(TOKENS, sizes.max_positions)
+    if graph == "vision":
+        pixels = ShapeRange(sizes.patch_size, side, side)
+        patches = ShapeRange(1, sizes.positions_per_side**2, sizes.positions_per_side**2)
+        return {"num_images": ShapeRange(1, 1, IMAGES_PER_CALL), "height": pixels, "width": pixels, "num_patches": patches}
+    seq = ShapeRange(1, 1, min(NEW_TOKENS, tokens))
+    return {
+        "batch": ShapeRange(1, 1, ROWS), "seq": seq, "k": ShapeRange(1, 1, seq.most),
+        "num_rows": ShapeRange(0, 1, tokens), "total_seq": ShapeRange(1, tokens, tokens), "past": ShapeRange(1, tokens, tokens),
+    }  # fmt: skip
+
+
+def profile(graph: GraphName, manifest: Manifest) -> dict[str, str]:
+    """TensorRT's optimisation profile of a graph, as the provider's options spell it."""
+    ranges = axes(graph, manifest)
+    inputs = interface(graph, manifest.dtype, manifest.model).inputs
+
+    def shapes(which: str) -> str:
+        def length(axis: int | str) -> int:
+            return axis if isinstance(axis, int) else int(getattr(ranges[axis], which))
+
+        return ",".join(f"{tensor.name}:{'x'.join(str(length(axis)) for axis in tensor.axes)}" for tensor in inputs)
+
+    return {
+        f"trt_profile_{option}_shapes": shapes(which) for option, which in (("min", "least"), ("opt", "usual"), ("max", "most"))
+    }
+
+
+def options(graph: GraphName, manifest: Manifest, card: int, memory_limit: float | None) -> dict[str, Any]:
+    """Options of TensorrtExecutionProvider for a graph; its engines are kept by the graph's content."""
+    places = engine_folder(graph, manifest)
+    found = {
+        "device_id": str(card), "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(places),
+        "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(places.parent),
+    } | profile(graph, manifest)  # fmt: skip
+    if manifest.dtype != "fp32":
+        found[f"trt_{manifest.dtype}_enable"] = "1"
+    if memory_limit is not None:
+        found["trt_max_workspace_size"] = str(int(memory_limit))
+    return found
+
+
+def engine_folder(graph: GraphName, manifest: Manifest) -> Path:
+    """Where a graph's engines are kept: under XDG_CACHE_HOME, else ~/.cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    content = "-".join(
+        manifest.files[file].sha256[:16] for file in (graph_file(graph), data_file(graph)) if file in manifest.files
+    )
+    return cache / "idefics2-onnx" / "tensorrt" / content
+
+
+def announce(graph: GraphName, manifest: Manifest) -> None:
+    """Make the folder of a graph's engines, and say so where they have yet to be built."""
+    folder = engine_folder(graph, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.glob("*.engine")):
+        _log.warning(
+            "TensorRT builds engines for %s, which takes minutes. Later runs find them in %s.", graph_file(graph), folder
+        )

@@ -1,0 +1,372 @@
+"""The path of graphics cards, with a card that is made up: the host's memory under another name, and ONNX Runtime's CPU kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from idefics2_onnx import CardOptions, Idefics2, ModelFolderError, ProviderError
+from idefics2_onnx.cli import main
+from idefics2_onnx.export.argmax import argmax_graph
+from idefics2_onnx.graphs.contract import ARGMAX
+from idefics2_onnx.runtime import argmax, cuda_runtime, decode_step, doctor, libraries, tensorrt
+from idefics2_onnx.runtime.buffer import Storage
+from idefics2_onnx.runtime.device import CPU, CUDA, TENSORRT, Device, place
+from idefics2_onnx.runtime.folder import ModelFolder
+from idefics2_onnx.runtime.sessions import open_sessions
+from onnxruntime.capi import onnxruntime_inference_collection as python_side
+from parity import photos
+
+EXAMPLE = "What is in this picture?"
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """An ONNX Runtime with CUDA and TensorRT, whose sessions remember how they were opened and run."""
+    seen = SimpleNamespace(opened={}, recordings=[], released=[], copied=[], refuses="", nodes={})
+    real, device_type, vendor = ort.InferenceSession, python_side.get_ort_device_type, python_side.get_vendor_id_for_device_type
+
+    class Session(real):
+        def __init__(self, path, options=None, providers=()):
+            self.wanted = [p if isinstance(p, tuple) else (p, {}) for p in providers]
+            self.graph = getattr(path, "stem", "argmax")
+            if seen.refuses and any("enable_cuda_graph" in options for _, options in self.wanted):
+                raise RuntimeError(seen.refuses)
+            seen.opened[self.graph] = self.wanted
+            super().__init__(path, options, providers=[CPU])
+
+        def get_providers(self):
+            return [name for name, _ in self.wanted]
+
+        def get_provider_options(self):
+            return dict(self.wanted)
+
+        def get_provider_graph_assignment_info(self):
+            nodes = seen.nodes.get(self.graph, {self.wanted[0][0]: 3})
+            return [SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count) for name, count in nodes.items()]
+
+        def run_with_iobinding(self, binding, options=None):
+            if self.graph == "decoder":
+                seen.recordings.append(int(options.get_run_config_entry("gpu_graph_id")))
+            super().run_with_iobinding(binding, options)
+
+        def release_captured_graph(self, number=0):
+            seen.released.append(number)
+
+    def copy_tensors(sources, targets):
+        for source, target in zip(sources, targets, strict=True):
+            seen.copied.append(source.tensor_size_in_bytes())
+            ctypes.memmove(target.data_ptr(), source.data_ptr(), source.tensor_size_in_bytes())
+
+    from_numpy, from_shape = ort.OrtValue.ortvalue_from_numpy, ort.OrtValue.ortvalue_from_shape_and_type
+
+    def copied(array, device="cpu", number=0):
+        if device == "cpu":
+            return from_numpy(array)
+        value = from_shape(array.shape, array.dtype.type)
+        ctypes.memmove(value.data_ptr(), array.ctypes.data, array.nbytes)
+        return value
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", copied)
+    monkeypatch.setattr(python_side, "get_ort_device_type", lambda name: device_type("cpu" if name == "cuda" else name))
+    monkeypatch.setattr(python_side, "get_vendor_id_for_device_type", lambda name: None if name == "cuda" else vendor(name))
+    monkeypatch.setattr(ort, "copy_tensors", copy_tensors)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    monkeypatch.setattr(libraries, "_loads", lambda name: True)
+    monkeypatch.setattr(libraries.sys, "platform", "linux")
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return seen
+
+
+def test_a_card_gives_the_processors_answers(card, model, exported):
+    images = photos()[:2]
+    for name, precision in (("plain", "fp32"), ("window", "fp16")):
+        expected = model(name, precision).generate([EXAMPLE, "And now?"], [images[:1], images], max_new_tokens=9)
+        ours = Idefics2.from_pretrained(exported(name, precision), "cuda")
+        assert ours.providers == [CUDA, CPU]
+        assert ours.engine.storage.device == "cuda"
+        found = ours.generate([EXAMPLE, "And now?"], [images[:1], images], max_new_tokens=9)
+        assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+
+
+def test_greedy_steps_bring_ids_back_and_others_logits(card, exported):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda")
+    logits = 4 * ours.engine.sizes.vocab_size
+    ours.generate(EXAMPLE, max_new_tokens=9, eos_token_id=[])
+    assert logits not in card.copied
+    for options in (
+        {"do_sample": True},
+        {"logprobs": True},
+        {"repetition_penalty": 1.3},
+        {"min_new_tokens": 3},
+    ):
+        card.copied.clear()
+        ours.generate(EXAMPLE, max_new_tokens=9, eos_token_id=[], **options)
+        assert card.copied.count(logits) == 8
+    plain = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(argmax=False))
+    assert plain.engine.argmax is None
+
+
+def test_logits_that_are_not_finite_are_noticed_on_the_card(card, exported, monkeypatch):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda")
+    monkeypatch.setattr(argmax.Argmax, "__call__", lambda self: ([5], np.array([[np.nan]], np.float32)))
+    with pytest.raises(ModelFolderError, match="not finite"):
+        ours.generate(EXAMPLE, max_new_tokens=3, eos_token_id=[])
+
+
+def test_the_argmax_that_ships_is_the_one_that_is_written():
+    shipped = argmax.files(argmax.graphs).joinpath(ARGMAX).read_bytes()
+    assert onnx.load_from_string(shipped) == argmax_graph()
+    session = argmax.open_argmax([CPU])
+    logits = np.random.default_rng(0).normal(size=(3, 1, 999)).astype(np.float32)
+    logits[1, 0, [40, 700]] = 9  # the first of two
+    logits[2, 0, 3] = np.inf
+    value, storage = ort.OrtValue.ortvalue_from_numpy(logits), Storage("cpu", 1, None)
+    ids, total = argmax.Argmax(session, value, np.array([], int), storage)()
+    assert ids == logits[:, 0].argmax(-1).tolist()
+    assert ids[1] == 40
+    never = [ids[0], 40]
+    ids, _ = argmax.Argmax(session, value, np.array(never), storage)()
+    logits[:, 0, never] = -np.inf
+    assert ids == logits[:, 0].argmax(-1).tolist()
+    assert np.isfinite(total[:2]).all()
+    assert not np.isfinite(total[2]).any()
+
+
+def test_steps_are_recorded_one_recording_per_place(card, exported):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(cuda_graph=True))
+    assert card.opened["decoder"][0][1]["enable_cuda_graph"] == "1"
+    assert "enable_cuda_graph" not in card.opened["vision"][0][1]
+    first = ours.generate(EXAMPLE, max_new_tokens=5, eos_token_id=[])
+    prompt, *steps = card.recordings
+    assert prompt == -1
+    assert len(steps) == 4
+    assert len(set(steps)) == 1
+    assert steps[0] > 0
+    assert card.released == steps[:1]
+    card.recordings.clear()
+    assert ours.generate(EXAMPLE, max_new_tokens=5, eos_token_id=[]).token_ids == first.token_ids
+    assert card.recordings[1] != steps[0]
+
+
+def test_what_cannot_be_recorded_runs_step_by_step(card, exported, capsys):
+    card.refuses = "This session cannot use the graph capture feature"
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(cuda_graph=True))
+    assert "decoder.onnx cannot be recorded as a CUDA graph (This session cannot" in capsys.readouterr().err
+    assert not ours.engine.sessions.options.cuda_graph
+    ours.generate(EXAMPLE, max_new_tokens=3, eos_token_id=[])
+    assert set(card.recordings) == {-1}
+
+
+def test_a_recording_that_fails_is_given_up(card, exported, capsys, monkeypatch):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(cuda_graph=True))
+    real = decode_step.run
+
+    def run(*arguments, **options):
+        if options.get("recording", -1) != -1:
+            raise ProviderError("capture failed.")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(decode_step, "run", run)
+    found = ours.generate(EXAMPLE, max_new_tokens=5, eos_token_id=[])
+    assert capsys.readouterr().err.count("capture failed. Steps go on without a CUDA graph.") == 1
+    assert (
+        found.token_ids
+        == Idefics2.from_pretrained(exported("plain"), "cpu").generate(EXAMPLE, max_new_tokens=5, eos_token_id=[]).token_ids
+    )
+
+
+def test_card_options_become_onnx_runtimes():
+    assert CardOptions().cuda(1) == {"device_id": "1", "use_tf32": "0"}
+    found = CardOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, cuda_graph=True)
+    assert found == {
+        "device_id": "0", "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
+        "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"memory_limit": 0},
+        {"memory_limit": True},
+        {"memory_limit": "8GB"},
+        {"memory_limit": float("nan")},
+        {"tf32": 1},
+        {"argmax": "no"},
+    ],
+)
+def test_card_options_that_mean_nothing(wrong):
+    with pytest.raises(ProviderError, match="Give "):
+        CardOptions(**wrong)
+
+
+def test_card_options_on_the_command_line(card, exported):
+    arguments = ["run", "Hi", "-m", str(exported("plain")), "--device", "cuda", "--max-new-tokens", "1"]
+    done = CliRunner().invoke(main, [*arguments, "--card", "memory_limit=8e9", "--card", "tf32=true"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert card.opened["vision"][0][1]["gpu_mem_limit"] == "8000000000"
+    assert card.opened["vision"][0][1]["use_tf32"] == "1"
+    wrong = CliRunner().invoke(main, [*arguments, "--card", "speed=9"])
+    assert "no card option 'speed'" in wrong.stderr
+    assert wrong.exit_code == 2
+
+
+def test_graphs_go_where_they_are_sent():
+    both = place("tensorrt:1")
+    assert both["vision"] == Device("tensorrt", 1)
+    assert both["embedding"] == both["decoder"] == both["prompt"] == Device("cuda", 1)
+    assert place("openvino")["decoder"] == Device("cpu")
+    assert place("cuda,vision=tensorrt") == place("tensorrt")
+    assert place("tensorrt,decoder=tensorrt")["prompt"] == Device("tensorrt")
+    assert place("cpu,vision=openvino") == place("openvino")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cuda,sound=cpu", "'sound=cpu' in the device 'cuda,sound=cpu' is not GRAPH=DEVICE"),
+        ("cuda,vision", "is not GRAPH=DEVICE"),
+        ("cuda,vision=cpu", "several memories"),
+        ("cuda:1,vision=tensorrt", "several memories"),
+        ("auto,vision=tensorrt", "several memories"),
+        ("cpu,decoder=openvino", "more than images on OpenVINO"),
+        ("cuda,vision=fast", "no device 'fast'"),
+    ],
+)
+def test_places_that_do_not_work(name, expected):
+    with pytest.raises(ProviderError, match=expected):
+        place(name)
+
+
+def test_tensorrt_takes_the_images_only(card, exported, capsys):
+    folder = exported("plain", "fp16", "standard")
+    ours = Idefics2.from_pretrained(folder, "tensorrt")
+    assert [name for name, _ in card.opened["vision"]] == [TENSORRT, CUDA, CPU]
+    assert [name for name, _ in card.opened["decoder"]] == [CUDA, CPU]
+    assert "TensorRT builds engines for vision.onnx, which takes minutes" in capsys.readouterr().err
+    options = card.opened["vision"][0][1]
+    sizes = ours.engine.sizes
+    side, patches = sizes.patch_size * sizes.positions_per_side, sizes.positions_per_side**2
+    assert options["trt_profile_max_shapes"] == f"pixel_values:4x3x{side}x{side},position_ids:{patches}"
+    assert options["trt_profile_min_shapes"] == f"pixel_values:1x3x{sizes.patch_size}x{sizes.patch_size},position_ids:1"
+    assert options["trt_fp16_enable"] == "1"
+    assert len(ours.engine._groups([np.zeros((3, 28, 28))] * 9, range(9))) == 3  # no more than the engine takes
+    engines = ModelFolder.open(folder).manifest
+    (tensorrt.engine_folder("vision", engines) / "some.engine").touch()
+    Idefics2.from_pretrained(folder, "tensorrt")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("graph", ["vision", "embedding", "decoder"])
+def test_tensorrts_profiles_name_every_input(graph, exported):
+    manifest = ModelFolder.open(exported("window", "fp16", "standard")).manifest
+    profile = tensorrt.profile(graph, manifest)
+    names = {which: dict(one.split(":") for one in shapes.split(",")) for which, shapes in profile.items()}
+    session = ort.InferenceSession(exported("window", "fp16", "standard") / f"{graph}.onnx", providers=[CPU])
+    for shapes in names.values():
+        assert shapes.keys() == {tensor.name for tensor in session.get_inputs()}
+    for tensor in session.get_inputs():
+        least, usual, most = (
+            [int(n) for n in names[f"trt_profile_{which}_shapes"][tensor.name].split("x")] for which in ("min", "opt", "max")
+        )
+        assert len(least) == len(tensor.shape)
+        assert all(a <= b <= c for a, b, c in zip(least, usual, most, strict=True))
+        assert all(a == c == axis for a, c, axis in zip(least, most, tensor.shape, strict=True) if isinstance(axis, int))
+
+
+def test_a_provider_that_takes_nothing_of_a_graph_is_an_error(card, exported):
+    card.nodes["vision"] = {CUDA: 90, CPU: 4}
+    with pytest.raises(
+        ProviderError, match=r"TensorrtExecutionProvider takes none of vision.onnx's nodes \(90 on CUDA.*, 4 on CPU.*standard"
+    ):
+        open_sessions(ModelFolder.open(exported("plain")), "tensorrt")
+    card.nodes["vision"] = {CPU: 94}
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider takes none of vision.onnx's nodes"):
+        open_sessions(ModelFolder.open(exported("plain")), "cuda")
+
+
+def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(doctor, "library_versions", lambda: {"CUDA": "13.0", "cuDNN": "9.10.2"})
+    card.nodes["decoder"] = {CUDA: 40, CPU: 2}
+    done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda", "--json"], catch_exceptions=False)
+    found = [(finding["topic"], finding["status"], finding["text"]) for finding in json.loads(done.stdout)["findings"]]
+    assert done.exit_code == 0
+    assert ("versions", "ok", "CUDA 13.0, cuDNN 9.10.2") in found
+    assert ("cuda", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
+    assert ("tensorrt", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
+    assert ("vision.onnx", "ok", "3 nodes on CUDAExecutionProvider") in found
+    assert ("decoder.onnx", "note", "40 nodes on CUDAExecutionProvider, 2 nodes on CPUExecutionProvider") in found
+    card.nodes["vision"] = {CPU: 90}
+    done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda"], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "! device" in done.stdout
+
+
+def test_pinned_memory_is_given_back(monkeypatch):
+    calls = []
+    runtime = SimpleNamespace(
+        cudaHostRegister=lambda address, size, flags: calls.append((address.value, size.value)) or 0,
+        cudaHostUnregister=lambda address: calls.append(address.value),
+    )
+    monkeypatch.setattr(cuda_runtime.ctypes, "CDLL", lambda name: runtime)
+    array = cuda_runtime.pinned((2, 5))
+    place_of_it = array.ctypes.data
+    assert calls == [(place_of_it, 40)]
+    del array
+    assert calls[1:] == [place_of_it]
+    runtime.cudaHostRegister = lambda *_: 2
+    assert cuda_runtime.pinned((2, 5)).shape == (2, 5)
+    assert len(calls) == 2
+
+
+def test_zeros_do_not_come_from_the_host(monkeypatch, card):
+    calls, storage = [], Storage("cuda", 1, None, 1)
+    runtime = SimpleNamespace(
+        cudaSetDevice=lambda number: calls.append(number) or 0,
+        cudaMemset=lambda address, value, size: calls.append((address.value, value, size.value)) or 0,
+        cudaDeviceSynchronize=lambda: 0,
+    )
+    monkeypatch.setattr(cuda_runtime.ctypes, "CDLL", lambda name: runtime)
+    monkeypatch.setattr(
+        ort.OrtValue,
+        "ortvalue_from_shape_and_type",
+        lambda shape, *_: ort.OrtValue.ortvalue_from_numpy(np.ones(shape, np.float32)),
+    )
+    buffer = storage.buffer(2, 3, 4, 5)
+    assert calls == [1, (buffer._value.data_ptr(), 0, 480)]
+    assert not card.copied
+    runtime.cudaMemset = lambda *_: 1
+    storage.buffer(2, 3, 4, 5)
+    assert card.copied == [480]
+
+
+def test_versions_of_libraries(monkeypatch):
+    def asked(number):
+        def ask(place_of_it):
+            place_of_it._obj.value = number
+
+        return ask
+
+    here = {
+        "libcudart.so.13": SimpleNamespace(cudaRuntimeGetVersion=asked(13000), cudaDriverGetVersion=asked(13010)),
+        "libcudnn.so.9": SimpleNamespace(cudnnGetVersion=lambda: 91002),
+    }
+
+    def load(name):
+        if name not in here:
+            raise OSError(name)
+        return here[name]
+
+    monkeypatch.setattr(libraries.ctypes, "CDLL", load)
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    assert libraries.library_versions() == {"CUDA": "13.0", "a driver for CUDA": "13.1", "cuDNN": "9.10.2"}
