@@ -1,0 +1,328 @@
+"""Everything that only a graphics card can show: parity, speed and memory of every precision, beside transformers.
+
+    python benchmarks/gpu.py prepare PLACE                 checkpoints with random weights and their model folders, about 50 GB
+    python benchmarks/gpu.py run PLACE [--json FILE] [--minutes 7]
+
+`run` goes on where the last call stopped, and starts nothing new after --minutes: call it until it says that nothing is left.
+What is measured is named by its key in the JSON file; delete a key to measure it again. With small checkpoints in PLACE/full and
+PLACE/layers, `--device cpu --contexts 64,128 --cases 2` tries the script itself, without bf16.
+
+PLACE holds full/ (any checkpoint of the real widths), full-PRECISION/, layers/ (a few of its layers) and layers-PRECISION/, and
+demo-PRECISION/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from idefics2_onnx import CardOptions, Idefics2, Idefics2Processor
+from idefics2_onnx.demo.evaluate import answers
+from idefics2_onnx.demo.tasks import TASKS
+from idefics2_onnx.runtime.decode_step import DecodeStep
+from idefics2_onnx.runtime.engine import NOT_RECORDED
+from idefics2_onnx.runtime.machine import Machine
+
+ROOT = Path(__file__).parents[1]
+PRECISIONS = ("fp32", "fp16", "bf16", "int4")
+SPEED = ("fp16", "fp16, CUDA graph", "bf16", "bf16, CUDA graph", "int4", "int4, CUDA graph")
+BATCHES, STEPS = (1, 8, 32), 32
+WIDTH, HEIGHT, PROMPT = 980, 735, 64
+PEERS = ("eager", "sdpa", "static cache, compiled")
+CASES = 500
+
+
+class Results:
+    """The JSON file, and the time that is left."""
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        self._path, self._end = path, time.monotonic() + 60 * minutes
+        self.contexts: list[int] = []
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def cells(self, key: str) -> list[tuple[str, int, int]]:
+        """A contestant's decode steps: key, rows, and tokens before them."""
+        return [(f"{key}, step of {b} at {c}", b, c) for c in self.contexts for b in BATCHES]
+
+    def missing(self, keys: list[str]) -> list[str]:
+        return [key for key in keys if key not in self.found]
+
+    def put(self, key: str, measure: Callable[[], Any]) -> None:
+        """Measure what is not there yet; end the program where the time is over."""
+        if key in self.found:
+            return
+        if time.monotonic() > self._end:
+            print("Time is over; call again.", flush=True)
+            raise SystemExit(3)
+        start = time.monotonic()
+        self.found[key] = measure()
+        self._path.write_text(json.dumps(self.found, indent=1) + "\n")
+        print(f"{key}: {json.dumps(self.found[key])}  ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+def export(checkpoint: Path, folder: Path, precision: str) -> None:
+    """With the command that users have, in a process of its own."""
+    if folder.exists():
+        return
+    flags = [f"--{precision}", *(["--for", "cuda"] if precision == "int4" else [])]
+    program = [sys.executable, "-c", "from idefics2_onnx.cli import main; main()"]
+    subprocess.run([*program, "export", str(checkpoint), "-o", str(folder), "--verify", "never", *flags], check=True)
+
+
+def prepare(place: Path, text_layers: int, vision_layers: int) -> None:
+    for name, layers in (("full", (text_layers, vision_layers)), ("layers", (2, 2))):
+        if not (place / name / "config.json").exists():
+            script = [sys.executable, str(Path(__file__).with_name("make_checkpoint.py")), str(place / name)]
+            subprocess.run([*script, "--text-layers", str(layers[0]), "--vision-layers", str(layers[1])], check=True)
+    for precision in PRECISIONS:
+        export(ROOT / "demo" / "checkpoint", place / f"demo-{precision}", precision)
+        export(place / "layers", place / f"layers-{precision}", precision)
+        if precision != "fp32":
+            export(place / "full", place / f"full-{precision}", precision)
+
+
+def opened(folder: Path, device: str, options: CardOptions | None = None) -> Idefics2:
+    return Idefics2.from_pretrained(folder, device, card_options=options, image_cache=0)
+
+
+def parity(place: Path, device: str, results: Results, cases: int) -> None:
+    """The demo's answers and a few full-width layers' logits beside fp32 on the processor."""
+    keys = [f"parity: {what}, {precision}" for what in ("demo", "layers") for precision in PRECISIONS]
+    if not results.missing(keys):
+        return
+    reference = opened(place / "demo-fp32", "cpu")
+    for task in TASKS:
+        key = f"answers: {task}"
+        results.put(key, lambda task=task: [text for text, _ in answers(reference, task, range(cases))])  # type: ignore[misc]
+    for precision in PRECISIONS:
+
+        def differing(precision: str = precision) -> dict[str, float]:
+            model, differ = opened(place / f"demo-{precision}", device), 0
+            for task in TASKS:
+                found = [text for text, _ in answers(model, task, range(cases))]
+                differ += sum(a != b for a, b in zip(found, results.found[f"answers: {task}"], strict=True))
+            return {"differ": differ, "of": cases * len(TASKS), "percent": 100 * differ / (cases * len(TASKS))}
+
+        results.put(f"parity: demo, {precision}", differing)
+    for precision in PRECISIONS:
+
+        def apart(precision: str = precision) -> dict[str, float]:
+            expected, found = (some_logits(opened(place / f"layers-{p}", d)) for p, d in (("fp32", "cpu"), (precision, device)))
+            return {
+                "relative error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+                "same next token": float((found.argmax(-1) == expected.argmax(-1)).mean()),
+                "finite": bool(np.isfinite(found).all()),
+            }
+
+        results.put(f"parity: layers, {precision}", apart)
+
+
+def some_logits(model: Idefics2) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Of a prompt with an image, at every position."""
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (378, 378, 3), dtype=np.uint8)
+    text = model.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+    )
+    return model.logits(model.processor(text=text, images=[image]))
+
+
+def medians(work: Callable[[], Any], times: int) -> float:
+    """Seconds, after two rounds that do not count."""
+    seconds = []
+    for _ in range(times + 2):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def question(place: Path, split: bool) -> dict[str, Any]:
+    """A photo and some text, as the processor gives them."""
+    processor = Idefics2Processor.from_pretrained(place / "full-fp16")
+    image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    pixels = processor.image_processor(image, do_image_splitting=split)
+    image_token = json.loads((place / "full" / "config.json").read_text())["image_token_id"]
+    marks = [image_token] * (processor.image_seq_len * pixels["pixel_values"].shape[1])
+    ids = np.array([[1, *marks, *range(3, 3 + PROMPT)]])
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), **pixels}
+
+
+def used() -> int:
+    """Bytes taken on the card, by anybody."""
+    gpus = Machine.here().gpus
+    return gpus[0].memory - gpus[0].free if gpus else 0
+
+
+def ours(place: Path, device: str, results: Results) -> None:
+    """Time to the first token, steps and memory of each folder."""
+    for name in SPEED:
+        key, (precision, _, graph) = f"ours: {name}", name.partition(", ")
+        decodes = results.cells(key)
+        firsts = [] if graph else [f"{key}, first token, {way}" for way in ("unsplit", "split")]
+        if not results.missing([*(cell for cell, *_ in decodes), *firsts, f"{key}, memory"]):
+            continue
+        before = used()
+        start = time.perf_counter()
+        model = opened(place / f"full-{precision}", device, CardOptions(cuda_graph=bool(graph)))
+        opening = time.perf_counter() - start
+        results.put(f"{key}, opens in", lambda opening=opening: opening)  # type: ignore[misc]
+        for way in ("unsplit", "split") if firsts else ():
+            asked = question(place, way == "split")
+            ask = lambda m=model, asked=asked: m.generate(**asked, max_new_tokens=1)  # type: ignore[misc]  # noqa: E731
+            results.put(f"{key}, first token, {way}", lambda ask=ask: medians(ask, 5))  # type: ignore[misc]
+        for cell, batch, context in decodes:
+            results.put(cell, lambda b=batch, c=context, m=model: stepping(m, b, c))  # type: ignore[misc]
+        results.put(f"{key}, memory", lambda before=before: used() - before)  # type: ignore[misc]
+        del model
+        gc.collect()
+
+
+def stepping(model: Idefics2, batch: int, context: int) -> dict[str, float]:
+    """Milliseconds a step behind so many tokens, with the logits on the host and with ids only, and the host's part of it."""
+    engine = model.engine
+    cache = engine.new_cache(batch, min(context + 4 * STEPS, engine.sizes.max_positions))
+    step, tokens = DecodeStep(engine, cache, batch), [17] * batch
+
+    def many(work: Callable[[list[int]], Any]) -> Callable[[], None]:
+        def all_of_them() -> None:
+            cache.tokens[:] = context
+            for _ in range(STEPS):
+                work(tokens)
+
+        return all_of_them
+
+    found = {"logits": 1000 * medians(many(step), 3) / STEPS}
+    if step.greedy(tokens) is not None:
+        found["ids"] = 1000 * medians(many(step.greedy), 3) / STEPS
+    found["host"] = 1000 * medians(many(lambda t: enqueue(step, t)), 3) / STEPS
+    found["tokens per second"] = 1000 * batch / min(found["logits"], found.get("ids", np.inf))
+    return found
+
+
+def enqueue(step: DecodeStep, tokens: list[int]) -> None:
+    """A step without waiting for the card: what the host does for it."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    options.add_run_config_entry("gpu_graph_id", str(step._recording or NOT_RECORDED))
+    sessions = step._engine.sessions
+    step._ids.array[:, 0] = tokens
+    step._ids.push()
+    step._mask.push()
+    sessions.embedding._sess.run_with_iobinding(step._embedding._iobinding, options)
+    sessions.decoder._sess.run_with_iobinding(step._decoder._iobinding, options)
+
+
+def theirs(place: Path, device: str, results: Results) -> None:
+    """The same of transformers in bf16, and what the card's memory gives."""
+    try:
+        import torch
+        from transformers import Idefics2ForConditionalGeneration
+    except ImportError:
+        print("There is no torch or transformers here: no peers.")
+        return
+    results.put("copy bandwidth", lambda: bandwidth(torch, device))
+    torch.set_grad_enabled(False)
+    for peer in PEERS:
+        key, compiled = f"transformers: {peer}", peer.startswith("static")
+        decodes = results.cells(key)
+        wanted = [*(cell for cell, *_ in decodes), f"{key}, first token, unsplit", f"{key}, first token, split", f"{key}, memory"]
+        if not results.missing(wanted):
+            continue
+        attention = "eager" if peer == "eager" else "sdpa"
+        kind = Idefics2ForConditionalGeneration
+        model = kind.from_pretrained(place / "full", dtype=torch.bfloat16, attn_implementation=attention).eval().to(device)
+        more = {"cache_implementation": "static"} if compiled else {}
+        for way in ("unsplit", "split"):
+            asked = {name: torch.from_numpy(array).to(device) for name, array in question(place, way == "split").items()}
+            asked["pixel_values"] = asked["pixel_values"].bfloat16()
+            ask = lambda m=model, asked=asked: m.generate(**asked, do_sample=False, max_new_tokens=1)[0, -1].item()  # type: ignore[misc]  # noqa: E731
+            results.put(f"{key}, first token, {way}", lambda ask=ask: medians(ask, 5))  # type: ignore[misc]
+        for cell, batch, context in decodes:
+            results.put(cell, lambda b=batch, c=context, m=model, o=more: their_steps(torch, m, device, b, c, o))  # type: ignore[misc]
+        peak = torch.cuda.max_memory_reserved() if device != "cpu" else 0
+        results.put(f"{key}, memory", lambda peak=peak: peak)  # type: ignore[misc]
+        del model
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def bandwidth(torch: Any, device: str) -> float:
+    """Bytes a second that a copy within the card reads and writes together."""
+    source = torch.empty(1 << (32 if device != "cpu" else 26), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return 2 * source.numel() / medians(copy, 9)
+
+
+def their_steps(torch: Any, model: Any, device: str, batch: int, context: int, more: dict[str, Any]) -> dict[str, float]:
+    """A step is the difference of a long answer and a short one."""
+    ids = torch.randint(3, 200, (batch, context), device=device)
+
+    def answer(new: int) -> Callable[[], Any]:
+        return lambda: model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, min_new_tokens=new, **more
+        )[0, -1].item()
+
+    try:
+        long, short = medians(answer(2 * STEPS), 3), medians(answer(STEPS), 3)
+    except torch.OutOfMemoryError:
+        return {"out of memory": 1}
+    step = (long - short) / STEPS
+    return {"logits": 1000 * step, "tokens per second": batch / step}
+
+
+def table(results: Results) -> str:
+    """Steps of everybody, in tokens a second."""
+    lines = [f"{'':36}" + "".join(f"{f'{batch} at {context}':>14}" for _, batch, context in results.cells(""))]
+    for who in (*(f"ours: {name}" for name in SPEED), *(f"transformers: {peer}" for peer in PEERS)):
+        each = (results.found.get(cell, {}).get("tokens per second", float("nan")) for cell, *_ in results.cells(who))
+        lines.append(f"{who:36}" + "".join(f"{found:14.1f}" for found in each))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["prepare", "run"])
+    parser.add_argument("place", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument("--cases", type=int, default=CASES, help="Questions to the demo, per task.")
+    parser.add_argument("--parts", default="ours,theirs,parity")
+    parser.add_argument("--contexts", default="512,4096", help="Tokens before the steps that are measured.")
+    parser.add_argument("--text-layers", type=int, default=32)
+    parser.add_argument("--vision-layers", type=int, default=27)
+    chosen = parser.parse_args()
+    if chosen.what == "prepare":
+        prepare(chosen.place, chosen.text_layers, chosen.vision_layers)
+        raise SystemExit
+    held = Results(chosen.json, chosen.minutes)
+    held.contexts = [int(context) for context in chosen.contexts.split(",")]
+    if chosen.device == "cpu":
+        PRECISIONS, SPEED = (tuple(name for name in names if "bf16" not in name) for names in (PRECISIONS, SPEED))
+    held.put("machine", lambda: vars(Machine.here()) | {"gpus": [vars(gpu) for gpu in Machine.here().gpus]})
+    parts = {"ours": ours, "theirs": theirs, "parity": partial(parity, cases=chosen.cases)}
+    for part in chosen.parts.split(","):
+        parts[part](chosen.place, chosen.device, held)
+    print(table(held))
+    print("Nothing is left.")
