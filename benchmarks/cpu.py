@@ -94,7 +94,7 @@ class Theirs:
     def step(self) -> None:
         found = self.model.model.text_model(input_ids=self.ids[:, :1], past_key_values=self.past, use_cache=True)
         self.model.lm_head(found.last_hidden_state)
-        self.past.crop(PROMPT)
+        self.past.crop(-1)
 
     def answer(self) -> None:
         ids = self.torch.cat([self.torch.ones(1, 1, dtype=self.torch.long), self.image_ids, self.ids[:, :100]], 1)

@@ -1,13 +1,21 @@
-"""docs/benchmarks.md, from the raw results under benchmarks/results: python benchmarks/report.py"""
+"""docs/benchmarks.md and its plots, from the raw results under benchmarks/results: python benchmarks/report.py"""
 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
+PEER = "transformers bf16"
+TASKS = {
+    "image": "image of {width}×{height}, s",
+    "prompt": "prompt of {prompt} tokens, s",
+    "step": "step, ms",
+    "answer": "photo, 100 tokens, {new} new ones, s",
+}
 
 
 def read(name: str) -> Any:
@@ -32,6 +40,20 @@ def exports() -> str:
     return table(("export", "folder", "time", "plain copies", "ratio", "peak memory"), rows)
 
 
+def speed(name: str) -> str:
+    found = read(name)
+    peer, rows = found["results"][PEER], []
+    for contestant, result in found["results"].items():
+        row = [contestant, f"{statistics.median(result['memory']) / 1e9:.1f} GB", f"{statistics.median(result['opening']):.1f} s"]
+        for task, seconds in result["seconds"].items():
+            pairs = zip(peer["seconds"][task], seconds, strict=True)
+            ratio = "" if contestant == PEER else f" ({statistics.median(theirs / ours for theirs, ours in pairs):.2f}×)"
+            middle = statistics.median(seconds)
+            row.append((f"{1000 * middle:.0f}" if task == "step" else f"{middle:.2f}") + ratio)
+        rows.append(row)
+    return table(("", "peak memory", "opens in", *(TASKS[task].format(**found) for task in peer["seconds"])), rows)
+
+
 def quality() -> str:
     found = read("quality.json")
     first = next(iter(found.values()))["tasks"]
@@ -51,8 +73,60 @@ def sensitivity() -> str:
     return table(("part in 4 bits", "KL, millionths", "of the real model", "KL per 1 %"), rows)
 
 
+def session_options(name: str) -> str:
+    rows = []
+    for way, runs in read(f"session-options-{name}.json").items():
+        opening, memory, prompt, step = (
+            statistics.median(run[what] for run in runs) for what in ("opening", "memory", "prompt", "step")
+        )
+        rows.append([way, f"{opening:.1f} s", f"{memory / 1e9:.2f} GB", f"{prompt:.2f} s", f"{1000 * step:.0f} ms"])
+    return table(("", "opens in", "peak memory", "prompt of 384", "step"), rows)
+
+
+def machine(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"{about['processor']}, {about['cores']} cores, {about['memory'] / 2**30:.0f} GiB, "
+        f"{', '.join(about['instructions'])}; Python {about['python']}, {versions}"
+    )
+
+
+def text() -> str:
+    full = read("cpu-full.json")
+    sections = {
+        "MACHINE": machine(full["machine"]), "EXPORTS": exports(), "FULL": speed("cpu-full.json"),
+        "QUALITY": quality(), "SENSITIVITY": sensitivity(),
+        "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
+    }  # fmt: skip
+    found = Path(__file__).with_name("report.md").read_text()
+    for name, section in sections.items():
+        found = found.replace(f"{{{name}}}", section)
+    return found
+
+
+def plot(path: Path) -> None:
+    """Times of the full shape relative to transformers'."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "idefics2-onnx"
+    found = read("cpu-full.json")
+    peer, others = found["results"][PEER]["seconds"], [name for name in found["results"] if name != PEER]
+    figure, axes = plt.subplots(figsize=(8, 3.5))
+    for place, name in enumerate(others):
+        seconds = found["results"][name]["seconds"]
+        ratios = [statistics.median(a / b for a, b in zip(peer[task], seconds[task], strict=True)) for task in peer]
+        axes.bar([i + 0.8 * (place + 0.5) / len(others) - 0.4 for i in range(len(peer))], ratios, 0.75 / len(others), label=name)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set_xticks(range(len(peer)), [TASKS[task].format(**found).rpartition(",")[0] for task in peer])
+    axes.set_ylabel(f"times as fast as {PEER}")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
 if __name__ == "__main__":
-    text = Path(__file__).with_name("report.md").read_text()
-    for name, section in (("EXPORTS", exports()), ("QUALITY", quality()), ("SENSITIVITY", sensitivity())):
-        text = text.replace(f"{{{name}}}", section)
-    (Path(__file__).parents[1] / "docs" / "benchmarks.md").write_text(text)
+    docs = Path(__file__).parents[1] / "docs"
+    (docs / "benchmarks.md").write_text(text())
+    plot(docs / "speed.svg")

@@ -2,8 +2,8 @@
 
     python benchmarks/session_options.py FOLDER [--rounds 3] [--json FILE]
 
-Each set of options is a process of its own, and all of them take turns. The package uses the first, ONNX Runtime's defaults; but
-for quantised folders on processors without AMX, where sums take more care: see runtime/sessions.py.
+Each set of options is a process of its own, and all of them take turns. The package uses the
+defaults without memory patterns; and for quantised folders on processors without AMX takes more care of sums: runtime/sessions.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "no arena": {"enable_cpu_mem_arena": False},
     "no memory patterns": {"enable_mem_pattern": False},
     "weights outside the arena": {"session.use_device_allocator_for_initializers": "1"},
+    "weights prepared side by side": {"session.prepack.enable_parallel": "1"},
     "one thread": {"intra_op_num_threads": 1},
     "weights not prepared": {"session.disable_prepacking": "1"},
 }

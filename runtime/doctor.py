@@ -177,17 +177,20 @@ def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
 
 
 def _advice(machine: Machine) -> Iterator[Finding]:
-    """What to export for a machine like this."""
+    """What to export for a machine like this, by docs/benchmarks.md."""
     memory = machine.memory or 0
+    images = (
+        ", and run it with --device openvino (pip install 'idefics2-onnx[openvino]')" if "AMX" in machine.instructions else ""
+    )
     largest = max((gpu.memory for gpu in machine.gpus), default=0)
     if largest >= 22e9:
         text = "the card holds fp16: idefics2-onnx export --fp16"
     elif largest >= 8e9:
         text = "the card holds int4: idefics2-onnx export --int4 --for cuda"
     elif memory >= 20e9 and INT8_UNITS & set(machine.instructions):
-        text = "int4 with fast prompts: idefics2-onnx export --int4 --fast-prompts"
+        text = f"int4 with fast prompts: idefics2-onnx export --int4 --fast-prompts{images}"
     elif memory >= 14e9 and INT8_UNITS & set(machine.instructions):
-        text = "int8: idefics2-onnx export --int8"
+        text = f"int8: idefics2-onnx export --int8{images}"
     elif memory >= 8e9:
         text = "int4: idefics2-onnx export --int4"
     else:

@@ -241,7 +241,8 @@ def run(
     """Run a bound graph; ProviderError if ONNX Runtime cannot.
 
     An image or a long prompt may take minutes, and Python hears of Ctrl-C only between two calls: the main thread waits for
-    such a call in another one, and ends it. That costs some 50 µs, so single steps do without.
+    such a call in another one, and ends it. That costs some 50 µs, so single steps do without. Such a call also gives the memory
+    of its intermediate results back when it is over.
 
     `recording` is the number of a CUDA graph to record and play back, in a session that was opened for them.
     """
@@ -249,6 +250,8 @@ def run(
 
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(recording))
+    if interruptible and _has_arena(session):  # or else each graph would hold on to the most it ever needed
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
         if interruptible and threading.current_thread() is threading.main_thread():
             _run_interruptibly(session, binding, options)
@@ -260,6 +263,11 @@ def run(
             f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
             "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
         ) from error
+
+
+def _has_arena(session: Any) -> bool:
+    """Whether ONNX Runtime keeps memory for the next run; other sessions refuse to give any back."""
+    return hasattr(session, "get_session_options") and bool(session.get_session_options().enable_cpu_mem_arena)
 
 
 def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:

@@ -185,7 +185,9 @@ def _open(
     if options is None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
-        if names[0] != CPU:
+        if names == [CPU]:
+            options.enable_mem_pattern = False  # a block of memory for each shape that comes, and no two prompts are alike
+        else:
             options.add_session_config_entry(RECORD_PLACEMENT, "1")
         if folder.manifest.quantisation and "AMX" not in instructions():
             # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made

@@ -68,6 +68,24 @@ def test_fused_decoder_is_fused(exported):
     assert not {"Softmax", "RotaryEmbedding", "Transpose"} & set(kinds)
 
 
+@pytest.mark.parametrize("graph", ["embedding", "decoder"])
+def test_shapes_stay_on_the_host(graph, exported):
+    """On a card, what is computed from shapes is computed by the processor: a step that used it as numbers would copy it over,
+    and could not be recorded as a CUDA graph. Only attention's total length, which it wants on the host, comes from there."""
+    proto = onnx.load(exported("window", "fp16") / f"{graph}.onnx", load_external_data=False)
+    known = {i.name for i in proto.graph.initializer} | {n.output[0] for n in proto.graph.node if n.op_type == "Constant"}
+    on_host: set[str] = set()
+    for node in proto.graph.node:
+        read = node.input[:1] if node.op_type == "CastLike" else node.input  # the other is there for its type
+        if set(read) <= known:
+            known.update(node.output)
+        elif node.op_type == "Shape" or (on_host & set(read) and set(read) <= on_host | known):
+            on_host.update(node.output)
+        elif taken := [place for place, name in enumerate(read) if name in on_host]:
+            assert (node.op_type, taken) == ("GroupQueryAttention", [6])
+    assert bool(on_host) == (graph == "decoder")
+
+
 class Host:
     """A decoder driven with NumPy feeds."""
 

@@ -104,7 +104,8 @@ def test_numbers_that_are_wrong(monkeypatch):
 @pytest.mark.parametrize(
     ("memory", "instructions", "gpus", "expected"),
     [
-        (25e9, ["AMX"], [], "--int4 --fast-prompts"),
+        (25e9, ["AMX"], [], "--int4 --fast-prompts, and run it with --device openvino (pip install 'idefics2-onnx[openvino]')"),
+        (25e9, ["AVX512-VNNI"], [], "idefics2-onnx export --int4 --fast-prompts"),
         (16e9, ["AVX512-VNNI"], [], "--int8"),
         (16e9, ["AVX2"], [], "--int4"),
         (8e9, ["AMX"], [], "--int4"),
