@@ -2,8 +2,8 @@
 
     python benchmarks/session_options.py FOLDER [--rounds 3] [--json FILE]
 
-Each set of options is a process of its own, and all of them take turns. The package uses the
-defaults without memory patterns; and for quantised folders on processors without AMX takes more care of sums: runtime/sessions.py.
+Each set of options is a process of its own, and all of them take turns. The package uses the defaults without memory patterns,
+and takes more care of sums for quantised folders on processors without AMX: see runtime/sessions.py.
 """
 
 from __future__ import annotations
