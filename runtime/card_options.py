@@ -17,7 +17,8 @@ class CardOptions:
     tuning: bool = False
     """Let ONNX Runtime try several kernels for a shape when it first comes, and keep the fastest."""
     cuda_graph: bool = False
-    """Record the work of one step and play it back, so that the host does not start kernel after kernel."""
+    """Record the work of one step and play it back, so that the host does not start kernel after kernel. For one thread at a
+    time, and recorded anew for every answer and whenever its cache grows."""
     argmax: bool = True
     """Choose greedy tokens on the card, where nothing else reads the logits: only token ids come back."""
     memory_limit: float | None = None

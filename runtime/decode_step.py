@@ -95,7 +95,10 @@ class DecodeStep:
         held += 1
 
     def _record(self) -> int:
-        """A number for the recording of this step, which is good for these places in memory only."""
+        """A number for the recording of this step, which is good for these places in memory only.
+
+        It is as good as logit_positions are 0: GatherND's sizes are read from the host when it is played back.
+        """
         recording = next(_recordings)
         weakref.finalize(self, self._engine.sessions.decoder.release_captured_graph, recording)
         return recording

@@ -32,7 +32,7 @@ class Device:
     def parse(cls, name: str) -> Device:
         """Raises ProviderError if there is no such name."""
         kind, colon, number = name.partition(":")
-        numbered = number.isascii() and number.isdecimal() if colon else True
+        numbered = number.isascii() and number.isdecimal() and len(number) <= 3 if colon else True
         if kind not in get_args(Kind) or not numbered or (colon and kind not in CARDS):
             raise ProviderError(f"There is no device {name!r}. Choose one of {DEVICES}.")
         return cls(kind, int(number or 0))  # type: ignore[arg-type]
@@ -75,5 +75,7 @@ def provider_name(provider: Provider) -> str:
 
 def card_of(providers: list[Provider]) -> int:
     """The number of the card that a provider list names."""
-    options = (provider[1] for provider in providers if not isinstance(provider, str))
-    return next((int(found["device_id"]) for found in options if "device_id" in found), 0)
+    for provider in providers:
+        if not isinstance(provider, str) and provider[0] in (CUDA, TENSORRT) and "device_id" in provider[1]:
+            return int(provider[1]["device_id"])
+    return 0

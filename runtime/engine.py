@@ -184,7 +184,8 @@ class Engine:
         binding.bind_cpu_input("logit_positions", positions)
         binding.bind_output("logits", "cpu")
         cache.bind(binding, first_row, batch)
-        run(graph, session, binding)
+        # ONNX Runtime keeps what a thread took on the card until the session ends where it records CUDA graphs.
+        run(graph, session, binding, interruptible=not self.sessions.options.cuda_graph)
         cache.tokens[first_row : first_row + batch] = tokens
         logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits

@@ -74,6 +74,8 @@ def open_sessions(
 
     if isinstance(providers, str):
         raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
+    if providers is not None and not (providers and all(_is_provider(one) for one in providers)):
+        raise ProviderError(f"providers is {list(providers)!r:.200}. Give names, or pairs of a name and a dict of options.")
     card_options = card_options or CardOptions()
     candidates: list[_Places]
     if providers is None:
@@ -89,6 +91,15 @@ def open_sessions(
                 raise
             passed_over = str(error)
     raise AssertionError("every candidate either opens or raises")
+
+
+def _is_provider(one: Any) -> bool:
+    """A name, or a name and its options, with a card's number where there is one."""
+    if isinstance(one, str):
+        return True
+    if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], dict)):
+        return False
+    return one[0] not in (CUDA, TENSORRT) or str(one[1].get("device_id", 0)).isdecimal()
 
 
 _Places = dict[GraphName, list[Provider] | None]
@@ -193,8 +204,8 @@ def _open(
             # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
             # unsigned. ONNX Runtime knows the ones to leave alone, but for those with AMX, which it would slow down.
             options.add_session_config_entry("session.x64quantprecision", "1")
-    if names[0] == TENSORRT:
-        tensorrt.announce(graph, folder.manifest)
+    if names[0] == TENSORRT and isinstance(wanted[0], tuple):
+        tensorrt.announce(graph, wanted[0][1])
     path = folder.file(graph_file(graph))
     try:
         session = ort.InferenceSession(path, options, providers=wanted)

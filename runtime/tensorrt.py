@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..graphs.contract import GraphName, Manifest, data_file, graph_file, interface
+from .errors import ProviderError
 
 IMAGES_PER_CALL = 4
 """Engines are built for so many images of one size at most."""
@@ -81,11 +82,20 @@ def engine_folder(graph: GraphName, manifest: Manifest) -> Path:
     return cache / "idefics2-onnx" / "tensorrt" / content
 
 
-def announce(graph: GraphName, manifest: Manifest) -> None:
-    """Make the folder of a graph's engines, and say so where they have yet to be built."""
-    folder = engine_folder(graph, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
+def announce(graph: GraphName, options: dict[str, Any]) -> None:
+    """Make the folder that options name for a graph's engines, and say so where they have yet to be built.
+
+    Raises:
+        ProviderError: it cannot be made.
+    """
+    if "trt_engine_cache_path" not in options:
+        return
+    folder = Path(options["trt_engine_cache_path"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProviderError(f"TensorRT's engines cannot be kept in {folder} ({error.strerror}). Set XDG_CACHE_HOME.") from error
     if not any(folder.glob("*.engine")):
         _log.warning(
-            "TensorRT builds engines for %s, which takes minutes. Later runs find them in %s.", graph_file(graph), folder
+            "TensorRT builds engines for %s, which takes minutes; later runs find them in %s.", graph_file(graph), folder
         )

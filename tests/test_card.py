@@ -285,6 +285,23 @@ def test_tensorrts_profiles_name_every_input(graph, exported):
         assert all(a == c == axis for a, c, axis in zip(least, most, tensor.shape, strict=True) if isinstance(axis, int))
 
 
+def test_engines_that_cannot_be_kept(card, exported, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ProviderError, match="engines cannot be kept in .* Set XDG_CACHE_HOME"):
+        Idefics2.from_pretrained(exported("plain"), "tensorrt")
+    Idefics2.from_pretrained(exported("plain"), providers=[TENSORRT, CUDA, CPU])  # whose options are the caller's
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "providers", [[], [(CPU,)], [(CPU, {}, 1)], [None], [(CUDA, {"device_id": ""})], [(CUDA, {"device_id": "first"})]]
+)
+def test_provider_lists_that_are_none(card, providers):
+    with pytest.raises(ProviderError, match="Give names, or pairs"):
+        Idefics2.from_pretrained(providers=providers)
+
+
 def test_a_provider_that_takes_nothing_of_a_graph_is_an_error(card, exported):
     card.nodes["vision"] = {CUDA: 90, CPU: 4}
     with pytest.raises(
@@ -315,7 +332,7 @@ def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
 
 
 def test_pinned_memory_is_given_back(monkeypatch):
-    calls = []
+    calls, forgotten = [], []
     runtime = SimpleNamespace(
         cudaHostRegister=lambda address, size, flags: calls.append((address.value, size.value)) or 0,
         cudaHostUnregister=lambda address: calls.append(address.value),
@@ -327,14 +344,18 @@ def test_pinned_memory_is_given_back(monkeypatch):
     del array
     assert calls[1:] == [place_of_it]
     runtime.cudaHostRegister = lambda *_: 2
+    runtime.cudaGetLastError = lambda: forgotten.append(2)
     assert cuda_runtime.pinned((2, 5)).shape == (2, 5)
     assert len(calls) == 2
+    assert forgotten == [2]
 
 
 def test_zeros_do_not_come_from_the_host(monkeypatch, card):
     calls, storage = [], Storage("cuda", 1, None, 1)
     runtime = SimpleNamespace(
-        cudaSetDevice=lambda number: calls.append(number) or 0,
+        cudaGetDevice=lambda place_of_it: 0,
+        cudaGetLastError=lambda: 0,
+        cudaSetDevice=lambda number: calls.append(getattr(number, "value", number)) or 0,
         cudaMemset=lambda address, value, size: calls.append((address.value, value, size.value)) or 0,
         cudaDeviceSynchronize=lambda: 0,
     )
@@ -345,7 +366,7 @@ def test_zeros_do_not_come_from_the_host(monkeypatch, card):
         lambda shape, *_: ort.OrtValue.ortvalue_from_numpy(np.ones(shape, np.float32)),
     )
     buffer = storage.buffer(2, 3, 4, 5)
-    assert calls == [1, (buffer._value.data_ptr(), 0, 480)]
+    assert calls == [1, (buffer._value.data_ptr(), 0, 480), 0]
     assert not card.copied
     runtime.cudaMemset = lambda *_: 1
     storage.buffer(2, 3, 4, 5)

@@ -38,7 +38,7 @@ def test_names_that_do_not_exist():
         Idefics2.from_pretrained(providers=["MadeUpProvider"])
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "cpu:1", "auto:0", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "cuda:9999", "cpu:1", "auto:0", ""])
 def test_devices_that_do_not_exist(name):
     with pytest.raises(ProviderError, match="There is no device"):
         Device.parse(name)
