@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import weakref
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,6 @@ from .cache import KeyValueCache
 from .cuda_runtime import pinned
 from .engine import Engine, run
 from .errors import ProviderError
-
-if TYPE_CHECKING:
-    pass
 
 _recordings = itertools.count(1)
 _log = logging.getLogger("idefics2_onnx")
