@@ -1,11 +1,12 @@
 """Everything that only a graphics card can show: parity, speed and memory of every precision, beside transformers.
 
-    python benchmarks/gpu.py prepare PLACE                 checkpoints with random weights and their model folders, about 50 GB
+    python benchmarks/gpu.py prepare PLACE                 checkpoints with random weights and their model folders, about 80 GB
     python benchmarks/gpu.py run PLACE [--json FILE] [--minutes 7]
 
 `run` goes on where the last call stopped, and starts nothing new after --minutes: call it until it says that nothing is left.
-What is measured is named by its key in the JSON file; delete a key to measure it again. With small checkpoints in PLACE/full and
-PLACE/layers, `--device cpu --contexts 64,128 --cases 2` tries the script itself, without bf16.
+What is measured is named by its key in the JSON file; delete a key to measure it again. Folders that are not there are passed
+over: on a smaller disk, `prepare --precisions fp32,fp16` and so on, and remove in between what has been measured. With small
+checkpoints in PLACE/full and PLACE/layers, `--device cpu --contexts 64,128 --cases 2` tries the script itself, without bf16.
 
 PLACE holds full/ (any checkpoint of the real widths), full-PRECISION/, layers/ (a few of its layers) and layers-PRECISION/, and
 demo-PRECISION/.
@@ -34,8 +35,18 @@ from idefics2_onnx.runtime.engine import NOT_RECORDED
 from idefics2_onnx.runtime.machine import Machine
 
 ROOT = Path(__file__).parents[1]
-PRECISIONS = ("fp32", "fp16", "bf16", "int4")
-SPEED = ("fp16", "fp16, CUDA graph", "bf16", "bf16, CUDA graph", "int4", "int4, CUDA graph")
+FLAGS = {
+    "fp32": ["--fp32"],
+    "fp16": ["--fp16"],
+    "bf16": ["--bf16"],
+    "int4": ["--int4", "--for", "cuda"],
+    "int4-32": ["--int4", "--for", "cuda", "--group-size", "32"],
+}
+OPTIONS = {"CUDA graph": CardOptions(cuda_graph=True), "mixed GEMM": CardOptions(mixed_gemm=True), "": CardOptions()}
+PARITY = ("fp32", "fp16", "bf16", "int4", "int4-32, mixed GEMM")
+SPEED = (
+    "fp16", "fp16, CUDA graph", "bf16", "bf16, CUDA graph", "int4", "int4, CUDA graph", "int4-32", "int4-32, mixed GEMM",
+)  # fmt: skip
 BATCHES, STEPS = (1, 8, 32), 32
 WIDTH, HEIGHT, PROMPT = 980, 735, 64
 PEERS = ("eager", "sdpa", "static cache, compiled")
@@ -74,50 +85,59 @@ def export(checkpoint: Path, folder: Path, precision: str) -> None:
     """With the command that users have, in a process of its own."""
     if folder.exists():
         return
-    flags = [f"--{precision}", *(["--for", "cuda"] if precision == "int4" else [])]
     program = [sys.executable, "-c", "from idefics2_onnx.cli import main; main()"]
-    subprocess.run([*program, "export", str(checkpoint), "-o", str(folder), "--verify", "never", *flags], check=True)
+    subprocess.run([*program, "export", str(checkpoint), "-o", str(folder), "--verify", "never", *FLAGS[precision]], check=True)
 
 
-def prepare(place: Path, text_layers: int, vision_layers: int) -> None:
+def prepare(place: Path, precisions: list[str], text_layers: int, vision_layers: int) -> None:
     for name, layers in (("full", (text_layers, vision_layers)), ("layers", (2, 2))):
         if not (place / name / "config.json").exists():
             script = [sys.executable, str(Path(__file__).with_name("make_checkpoint.py")), str(place / name)]
             subprocess.run([*script, "--text-layers", str(layers[0]), "--vision-layers", str(layers[1])], check=True)
-    for precision in PRECISIONS:
+    for precision in precisions:
         export(ROOT / "demo" / "checkpoint", place / f"demo-{precision}", precision)
         export(place / "layers", place / f"layers-{precision}", precision)
         if precision != "fp32":
             export(place / "full", place / f"full-{precision}", precision)
 
 
-def opened(folder: Path, device: str, options: CardOptions | None = None) -> Idefics2:
-    return Idefics2.from_pretrained(folder, device, card_options=options, image_cache=0)
+def prepared(place: Path, name: str) -> bool:
+    """Whether a contestant's folder is there; if not, that is said."""
+    folder = Path(f"{place}-{name.partition(', ')[0]}")
+    if not folder.exists():
+        print(f"{name}: there is no {folder}.", flush=True)
+    return folder.exists()
+
+
+def opened(place: Path, name: str, device: str) -> Idefics2:
+    """The folder that a contestant's name begins with, with the options that it ends with."""
+    precision, _, options = name.partition(", ")
+    return Idefics2.from_pretrained(f"{place}-{precision}", device, card_options=OPTIONS[options], image_cache=0)
 
 
 def parity(place: Path, device: str, results: Results, cases: int) -> None:
     """The demo's answers and a few full-width layers' logits beside fp32 on the processor."""
-    keys = [f"parity: {what}, {precision}" for what in ("demo", "layers") for precision in PRECISIONS]
-    if not results.missing(keys):
+    there = [name for name in PARITY if prepared(place / "demo", name) and prepared(place / "layers", name)]
+    if "fp32" not in there or not results.missing([f"parity: {what}, {name}" for what in ("demo", "layers") for name in there]):
         return
-    reference = opened(place / "demo-fp32", "cpu")
+    reference = opened(place / "demo", "fp32", "cpu")
     for task in TASKS:
         key = f"answers: {task}"
         results.put(key, lambda task=task: [text for text, _ in answers(reference, task, range(cases))])  # type: ignore[misc]
-    for precision in PRECISIONS:
+    for precision in there:
 
         def differing(precision: str = precision) -> dict[str, float]:
-            model, differ = opened(place / f"demo-{precision}", device), 0
+            model, differ = opened(place / "demo", precision, device), 0
             for task in TASKS:
                 found = [text for text, _ in answers(model, task, range(cases))]
                 differ += sum(a != b for a, b in zip(found, results.found[f"answers: {task}"], strict=True))
             return {"differ": differ, "of": cases * len(TASKS), "percent": 100 * differ / (cases * len(TASKS))}
 
         results.put(f"parity: demo, {precision}", differing)
-    for precision in PRECISIONS:
+    for precision in there:
 
         def apart(precision: str = precision) -> dict[str, float]:
-            expected, found = (some_logits(opened(place / f"layers-{p}", d)) for p, d in (("fp32", "cpu"), (precision, device)))
+            expected, found = (some_logits(opened(place / "layers", p, d)) for p, d in (("fp32", "cpu"), (precision, device)))
             return {
                 "relative error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
                 "same next token": float((found.argmax(-1) == expected.argmax(-1)).mean()),
@@ -149,7 +169,7 @@ def medians(work: Callable[[], Any], times: int) -> float:
 
 def question(place: Path, split: bool) -> dict[str, Any]:
     """A photo and some text, as the processor gives them."""
-    processor = Idefics2Processor.from_pretrained(place / "full-fp16")
+    processor = Idefics2Processor.from_pretrained(place / "full")
     image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     pixels = processor.image_processor(image, do_image_splitting=split)
     image_token = json.loads((place / "full" / "config.json").read_text())["image_token_id"]
@@ -167,14 +187,16 @@ def used() -> int:
 def ours(place: Path, device: str, results: Results) -> None:
     """Time to the first token, steps and memory of each folder."""
     for name in SPEED:
-        key, (precision, _, graph) = f"ours: {name}", name.partition(", ")
+        key, graph = f"ours: {name}", "CUDA graph" in name
         decodes = results.cells(key)
         firsts = [] if graph else [f"{key}, first token, {way}" for way in ("unsplit", "split")]
-        if not results.missing([*(cell for cell, *_ in decodes), *firsts, f"{key}, memory"]):
+        if not prepared(place / "full", name) or not results.missing(
+            [*(cell for cell, *_ in decodes), *firsts, f"{key}, memory"]
+        ):
             continue
         before = used()
         start = time.perf_counter()
-        model = opened(place / f"full-{precision}", device, CardOptions(cuda_graph=bool(graph)))
+        model = opened(place / "full", name, device)
         opening = time.perf_counter() - start
         results.put(f"{key}, opens in", lambda opening=opening: opening)  # type: ignore[misc]
         for way in ("unsplit", "split") if firsts else ():
@@ -308,18 +330,19 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
     parser.add_argument("--minutes", type=float, default=7)
     parser.add_argument("--cases", type=int, default=CASES, help="Questions to the demo, per task.")
+    parser.add_argument("--precisions", default=",".join(FLAGS), help="What to prepare.")
     parser.add_argument("--parts", default="ours,theirs,parity")
     parser.add_argument("--contexts", default="512,4096", help="Tokens before the steps that are measured.")
     parser.add_argument("--text-layers", type=int, default=32)
     parser.add_argument("--vision-layers", type=int, default=27)
     chosen = parser.parse_args()
     if chosen.what == "prepare":
-        prepare(chosen.place, chosen.text_layers, chosen.vision_layers)
+        prepare(chosen.place, chosen.precisions.split(","), chosen.text_layers, chosen.vision_layers)
         raise SystemExit
     held = Results(chosen.json, chosen.minutes)
     held.contexts = [int(context) for context in chosen.contexts.split(",")]
     if chosen.device == "cpu":
-        PRECISIONS, SPEED = (tuple(name for name in names if "bf16" not in name) for names in (PRECISIONS, SPEED))
+        PARITY, SPEED = (tuple(name for name in names if "bf16" not in name) for names in (PARITY, SPEED))
     held.put("machine", lambda: vars(Machine.here()) | {"gpus": [vars(gpu) for gpu in Machine.here().gpus]})
     parts = {"ours": ours, "theirs": theirs, "parity": partial(parity, cases=chosen.cases)}
     for part in chosen.parts.split(","):

@@ -54,6 +54,14 @@ def speed(name: str) -> str:
     return table(("", "peak memory", "opens in", *(TASKS[task].format(**found) for task in peer["seconds"])), rows)
 
 
+def memory() -> str:
+    rows = []
+    for name, found in read("memory.json").items():
+        sizes = (f"{found[what] / 1e9:.2f} GB" for what in ("folder", "opened", "answered"))
+        rows.append([name, *sizes, f"{found['answered'] / found['folder']:.2f}"])
+    return table(("folder", "size", "opened", "answered", "ratio"), rows)
+
+
 def quality() -> str:
     found = read("quality.json")
     first = next(iter(found.values()))["tasks"]
@@ -63,6 +71,19 @@ def quality() -> str:
         each = (f"{100 * task['right'] / task['cases']:.1f}" for task in result["tasks"])
         rows.append([name, f"{result['bytes'] / 1e6:.1f} MB", *each, f"**{100 * right / cases:.2f}**", str(differ)])
     return table(("folder", "size", *(task["task"] for task in first), "all", "unlike fp32's"), rows)
+
+
+def layers() -> str:
+    found = read("quantisation.json")
+    rows = [
+        [f"{graph}, {what}", *(f"{result['errors'][graph][what]:.4f}" for result in found.values())]
+        for graph, errors in found["fp16"]["errors"].items()
+        for what in errors
+    ]
+    rows.append(["**same next token**", *(f"{100 * result['same'] / result['positions']:.1f} %" for result in found.values())])
+    rows.append(["**KL**", *(f"{result['divergence']:.2g}" for result in found.values())])
+    rows.append(["**size**", *(f"{result['bytes'] / 1e9:.2f} GB" for result in found.values())])
+    return table(("relative error", *found), rows)
 
 
 def sensitivity() -> str:
@@ -95,7 +116,7 @@ def text() -> str:
     full = read("cpu-full.json")
     sections = {
         "MACHINE": machine(full["machine"]), "EXPORTS": exports(), "FULL": speed("cpu-full.json"),
-        "QUALITY": quality(), "SENSITIVITY": sensitivity(),
+        "MEMORY": memory(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
     found = Path(__file__).with_name("report.md").read_text()

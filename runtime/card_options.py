@@ -16,6 +16,9 @@ class CardOptions:
     """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers."""
     tuning: bool = False
     """Let ONNX Runtime try several kernels for a shape when it first comes, and keep the fastest."""
+    mixed_gemm: bool = False
+    """Multiply 4-bit and 8-bit weights with fp16 as they are, also for prompts and many rows, where ONNX Runtime else widens them
+    first. Takes weights in groups of 32 (`export --int4 --for cuda --group-size 32`), which are laid out anew at opening."""
     cuda_graph: bool = False
     """Record the work of one step and play it back, so that the host does not start kernel after kernel. For one thread at a
     time, and recorded anew for every answer and whenever its cache grows."""
@@ -32,6 +35,11 @@ class CardOptions:
             value = getattr(self, field.name)
             if field.name != "memory_limit" and not isinstance(value, bool):
                 raise ProviderError(f"{field.name} is {value!r:.60}. Give true or false.")
+
+    @property
+    def session(self) -> dict[str, str]:
+        """Entries of a session's configuration."""
+        return {"ep.cuda.fpa_intb_gemm": "1"} if self.mixed_gemm else {}
 
     def cuda(self, card: int, cuda_graph: bool = False) -> dict[str, Any]:
         """Options of CUDAExecutionProvider."""

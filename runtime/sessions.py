@@ -143,7 +143,7 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
 
     def opened(graph: GraphName) -> Any:
         wanted = places[graph]
-        return _open_vino(folder, graph) if wanted is None else _open(folder, graph, wanted, session_options)
+        return _open_vino(folder, graph) if wanted is None else _open(folder, graph, wanted, session_options, options)
 
     on_cards = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
     # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
@@ -187,7 +187,11 @@ def _check_providers(wanted: Sequence[Provider]) -> None:
 
 
 def _open(
-    folder: ModelFolder, graph: GraphName, wanted: list[Provider], session_options: ort.SessionOptions | None
+    folder: ModelFolder,
+    graph: GraphName,
+    wanted: list[Provider],
+    session_options: ort.SessionOptions | None,
+    card_options: CardOptions,
 ) -> ort.InferenceSession:
     import onnxruntime as ort
 
@@ -199,7 +203,8 @@ def _open(
         if names == [CPU]:
             options.enable_mem_pattern = False  # a block of memory for each shape that comes, and no two prompts are alike
         else:
-            options.add_session_config_entry(RECORD_PLACEMENT, "1")
+            for name, value in (card_options.session | {RECORD_PLACEMENT: "1"}).items():
+                options.add_session_config_entry(name, value)
         if folder.manifest.quantisation and "AMX" not in instructions():
             # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
             # unsigned. ONNX Runtime knows the ones to leave alone, but for those with AMX, which it would slow down.
@@ -213,7 +218,7 @@ def _open(
         reason = str(error).strip().splitlines()[0]
         if plain := _without_cuda_graph(wanted):
             _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
-            return _open(folder, graph, plain, session_options)
+            return _open(folder, graph, plain, session_options, card_options)
         if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
             raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
         raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error

@@ -29,13 +29,14 @@ EXAMPLE = "What is in this picture?"
 @pytest.fixture
 def card(monkeypatch, tmp_path):
     """An ONNX Runtime with CUDA and TensorRT, whose sessions remember how they were opened and run."""
-    seen = SimpleNamespace(opened={}, recordings=[], released=[], copied=[], refuses="", nodes={})
+    seen = SimpleNamespace(opened={}, configured={}, recordings=[], released=[], copied=[], refuses="", nodes={})
     real, device_type, vendor = ort.InferenceSession, python_side.get_ort_device_type, python_side.get_vendor_id_for_device_type
 
     class Session(real):
         def __init__(self, path, options=None, providers=()):
             self.wanted = [p if isinstance(p, tuple) else (p, {}) for p in providers]
             self.graph = getattr(path, "stem", "argmax")
+            seen.configured[self.graph] = options
             if seen.refuses and any("enable_cuda_graph" in options for _, options in self.wanted):
                 raise RuntimeError(seen.refuses)
             seen.opened[self.graph] = self.wanted
@@ -193,6 +194,15 @@ def test_card_options_become_onnx_runtimes():
         "device_id": "0", "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
         "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
     }  # fmt: skip
+
+
+def test_mixed_products_are_asked_for_by_option(card, exported):
+    entry = "ep.cuda.fpa_intb_gemm"
+    Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(mixed_gemm=True))
+    assert all(card.configured[graph].get_session_config_entry(entry) == "1" for graph in ("vision", "decoder"))
+    Idefics2.from_pretrained(exported("plain"), "cuda")
+    with pytest.raises(RuntimeError, match=entry):
+        card.configured["decoder"].get_session_config_entry(entry)
 
 
 @pytest.mark.parametrize(
