@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .argmax import Argmax
-from .buffer import Storage, copy_tensor
+from .buffer import Storage
 from .cache import KeyValueCache
-from .cuda_runtime import pinned
 from .engine import Engine, run
 from .errors import ProviderError
+from .host_output import HostOutput
 
 _recordings = itertools.count(1)
 _log = logging.getLogger("idefics2_onnx")
@@ -34,7 +34,7 @@ class DecodeStep:
         self._ids = _HostInput((batch, 1), storage)
         self._mask = _HostInput((batch, cache.capacity), storage)
         self._slots, self._held = np.arange(cache.capacity), np.zeros((batch, cache.capacity), bool)
-        self._logits = _HostOutput((batch, 1, engine.sizes.vocab_size), storage)
+        self._logits = HostOutput((batch, 1, engine.sizes.vocab_size), storage)
         self._argmax = None
         if engine.argmax:
             self._argmax = Argmax(engine.argmax, self._logits.value, np.empty(0, np.int64) if never is None else never, storage)
@@ -113,21 +113,3 @@ class _HostInput:
     def push(self) -> None:
         if self._on_device:
             self.value.update_inplace(self.array)
-
-
-class _HostOutput:
-    """A float32 output that the host reads: the same memory on the CPU, one copy from a device."""
-
-    def __init__(self, shape: tuple[int, ...], storage: Storage) -> None:
-        import onnxruntime as ort
-
-        on_device = storage.device != "cpu"
-        self._array: NDArray[np.float32] = pinned(shape) if on_device else np.zeros(shape, np.float32)
-        self._host = self.value = ort.OrtValue.ortvalue_from_numpy(self._array)
-        if on_device:
-            self.value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, storage.device, storage.card)
-
-    def pull(self) -> NDArray[np.float32]:
-        if self.value is not self._host:
-            copy_tensor(self.value, self._host)
-        return self._array

@@ -19,6 +19,7 @@ from .device import CPU, CUDA
 from .errors import ModelFolderError, ProviderError
 from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
+from .host_output import HostOutput
 from .padding import Tile
 from .parallel import in_parallel
 from .positions import position_ids
@@ -182,13 +183,13 @@ class Engine:
         binding.bind_ortvalue_input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
         binding.bind_cpu_input("attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
         binding.bind_cpu_input("logit_positions", positions)
-        binding.bind_output("logits", "cpu")
+        logits = HostOutput((*positions.shape, self.sizes.vocab_size), self.storage)
+        binding.bind_ortvalue_output("logits", logits.value)
         cache.bind(binding, first_row, batch)
         # ONNX Runtime keeps what a thread took on the card until the session ends where it records CUDA graphs.
         run(graph, session, binding, interruptible=not self.sessions.options.cuda_graph)
         cache.tokens[first_row : first_row + batch] = tokens
-        logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
-        return logits
+        return logits.pull()
 
     def check_finite(self, logits: NDArray[np.float32], features: Sequence[Buffer] = ()) -> None:
         """Raise ModelFolderError, naming the graph to blame, if logits are not numbers to choose a token by."""
