@@ -378,26 +378,36 @@ def info(folder: str | None, as_json: bool) -> None:
     metavar="MODEL",
     help="Compare with this checkpoint or more precise model folder, too (needs the [export] extra).",
 )
+@click.option(
+    "--adapter", type=click.Path(path_type=Path, exists=True, file_okay=False), help="LoRA adapter that FOLDER was exported with."
+)
 @_device_option
-def verify(folder: str | None, against: str | None, device: str) -> None:
+def verify(folder: str | None, against: str | None, adapter: Path | None, device: str) -> None:
     """Check a model FOLDER: files, hashes, interfaces, finite outputs; and how it agrees with another MODEL if one is given."""
     from .runtime.folder import ModelFolder
     from .runtime.self_check import check_folder
 
+    if adapter and not against:
+        raise click.UsageError("--adapter belongs to the checkpoint that --against names. Name one.")
     opened = ModelFolder.open(_choose_model(folder))
+    precise = _exporter().open_layered(against, adapter) if against else None
     with _Bars() as bars:
         bars.start("hashes", sum(entry.size for entry in opened.manifest.files.values()))
         for line in check_folder(opened, device, bars.advance):
             bars.finish()
             click.echo(line)
     if against:
-        exporter = _exporter()
-        verification = None
+        exporter, verification = _exporter(), None
         if not (Path(against) / MANIFEST).is_file():
-            verification = exporter.verify_folder(opened.path, against)
+            verification = exporter.verify_folder(opened.path, against, adapter=adapter)
             for line in verification.lines():
                 click.echo(line)
-        click.echo(exporter.agreement(opened.path, exporter.open_layered(against)))
+            if "+" in opened.manifest.source and not adapter:
+                click.echo(f"The folder was made from {opened.manifest.source}: name the adapter with --adapter.", err=True)
+        readers = [graph for graph in ("prompt", "decoder") if graph in opened.manifest.graphs]
+        for reader in readers:
+            name = f"{reader}, " if len(readers) > 1 else ""
+            click.echo(f"{name}{exporter.agreement(opened.path, precise, reader)}")
         if verification is not None:
             verification.raise_past_floor()
 

@@ -109,10 +109,12 @@ def _scale(folder: Path, config: dict[str, Any], module: str, rank: int) -> floa
     """What the product counts: alpha ÷ rank, or ÷ √rank for rank-stabilised adapters."""
     patterns = config.get("alpha_pattern") or {}
     try:
-        own = [alpha for key, alpha in patterns.items() if f".{module}".endswith(f".{key.lstrip('^').rstrip('$')}")]
+        own = [alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module)]  # as peft does
         return float((own or [config.get("lora_alpha", rank)])[0]) / (rank**0.5 if config.get("use_rslora") else rank)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG} has an alpha that is no number. Save the adapter again.") from error
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise CheckpointError(
+            f"{folder / _CONFIG} has an alpha that is no number or a pattern that is none. Save the adapter again."
+        ) from error
 
 
 def _fits(folder: Path, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..graphs.contract import MANIFEST, Manifest, ModelSizes
+from ..graphs.contract import MANIFEST, GraphName, Manifest, ModelSizes
+from ..runtime.folder import ModelFolder
 from .calibration import CalibrationSet
 from .compare import position_ids
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
@@ -59,10 +60,12 @@ class LayeredFolder:
 
     folder: Path
     manifest: Manifest
+    reader: GraphName = "decoder"
+    """What reads the prompt: the graph that writes answers, or the one for prompts."""
 
     @classmethod
-    def open(cls, folder: Path) -> LayeredFolder:
-        return cls(folder, read_manifest(folder))
+    def open(cls, folder: Path, reader: GraphName = "decoder") -> LayeredFolder:
+        return cls(folder, read_manifest(folder), reader)
 
     @property
     def sizes(self) -> ModelSizes:
@@ -80,7 +83,7 @@ class LayeredFolder:
     def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
         inputs = {"input_ids": ids[None], "image_features": features.flatten(0, 1), "feature_rows": rows[None]}
         x = torch.from_numpy(Cut.open(self.folder, "embedding").run(inputs, ["inputs_embeds"])[0])
-        graph = Cut.open(self.folder, "prompt" if "prompt" in self.manifest.graphs else "decoder")
+        graph = Cut.open(self.folder, self.reader)
         borders = graph.borders(TEXT_NORM)
         call = whole_prompt(self.manifest.model, x)
         for border, following in itertools.pairwise([*borders, "logits"]):
@@ -103,17 +106,23 @@ class LayeredCheckpoint:
         return found
 
 
-def open_layered(source: str | Path) -> Layered:
-    """A model folder, or a checkpoint's folder or hub id."""
+def open_layered(source: str | Path, adapter: Path | None = None) -> Layered:
+    """A model folder, or a checkpoint's folder or hub id with an adapter or without.
+
+    Raises:
+        CheckpointError, ModelFolderError: it cannot be read.
+    """
     if (Path(source) / MANIFEST).is_file():
-        return LayeredFolder.open(Path(source))
-    return LayeredCheckpoint(SourceModel.open(source))
+        if adapter is not None:
+            raise CheckpointError(f"{source} is a model folder, which takes no adapter. Name the checkpoint it was made from.")
+        return LayeredFolder.open(ModelFolder.open(source).path)
+    return LayeredCheckpoint(SourceModel.open(source, adapter=adapter))
 
 
 @torch.no_grad()
-def agreement(folder: Path, precise: Layered) -> Agreement:
-    """Compare a folder with a more precise model on built-in pictures and prompts."""
-    ours = LayeredFolder.open(folder)
+def agreement(folder: Path, precise: Layered, reader: GraphName = "decoder") -> Agreement:
+    """Compare a folder with a more precise model on built-in pictures and prompts; `reader` is "prompt" or "decoder"."""
+    ours = LayeredFolder.open(folder, reader)
     sizes = ours.manifest.model
     if precise.sizes != sizes:
         raise CheckpointError(

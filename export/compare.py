@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Idefics2ForConditionalGeneration
 
-from ..graphs.contract import Dtype, GraphName, Manifest, data_file, graph_file, key_value_names
+from ..graphs.contract import GRAPHS, Dtype, GraphName, Manifest, data_file, graph_file, key_value_names
 from .source_model import SourceModel
 from .verify import Difference, Verification, read_manifest
 
@@ -179,12 +179,25 @@ def widen(array: Array) -> NDArray[np.float32]:
     return array.astype(np.float32)
 
 
+def load_graph(folder: Path, graph: GraphName) -> ir.Model:
+    """A graph of a folder, whose files may be links, as the hub's cache has them: its library takes none for the weights."""
+    model = ir.load((folder / graph_file(graph)).resolve())
+    data = (folder / data_file(graph)).resolve()
+    for initializer in model.graph.initializers.values():
+        tensor = initializer.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            where: dict[str, Any] = {"location": data.name, "offset": tensor.offset, "length": tensor.length}
+            what: dict[str, Any] = {"dtype": tensor.dtype, "shape": tensor.shape, "name": tensor.name}
+            initializer.const_value = ir.ExternalTensor(**where, **what, base_dir=data.parent)
+    return model
+
+
 @contextlib.contextmanager
 def widened(folder: Path) -> Iterator[Path]:
     """A copy of a bf16 folder's graphs in fp32, with the bf16 weights' values: ONNX Runtime has no bf16 kernels on CPU."""
     with tempfile.TemporaryDirectory() as name:
-        for graph in ("vision", "embedding", "decoder"):
-            model = ir.load(folder / f"{graph}.onnx")
+        for graph in GRAPHS:
+            model = load_graph(folder, graph)
             widen_model(model)
             ir.save(model, Path(name) / f"{graph}.onnx", external_data=data_file(graph))
         yield Path(name)

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..graphs.contract import GraphName, ModelSizes, graph_file, key_value_names
-from .compare import run, widen, widen_model
+from ..graphs.contract import GraphName, ModelSizes, key_value_names
+from .compare import load_graph, run, widen, widen_model
 
 VISION_NORM, LAST_VISION_NORM = "vision_model.encoder.layers.{}.layer_norm1.weight", "vision_model.post_layernorm.weight"
 TEXT_NORM = "text_model.layers.{}.input_layernorm.weight"
@@ -32,7 +32,7 @@ class Cut:
 
     @classmethod
     def open(cls, folder: Path, graph: GraphName) -> Cut:
-        return cls(folder, lambda: ir.load(folder / graph_file(graph)))
+        return cls(folder, lambda: load_graph(folder, graph))
 
     def input_of(self, weight: str) -> str:
         """Name of the value that the normalisation with this weight reads: a border between layers."""

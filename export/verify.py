@@ -144,7 +144,7 @@ def verify_in_subprocess(
         reason = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[-1]
         raise CheckpointError(
             f"The model folder could not be compared with the reference ({reason}). "
-            "Export with --verify never to keep it uncompared."
+            "`export --verify never` keeps a folder uncompared."
         )
     found = json.loads(run.stdout.splitlines()[-1])
     not_run = list(found["not_run"])

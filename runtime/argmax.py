@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .. import graphs
 from ..graphs.contract import ARGMAX
+from .errors import ProviderError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -31,18 +32,22 @@ class Argmax:
     """The graph, bound to one place of logits and to tokens that are never chosen."""
 
     def __init__(self, session: ort.InferenceSession, logits: ort.OrtValue, never: NDArray[np.int64], storage: Storage) -> None:
-        import onnxruntime as ort
-
         bias = np.zeros(logits.shape()[-1], np.float32)
         bias[never] = -np.inf
         self._session, self._binding = session, session.io_binding()
         self._binding.bind_ortvalue_input("logits", logits)
-        self._binding.bind_ortvalue_input("bias", ort.OrtValue.ortvalue_from_numpy(bias, storage.device, storage.card))
+        self._binding.bind_ortvalue_input("bias", storage.tensor(bias))
         for name in ("token_ids", "total"):
             self._binding.bind_output(name, "cpu")
 
     def __call__(self) -> tuple[list[int], NDArray[np.float32]]:
         """The best token of every row, and the sum of its logits, which is finite only if they are."""
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            reason = str(error).strip().splitlines()[0]
+            raise ProviderError(
+                f"Tokens cannot be chosen on the card ({reason:.300}). Use the card option argmax=false."
+            ) from error
         ids, total = (value.numpy() for value in self._binding.get_outputs())
         return ids[:, 0].tolist(), total

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .cuda_runtime import zeroed
+from . import cuda_runtime
+from .errors import ProviderError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 _TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 """ONNX's numbers of the types a graph's features, embeddings and cache may have."""
-_BFLOAT16 = 16
-_STORED: dict[int, Any] = {1: np.float32, 10: np.float16, _BFLOAT16: np.uint16}
+FLOAT32, _BFLOAT16 = 1, 16
+_STORED: dict[int, Any] = {FLOAT32: np.float32, 10: np.float16, _BFLOAT16: np.uint16}
 """NumPy has no bfloat16: its bits are kept."""
 
 
@@ -42,6 +43,34 @@ class Storage:
     def item_bytes(self) -> int:
         return int(np.dtype(_STORED[self.element_type]).itemsize)
 
+    def empty(self, shape: Sequence[int], element_type: int) -> ort.OrtValue:
+        """A tensor with anything in it.
+
+        Raises:
+            ProviderError: there is no room for it.
+        """
+        import onnxruntime as ort
+
+        try:
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, element_type, self.device, self.card)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            reason = str(error).strip().splitlines()[0]
+            raise ProviderError(
+                f"The card gave no memory for {list(shape)} numbers ({reason:.300}). Use fewer rows or tokens."
+            ) from error
+
+    def tensor(self, array: NDArray[Any]) -> ort.OrtValue:
+        """An array's numbers: the same memory on the CPU, a copy on a device."""
+        import onnxruntime as ort
+
+        try:
+            return ort.OrtValue.ortvalue_from_numpy(array, self.device, self.card)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ProviderError(
+                f"The card did not take {array.nbytes} bytes ({reason:.300}). Check it with nvidia-smi."
+            ) from error
+
     def buffer(self, rows: int, groups: int, length: int, width: int) -> Buffer:
         """A buffer of zeros."""
         return Buffer((rows, groups, length, width), self)
@@ -60,9 +89,9 @@ class Buffer:
         self.nbytes = int(np.prod(shape)) * storage.item_bytes
         # Zero at first: standard attention multiplies what lies behind a row's end by 0, which must not be NaN.
         if storage.device != "cpu":
-            self._value = _empty(shape, storage)
-            if self.nbytes and not zeroed(self._value.data_ptr(), self.nbytes, storage.card):
-                copy_tensor(_wrap(np.zeros(shape, _STORED[storage.element_type]), storage.element_type), self._value)
+            self._value = storage.empty(shape, storage.element_type)
+            if self.nbytes:
+                cuda_runtime.zero(self._value.data_ptr(), self.nbytes, storage.card)
             return
         self._array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
         self._value = _wrap(self._array, storage.element_type)
@@ -77,10 +106,10 @@ class Buffer:
         if self._storage.device == "cpu":
             self._array[row, :, start:stop] = source._array[source_row, :, start:stop]
             return
-        _, groups, _, width = self.shape
-        for group in range(groups):  # each is one stretch of memory
-            shape = (stop - start, width)
-            copy_tensor(source._at(source_row, group, start, shape), self._at(row, group, start, shape))
+        if stop > start:
+            line = (stop - start) * self.shape[3] * self._storage.item_bytes
+            lines = source._lines(source_row, start)
+            cuda_runtime.copy_lines(self._lines(row, start), lines, line, self.shape[1], self._storage.card)
 
     def write(self, values: NDArray[np.floating[Any]]) -> None:
         """Fill the buffer with as many numbers from the host."""
@@ -90,8 +119,8 @@ class Buffer:
         )
         if self._storage.device == "cpu":
             self._array[...] = array
-        else:
-            copy_tensor(_wrap(array, self._storage.element_type), self._value)
+        elif self.nbytes:
+            cuda_runtime.copy(self._value.data_ptr(), array.ctypes.data, self.nbytes, self._storage.card)
 
     def read(self) -> NDArray[np.float32]:
         """A copy on the host, float32."""
@@ -99,14 +128,17 @@ class Buffer:
             array = self._array
         else:
             array = np.empty(self.shape, _STORED[self._storage.element_type])
-            copy_tensor(self._value, _wrap(array, self._storage.element_type))
+            if self.nbytes:
+                cuda_runtime.copy(array.ctypes.data, self._value.data_ptr(), self.nbytes, self._storage.card)
         if self._storage.element_type == _BFLOAT16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32)
 
-    def _at(self, row: int, group: int, start: int, shape: tuple[int, ...]) -> ort.OrtValue:
+    def _lines(self, row: int, start: int) -> tuple[int, int]:
+        """Where the token `start` of a row's first group is, and how far it is to the next group's; bytes."""
         _, groups, length, width = self.shape
-        return self._part(((row * groups + group) * length + start) * width, shape)
+        token, group = width * self._storage.item_bytes, length * width * self._storage.item_bytes
+        return self._value.data_ptr() + row * groups * group + start * token, group
 
     def _part(self, offset: int, shape: tuple[int, ...]) -> ort.OrtValue:
         """The numbers from an offset on, as a tensor of some shape over the same memory."""
@@ -114,7 +146,7 @@ class Buffer:
         if storage.device == "cpu":
             return _wrap(self._array.reshape(-1)[offset : offset + int(np.prod(shape))].reshape(shape), storage.element_type)
         if 0 in shape:  # is at no address
-            return _empty(shape, storage)
+            return storage.empty(shape, storage.element_type)
         binding = storage.session.io_binding()  # the one way of its Python interface to a tensor at an address
         pointer = self._value.data_ptr() + offset * storage.item_bytes
         name = storage.session.get_outputs()[0].name
@@ -124,24 +156,10 @@ class Buffer:
         return part
 
 
-def _empty(shape: Sequence[int], storage: Storage) -> ort.OrtValue:
-    """Memory on a device, with anything in it."""
-    import onnxruntime as ort
-
-    return ort.OrtValue.ortvalue_from_shape_and_type(shape, storage.element_type, storage.device, storage.card)
-
-
 def _wrap(array: NDArray[Any], element_type: int) -> ort.OrtValue:
     import onnxruntime as ort
 
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, element_type)
-
-
-def copy_tensor(source: ort.OrtValue, target: ort.OrtValue) -> None:
-    """Copy between host and device or on the device; ONNX Runtime offers no copy on the host."""
-    import onnxruntime as ort
-
-    ort.copy_tensors([source], [target])
 
 
 def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -30,7 +30,7 @@ class CardOptions:
     def __post_init__(self) -> None:
         limit = self.memory_limit
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit < 2**63):
-            raise ProviderError(f"memory_limit is {limit!r:.60}. Give a number of bytes above 0, or none.")
+            raise ProviderError(f"memory_limit is {limit!r:.60}. Give a number of bytes above 0, or leave it out.")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "memory_limit" and not isinstance(value, bool):

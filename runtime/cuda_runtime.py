@@ -1,4 +1,8 @@
-"""What ONNX Runtime's Python interface does not do with CUDA's memory; without CUDA's library it is not done."""
+"""CUDA's own calls, for what ONNX Runtime's Python interface does not do with a card's memory.
+
+It has copies between tensors, but only for providers that are registered as plugins, which CUDA's in its wheels is not. Each
+function returns when the work is done: ONNX Runtime's streams wait for nobody.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +14,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ProviderError
 from .libraries import cuda_major
 
+_ANY_DIRECTION = 4
+"""cudaMemcpyDefault: CUDA knows host and device by their addresses."""
+_PORTABLE = 1
+"""cudaHostRegisterPortable: for every card."""
 
-def pinned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+
+def pinned(shape: tuple[int, ...], card: int) -> NDArray[np.float32]:
     """An array of zeros that cards read and write by themselves, which is faster; a common one where CUDA refuses."""
     array: NDArray[np.float32] = np.zeros(shape, np.float32)
     runtime, address = _library(), ctypes.c_void_p(array.ctypes.data)
-    if runtime is None:
-        return array
-    if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(0)) == 0:
+    runtime.cudaSetDevice(card)  # or else the first card would be started for it
+    if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(_PORTABLE)) == 0:
         weakref.finalize(array, runtime.cudaHostUnregister, address)
     else:
         runtime.cudaGetLastError()  # ONNX Runtime would take the refusal for its next kernel's
     return array
 
 
-def zeroed(address: int, nbytes: int, card: int) -> bool:
-    """Fill memory of a card with zeros that do not come from the host; whether that worked."""
-    runtime, before = _library(), ctypes.c_int()
-    if runtime is None or runtime.cudaGetDevice(ctypes.byref(before)) != 0:
-        return False
-    done = (
-        runtime.cudaSetDevice(card) == 0
-        and runtime.cudaMemset(ctypes.c_void_p(address), 0, ctypes.c_size_t(nbytes)) == 0
-        and runtime.cudaDeviceSynchronize() == 0
-    )
-    if not done:
-        runtime.cudaGetLastError()
-    runtime.cudaSetDevice(before)
-    return bool(done)
+def zero(address: int, nbytes: int, card: int) -> None:
+    """Fill memory of a card with zeros, none of which come from the host."""
+    runtime = _library()
+    _check(runtime, runtime.cudaSetDevice(card))
+    _check(runtime, runtime.cudaMemset(ctypes.c_void_p(address), 0, ctypes.c_size_t(nbytes)))
+    _check(runtime, runtime.cudaStreamSynchronize(None))
+
+
+def copy(target: int, source: int, nbytes: int, card: int) -> None:
+    """Copy between addresses on a card and on the host."""
+    runtime = _library()
+    places = ctypes.c_void_p(target), ctypes.c_void_p(source)
+    _check(runtime, runtime.cudaSetDevice(card))
+    _check(runtime, runtime.cudaMemcpy(*places, ctypes.c_size_t(nbytes), _ANY_DIRECTION))
+    _check(runtime, runtime.cudaStreamSynchronize(None))
+
+
+def copy_lines(target: tuple[int, int], source: tuple[int, int], nbytes: int, lines: int, card: int) -> None:
+    """Copy some lines of so many bytes; of both sides, the first one's address and the bytes from one line to the next."""
+    runtime = _library()
+    places = (part for address, pitch in (target, source) for part in (ctypes.c_void_p(address), ctypes.c_size_t(pitch)))
+    _check(runtime, runtime.cudaSetDevice(card))
+    _check(runtime, runtime.cudaMemcpy2D(*places, ctypes.c_size_t(nbytes), ctypes.c_size_t(lines), _ANY_DIRECTION))
+    _check(runtime, runtime.cudaStreamSynchronize(None))
+
+
+def _check(runtime: Any, status: int) -> None:
+    if status == 0:
+        return
+    runtime.cudaGetLastError()  # ONNX Runtime would take it for its next kernel's
+    runtime.cudaGetErrorString.restype = ctypes.c_char_p
+    reason = (runtime.cudaGetErrorString(status) or b"").decode(errors="replace")
+    raise ProviderError(f"CUDA could not copy or clear memory of the card ({reason or status}). Check it with nvidia-smi.")
 
 
 def _library() -> Any:
-    """CUDA's, which ONNX Runtime has loaded, or None."""
+    """CUDA's, which ONNX Runtime has loaded."""
+    name = f"cudart64_{cuda_major()}.dll" if sys.platform == "win32" else f"libcudart.so.{cuda_major()}"
     try:
-        return ctypes.CDLL(f"cudart64_{cuda_major()}.dll" if sys.platform == "win32" else f"libcudart.so.{cuda_major()}")
-    except OSError:
-        return None
+        return ctypes.CDLL(name)
+    except OSError as error:
+        raise ProviderError(f"{name} cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'") from error

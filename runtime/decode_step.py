@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import weakref
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from .cache import KeyValueCache
 from .engine import Engine, run
 from .errors import ProviderError
 from .host_output import HostOutput
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 _recordings = itertools.count(1)
 _log = logging.getLogger("idefics2_onnx")
@@ -96,19 +101,22 @@ class DecodeStep:
         It is as good as logit_positions are 0: GatherND's sizes are read from the host when it is played back.
         """
         recording = next(_recordings)
-        weakref.finalize(self, self._engine.sessions.decoder.release_captured_graph, recording)
+        weakref.finalize(self, _release, self._engine.sessions.decoder, recording)
         return recording
+
+
+def _release(session: ort.InferenceSession, recording: int) -> None:
+    with contextlib.suppress(Exception):  # it was never recorded, or by another thread
+        session.release_captured_graph(recording)
 
 
 class _HostInput:
     """An int64 input that the host writes: the same memory on the CPU, a copy on a device."""
 
     def __init__(self, shape: tuple[int, int], storage: Storage, fill: int = 0) -> None:
-        import onnxruntime as ort
-
         self.array: NDArray[np.int64] = np.full(shape, fill, np.int64)
         self._on_device = storage.device != "cpu"
-        self.value = ort.OrtValue.ortvalue_from_numpy(self.array, storage.device, storage.card)
+        self.value = storage.tensor(self.array)
 
     def push(self) -> None:
         if self._on_device:

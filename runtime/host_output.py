@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .buffer import Storage, copy_tensor
-from .cuda_runtime import pinned
+from . import cuda_runtime
+from .buffer import FLOAT32, Storage
 
 
 class HostOutput:
@@ -17,16 +17,16 @@ class HostOutput:
     """
 
     def __init__(self, shape: tuple[int, ...], storage: Storage) -> None:
-        import onnxruntime as ort
-
-        on_device = storage.device != "cpu"
-        self._array: NDArray[np.float32] = pinned(shape) if on_device else np.zeros(shape, np.float32)
-        self._host = self.value = ort.OrtValue.ortvalue_from_numpy(self._array)
-        if on_device:
-            self.value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, storage.device, storage.card)
+        if storage.device == "cpu":
+            self._array: NDArray[np.float32] = np.zeros(shape, np.float32)
+            self.value = storage.tensor(self._array)
+        else:
+            self._array = cuda_runtime.pinned(shape, storage.card)
+            self.value = storage.empty(shape, FLOAT32)
+        self._storage = storage
 
     def pull(self) -> NDArray[np.float32]:
         """What was written, good until the next time."""
-        if self.value is not self._host:
-            copy_tensor(self.value, self._host)
+        if self._storage.device != "cpu":
+            cuda_runtime.copy(self._array.ctypes.data, self.value.data_ptr(), self._array.nbytes, self._storage.card)
         return self._array

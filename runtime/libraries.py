@@ -17,6 +17,7 @@ from .device import CUDA, TENSORRT
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 OLDEST_TENSORRT = "10.15"
 """Reads all operators of the standard flavour; its library's name is that of all 10s."""
+DRIVER = "a driver for CUDA"
 _DRIVER = ("libcuda.so.1",)
 _CUDA = ("libcudart.so.{cuda}", "libcublasLt.so.{cuda}", "libcublas.so.{cuda}", "libcurand.so.10", "libcudnn.so.9")
 _TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
@@ -61,11 +62,28 @@ def library_versions() -> dict[str, str]:
     runtime = f"libcudart.so.{cuda_major()}"
     found = {
         "CUDA": cuda(asked(runtime, "cudaRuntimeGetVersion")),
-        "a driver for CUDA": cuda(asked(runtime, "cudaDriverGetVersion")),
+        DRIVER: cuda(asked(runtime, "cudaDriverGetVersion")),
         "cuDNN": dotted(told("libcudnn.so.9", "cudnnGetVersion")),
         "TensorRT": dotted(told("libnvinfer.so.10", "getInferLibVersion")),
     }
     return {name: version for name, version in found.items() if version}
+
+
+def too_old(provider: str) -> str:
+    """What of a provider's libraries or driver has too low a version and how to mend it, if anything has."""
+    if provider not in _NEEDED:
+        return ""
+    here, major = library_versions(), cuda_major()
+    driver, tensorrt = here.get(DRIVER, major), here.get("TensorRT", OLDEST_TENSORRT)
+    if int(driver.split(".")[0]) < int(major):
+        return f"NVIDIA's driver is for CUDA {driver}, and this ONNX Runtime needs CUDA {major}. Update the driver"
+    if provider == TENSORRT and _numbers(tensorrt) < _numbers(OLDEST_TENSORRT):
+        return f"TensorRT is {tensorrt}, and {OLDEST_TENSORRT} is needed. {advice([_TENSORRT[0]])}"
+    return ""
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")[:2]]
 
 
 def advice(missing: list[str]) -> str:

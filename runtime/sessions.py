@@ -16,7 +16,7 @@ from .card_options import CardOptions
 from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, card_of, place, provider_name
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
-from .libraries import advice, clashing_packages, cuda_major, missing_libraries
+from .libraries import advice, clashing_packages, cuda_major, missing_libraries, too_old
 from .machine import instructions
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 """Session option: keep count of what runs where, for `placement`."""
+_LAYERS_WORK = {
+    "Attention", "GroupQueryAttention", "MultiHeadAttention", "MatMul", "FusedMatMul", "Gemm", "MatMulNBits",
+    "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+}  # fmt: skip
+"""Operators that a card must run: were they left to the CPU, every layer's numbers would cross the bus."""
 _log = logging.getLogger("idefics2_onnx")
 
 
@@ -184,6 +189,8 @@ def _check_providers(wanted: Sequence[Provider]) -> None:
                 f"{name} cannot run here: {', '.join(missing)} cannot be loaded (this ONNX Runtime is built for "
                 f"CUDA {cuda_major()}). {advice(missing)}, or choose --device cpu."
             )
+        if reason := too_old(name):
+            raise ProviderError(f"{name} cannot run here: {reason}, or choose --device cpu.")
 
 
 def _open(
@@ -234,6 +241,11 @@ def _open(
         elsewhere = ", ".join(f"{count} on {name}" for name, count in nodes.items())
         advice = "Export with --attention standard" if names[0] == TENSORRT else "Choose --device cpu"
         raise ProviderError(f"{names[0]} takes none of {graph_file(graph)}'s nodes ({elsewhere}). {advice}.")
+    if names[0] != CPU and (left := _left_to_the_cpu(session)):
+        raise ProviderError(
+            f"{names[0]} has no kernels for {left} in {graph_file(graph)} ({folder.manifest.precision[graph]}), which would run "
+            f"on the CPU. {_advice(folder.manifest)}, or choose --device cpu."
+        )
     _check_interface(folder, graph, session)
     return session
 
@@ -245,6 +257,23 @@ def placement(session: Any) -> dict[str, int]:
         for part in session.get_provider_graph_assignment_info():
             nodes[part.ep_name] += len(part.get_nodes())
     return dict(nodes.most_common())
+
+
+def _left_to_the_cpu(session: Any) -> str:
+    """Operators of the layers that no card runs, and how many; empty where the session was not told to keep count."""
+    found: Counter[str] = Counter()
+    with contextlib.suppress(Exception):
+        for part in session.get_provider_graph_assignment_info():
+            if part.ep_name == CPU:
+                found.update(node.op_type for node in part.get_nodes() if node.op_type in _LAYERS_WORK)
+    return ", ".join(f"{count} {name}" for name, count in found.items())
+
+
+def _advice(manifest: Manifest) -> str:
+    """What to export for a card instead."""
+    if manifest.quantisation:
+        return "Export with --int4 --for cuda, or with --fp16"
+    return "Export with --fp16 or --bf16" + (", or with --attention standard" if manifest.attention == "fused" else "")
 
 
 def _without_cuda_graph(providers: list[Provider]) -> list[Provider]:

@@ -65,7 +65,9 @@ def options(graph: GraphName, manifest: Manifest, card: int, memory_limit: float
     found = {
         "device_id": str(card), "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(places),
         "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(places.parent),
-    } | profile(graph, manifest)  # fmt: skip
+    }  # fmt: skip
+    if manifest.attention == "standard":
+        found |= profile(graph, manifest)  # of a graph in pieces it would have to name every piece's inputs
     if manifest.dtype != "fp32":
         found[f"trt_{manifest.dtype}_enable"] = "1"
     if memory_limit is not None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
         ({"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"]}, None),
         ({"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear"}, None),
         ({"r": 4, "target_modules": ["embed_tokens", "lm_head", "k_proj"]}, None),
-        ({"r": 2, "target_modules": ["v_proj"], "alpha_pattern": {"layers.0.self_attn.v_proj": 9}, "modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"r": 2, "target_modules": ["v_proj"], "alpha_pattern": {r"layers.\d+.self_attn.v_proj": 9}, "modules_to_save": ["lm_head"]}, "lm_head"),
     ],
 )  # fmt: skip
 def test_adapters_are_merged_as_peft_does(options, saved, checkpoint, tmp_path):

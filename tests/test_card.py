@@ -29,7 +29,9 @@ EXAMPLE = "What is in this picture?"
 @pytest.fixture
 def card(monkeypatch, tmp_path):
     """An ONNX Runtime with CUDA and TensorRT, whose sessions remember how they were opened and run."""
-    seen = SimpleNamespace(opened={}, configured={}, recordings=[], released=[], copied=[], refuses="", nodes={})
+    seen = SimpleNamespace(
+        opened={}, configured={}, recordings=[], released=[], copied=[], devices=[], refuses="", nodes={}, operators={}
+    )
     real, device_type, vendor = ort.InferenceSession, python_side.get_ort_device_type, python_side.get_vendor_id_for_device_type
 
     class Session(real):
@@ -50,7 +52,8 @@ def card(monkeypatch, tmp_path):
 
         def get_provider_graph_assignment_info(self):
             nodes = seen.nodes.get(self.graph, {self.wanted[0][0]: 3})
-            return [SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count) for name, count in nodes.items()]
+            parts = [(name, [SimpleNamespace(op_type=seen.operators.get(name, "Cast"))] * count) for name, count in nodes.items()]
+            return [SimpleNamespace(ep_name=name, get_nodes=lambda nodes=nodes: nodes) for name, nodes in parts]
 
         def run_with_iobinding(self, binding, options=None):
             if self.graph == "decoder":
@@ -60,11 +63,24 @@ def card(monkeypatch, tmp_path):
         def release_captured_graph(self, number=0):
             seen.released.append(number)
 
-    def copy_tensors(sources, targets):
-        for source, target in zip(sources, targets, strict=True):
-            seen.copied.append(source.tensor_size_in_bytes())
-            ctypes.memmove(target.data_ptr(), source.data_ptr(), source.tensor_size_in_bytes())
+    def copy(target, source, nbytes, direction):
+        seen.copied.append(nbytes.value)
+        ctypes.memmove(target, source, nbytes.value)
+        return 0
 
+    def copy_lines(target, target_pitch, source, source_pitch, nbytes, lines, direction):
+        for line in range(lines.value):
+            places = (address.value + line * pitch.value for address, pitch in ((target, target_pitch), (source, source_pitch)))
+            ctypes.memmove(*places, nbytes.value)
+        return 0
+
+    seen.cuda = SimpleNamespace(
+        cudaSetDevice=lambda number: seen.devices.append(number) or 0, cudaStreamSynchronize=lambda stream: 0,
+        cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda address: 0, cudaGetLastError=lambda: 0,
+        cudaGetErrorString=lambda status: b"out of memory",
+        cudaMemset=lambda address, value, nbytes: ctypes.memset(address, value, nbytes.value) and 0, cudaMemcpy=copy,
+        cudaMemcpy2D=copy_lines,
+    )  # fmt: skip
     from_numpy, from_shape = ort.OrtValue.ortvalue_from_numpy, ort.OrtValue.ortvalue_from_shape_and_type
 
     def copied(array, device="cpu", number=0):
@@ -77,7 +93,7 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", copied)
     monkeypatch.setattr(python_side, "get_ort_device_type", lambda name: device_type("cpu" if name == "cuda" else name))
     monkeypatch.setattr(python_side, "get_vendor_id_for_device_type", lambda name: None if name == "cuda" else vendor(name))
-    monkeypatch.setattr(ort, "copy_tensors", copy_tensors)
+    monkeypatch.setattr(cuda_runtime, "_library", lambda: seen.cuda)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
@@ -276,6 +292,8 @@ def test_tensorrt_takes_the_images_only(card, exported, capsys):
     (tensorrt.engine_folder("vision", engines) / "some.engine").touch()
     Idefics2.from_pretrained(folder, "tensorrt")
     assert not capsys.readouterr().err
+    Idefics2.from_pretrained(exported("plain"), "tensorrt")
+    assert "trt_profile_min_shapes" not in card.opened["vision"][0][1]  # TensorRT would want every piece's inputs named
 
 
 @pytest.mark.parametrize("graph", ["vision", "embedding", "decoder"])
@@ -317,7 +335,7 @@ def test_a_provider_that_takes_nothing_of_a_graph_is_an_error(card, exported):
     with pytest.raises(
         ProviderError, match=r"TensorrtExecutionProvider takes none of vision.onnx's nodes \(90 on CUDA.*, 4 on CPU.*standard"
     ):
-        open_sessions(ModelFolder.open(exported("plain")), "tensorrt")
+        open_sessions(ModelFolder.open(exported("plain", "fp32", "standard")), "tensorrt")
     card.nodes["vision"] = {CPU: 94}
     with pytest.raises(ProviderError, match="CUDAExecutionProvider takes none of vision.onnx's nodes"):
         open_sessions(ModelFolder.open(exported("plain")), "cuda")
@@ -341,46 +359,85 @@ def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
     assert "! device" in done.stdout
 
 
-def test_pinned_memory_is_given_back(monkeypatch):
+def test_pinned_memory_is_given_back(card):
     calls, forgotten = [], []
-    runtime = SimpleNamespace(
-        cudaHostRegister=lambda address, size, flags: calls.append((address.value, size.value)) or 0,
-        cudaHostUnregister=lambda address: calls.append(address.value),
-    )
-    monkeypatch.setattr(cuda_runtime.ctypes, "CDLL", lambda name: runtime)
-    array = cuda_runtime.pinned((2, 5))
+    card.cuda.cudaHostRegister = lambda address, size, flags: calls.append((address.value, size.value)) or 0
+    card.cuda.cudaHostUnregister = lambda address: calls.append(address.value)
+    array = cuda_runtime.pinned((2, 5), 1)
     place_of_it = array.ctypes.data
     assert calls == [(place_of_it, 40)]
+    assert card.devices == [1]
     del array
     assert calls[1:] == [place_of_it]
-    runtime.cudaHostRegister = lambda *_: 2
-    runtime.cudaGetLastError = lambda: forgotten.append(2)
-    assert cuda_runtime.pinned((2, 5)).shape == (2, 5)
+    card.cuda.cudaHostRegister = lambda *_: 2
+    card.cuda.cudaGetLastError = lambda: forgotten.append(2)
+    assert cuda_runtime.pinned((2, 5), 1).shape == (2, 5)
     assert len(calls) == 2
     assert forgotten == [2]
 
 
-def test_zeros_do_not_come_from_the_host(monkeypatch, card):
-    calls, storage = [], Storage("cuda", 1, None, 1)
-    runtime = SimpleNamespace(
-        cudaGetDevice=lambda place_of_it: 0,
-        cudaGetLastError=lambda: 0,
-        cudaSetDevice=lambda number: calls.append(getattr(number, "value", number)) or 0,
-        cudaMemset=lambda address, value, size: calls.append((address.value, value, size.value)) or 0,
-        cudaDeviceSynchronize=lambda: 0,
-    )
-    monkeypatch.setattr(cuda_runtime.ctypes, "CDLL", lambda name: runtime)
+def test_zeros_do_not_come_from_the_host(card, monkeypatch):
     monkeypatch.setattr(
         ort.OrtValue,
         "ortvalue_from_shape_and_type",
         lambda shape, *_: ort.OrtValue.ortvalue_from_numpy(np.ones(shape, np.float32)),
     )
-    buffer = storage.buffer(2, 3, 4, 5)
-    assert calls == [1, (buffer._value.data_ptr(), 0, 480), 0]
+    storage = Storage("cuda", 1, None, 1)
+    assert not storage.buffer(2, 3, 4, 5)._value.numpy().any()
+    assert card.devices == [1]
     assert not card.copied
-    runtime.cudaMemset = lambda *_: 1
-    storage.buffer(2, 3, 4, 5)
-    assert card.copied == [480]
+
+
+def test_rows_are_copied_group_by_group(card, exported):
+    storage = Idefics2.from_pretrained(exported("plain"), "cuda").engine.storage
+    source, target = storage.buffer(2, 3, 4, 5), storage.buffer(3, 3, 7, 5)
+    numbers = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    source.write(numbers)
+    target.copy(2, source, 1, 1, 3)
+    expected = np.zeros((3, 3, 7, 5), np.float32)
+    expected[2, :, 1:3] = numbers[1, :, 1:3]
+    assert np.array_equal(target.read(), expected)
+    target.copy(0, source, 0, 2, 2)
+    assert np.array_equal(target.read(), expected)
+
+
+def test_what_cuda_refuses_is_an_error(card, exported, monkeypatch):
+    model = Idefics2.from_pretrained(exported("plain"), "cuda")
+    card.cuda.cudaMemset = lambda *_: 2
+    with pytest.raises(ProviderError, match=r"CUDA could not copy or clear memory of the card \(out of memory\)"):
+        model.generate(EXAMPLE, max_new_tokens=1)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", lambda *_: 1 / 0)
+    with pytest.raises(ProviderError, match="The card gave no memory for"):
+        model.generate(EXAMPLE, max_new_tokens=1)
+
+
+def test_layers_that_the_cpu_would_run_are_an_error(card, exported):
+    card.nodes["decoder"], card.operators[CPU] = {CUDA: 90, CPU: 2}, "GroupQueryAttention"
+    expected = (
+        r"no kernels for 2 GroupQueryAttention in decoder.onnx \(fp32\).*with --fp16 or --bf16, or with --attention standard"
+    )
+    with pytest.raises(ProviderError, match=expected):
+        Idefics2.from_pretrained(exported("plain"), "cuda")
+    with pytest.raises(ProviderError, match="with --int4 --for cuda, or with --fp16, or choose"):
+        Idefics2.from_pretrained(exported("plain", "int8"), "cuda")
+    assert Idefics2.from_pretrained(exported("plain"), "auto").providers == [CPU]
+
+
+def test_versions_that_are_too_low(card, monkeypatch):
+    here = {"a driver for CUDA": "12.8", "TensorRT": "10.9.0"}
+    monkeypatch.setattr(libraries, "library_versions", lambda: here)
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    with pytest.raises(
+        ProviderError, match=r"driver is for CUDA 12.8, and this ONNX Runtime needs CUDA 13. Update the driver, or"
+    ):
+        Idefics2.from_pretrained(device="cuda")
+    here["a driver for CUDA"] = "13.1"
+    with pytest.raises(
+        ProviderError, match=r"TensorRT is 10.9.0, and 10.15 is needed. Run: pip install 'tensorrt-cu13>=10.15,<11'"
+    ):
+        Idefics2.from_pretrained(providers=[TENSORRT, CUDA, CPU])
+    here["TensorRT"] = "10.15.1"
+    Idefics2.from_pretrained(providers=[TENSORRT, CUDA, CPU])
 
 
 def test_versions_of_libraries(monkeypatch):

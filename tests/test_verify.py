@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from idefics2_onnx import Idefics2, Idefics2OnnxError
+from idefics2_onnx.cli import main
 from idefics2_onnx.demo.random_model import write_checkpoint
-from idefics2_onnx.export import Listener, export_model, verify_folder
+from idefics2_onnx.export import Listener, Quantisation, agreement, export_model, open_layered, verify_folder
 from idefics2_onnx.export.errors import CheckpointError, ParityError
 from idefics2_onnx.export.verify import Difference, verify_in_subprocess
 from small_models import SMALL_MODELS
@@ -75,3 +79,53 @@ def test_comparison_that_cannot_run_keeps_the_folder(checkpoint, tmp_path, monke
     with pytest.raises(CheckpointError, match="could not be compared"):
         export_model(checkpoint("plain"), tmp_path / "strict", "fp32", verify="always")
     assert not (tmp_path / "strict").exists()
+
+
+def test_folders_of_the_hubs_cache_are_compared(exported, checkpoint, tmp_path):
+    """Whose files are links to blobs elsewhere."""
+    linked = tmp_path / "hub" / "snapshots" / "abc"
+    linked.mkdir(parents=True)
+    shutil.copytree(exported("window", "bf16"), tmp_path / "hub" / "blobs")
+    for path in (tmp_path / "hub" / "blobs").iterdir():
+        path.rename(path.with_name(f"blob-{path.name}"))
+        (linked / path.name).symlink_to(f"../../blobs/blob-{path.name}")
+    for whole in (True, False):
+        verify_folder(linked, checkpoint("window"), whole).raise_past_floor()
+    found = agreement(linked, open_layered(linked))
+    assert found.same == found.positions
+
+
+def test_what_answers_is_compared_apart_from_what_reads_prompts(checkpoint, tmp_path):
+    folder = export_model(checkpoint("plain"), tmp_path, Quantisation("int4", fast_prompts=True), verify="never").folder
+    precise = open_layered(checkpoint("plain"))
+    reads, answers = (agreement(folder, precise, reader).divergence for reader in ("prompt", "decoder"))
+    data = folder / "decoder.onnx.data"
+    data.write_bytes(np.random.default_rng(0).permutation(np.frombuffer(data.read_bytes(), np.uint8)).tobytes())
+    assert agreement(folder, precise, "prompt").divergence == reads
+    assert not agreement(folder, precise, "decoder").divergence <= 10 * answers
+
+
+@pytest.mark.parametrize("damage", ["manifest", "missing", "short", "graph"])
+def test_what_to_compare_with_is_looked_at_first(damage, exported, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(exported("plain"), other)
+    data = other / "decoder.onnx.data"
+    {
+        "manifest": lambda: (other / "idefics2_onnx.json").write_text("{"),
+        "missing": data.unlink,
+        "short": lambda: data.write_bytes(data.read_bytes()[:-1]),
+        "graph": lambda: (other / "vision.onnx").write_bytes(b"x" * (other / "vision.onnx").stat().st_size),
+    }[damage]()
+    done = CliRunner().invoke(main, ["verify", str(exported("plain")), "--against", str(other)], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert not done.stdout
+
+
+def test_adapters_belong_to_checkpoints(exported, tmp_path):
+    alone = CliRunner().invoke(main, ["verify", str(exported("plain")), "--adapter", str(tmp_path)])
+    assert alone.exit_code == 2
+    done = CliRunner().invoke(
+        main, ["verify", str(exported("plain")), "--against", str(exported("plain")), "--adapter", str(tmp_path)]
+    )
+    assert "is a model folder, which takes no adapter" in done.stderr
