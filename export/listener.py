@@ -8,7 +8,7 @@ class Listener:
         """A line for the user."""
 
     def start(self, step: str, total: int) -> None:
-        """A step of `total` bytes (or numbers, where nothing is written) begins."""
+        """A step of `total` bytes begins, read as fp32 where nothing is written."""
 
     def advance(self, done: int) -> None:
         """So many more bytes of the step are done."""

@@ -91,11 +91,11 @@ def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: Cal
     places = [
         place
         for place in _places(model.config)
-        if not any(isinstance(model.stored(name), AwqMatrix) for name in place.after)
+        if not any(isinstance(model.stored(name), AwqMatrix) for name in (*place.before, *place.after))
         and not (place.cached and quantisation.fast_prompts)
     ]
     reference = streamed_reference(model)
-    listener.start("calibrate", sum(math.prod(model.shapes[name]) for place in places for name in place.after))
+    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for place in places for name in place.after))
     for place in places:
         for name in place.after:
             packing = quantisation.packing(
@@ -149,7 +149,7 @@ class _Measure:
                 rows = _rounded_rows(rows)
             error = rows @ self._packing.rounded(weights * factors).T - expected
             place.errors[index] += float(error.square().sum() / expected.square().sum().clamp(min=1e-30))
-        self._listener.advance(module.weight.numel())
+        self._listener.advance(4 * module.weight.numel())
 
 
 def _rounded_rows(x: Tensor) -> Tensor:

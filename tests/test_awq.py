@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from idefics2_onnx.export import export_model
 from idefics2_onnx.export.packing import Groups
@@ -21,14 +22,14 @@ def dequantised(folder, graph, stem, size):
     return integers, scales, np.stack([zeros & 15, zeros >> 4], -1).reshape(len(zeros), -1)[:, : scales.shape[1]]
 
 
-def awq_checkpoint(source, folder, group=32):
-    """The checkpoint with its text model quantised in AWQ's GEMM layout; and the integers of each matrix."""
+def awq_checkpoint(source, folder, group=32, left="nothing"):
+    """The checkpoint with its text model quantised in AWQ's GEMM layout, but for what is left; and each matrix's integers."""
     folder.mkdir()
     for path in source.iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
     tensors, kept = load_file(source / "model.safetensors"), {}
-    for name in [n for n in tensors if "text_model.layers" in n and tensors[n].ndim == 2]:
+    for name in [n for n in tensors if "text_model.layers" in n and tensors[n].ndim == 2 and left not in n]:
         matrix, stem = tensors.pop(name).float(), name.removesuffix(".weight")
         outputs, inputs = matrix.shape
         integers, scales, zeros = Groups(4, group, False, torch.float16).round(matrix.view(outputs, inputs // group, group))
@@ -50,10 +51,12 @@ def gemm(numbers):
     return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32).contiguous()
 
 
-def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path):
-    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq")
+@pytest.mark.parametrize(("left", "matrices"), [("nothing", 14), ("down_proj", 12), ("o_proj", 12)])
+def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path, left, matrices):
+    """Also those that come before a matrix that AWQ left alone, and that smoothing would change."""
+    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq", left=left)
     folder = export_model(tmp_path / "awq", tmp_path / "int4", "int4", verify="always").folder
-    assert len(kept) == 14
+    assert len(kept) == matrices
     for stem, (integers, scales, zeros) in kept.items():
         found = dequantised(folder, "decoder", stem.removeprefix("model."), 32)
         assert np.array_equal(found[0], integers)
