@@ -1,9 +1,9 @@
 """Everything that only a graphics card can show: parity, speed and memory of every precision, beside transformers.
 
     python benchmarks/gpu.py prepare PLACE                 checkpoints with random weights and their model folders, about 80 GB
-    python benchmarks/gpu.py run PLACE [--json FILE] [--minutes 7]
+    python benchmarks/gpu.py run PLACE [--json FILE]
 
-`run` goes on where the last call stopped, and starts nothing new after --minutes: call it until it says that nothing is left.
+Both go on where the last call stopped, and start nothing new after --minutes: call them until nothing is left, which run says.
 What is measured is named by its key in the JSON file; delete a key to measure it again. Folders that are not there are passed
 over: on a smaller disk, `prepare --precisions fp32,fp16` and so on, and remove in between what has been measured. With small
 checkpoints in PLACE/full and PLACE/layers, `--device cpu --contexts 64,128 --cases 2` tries the script itself, without bf16.
@@ -92,16 +92,24 @@ def export(checkpoint: Path, folder: Path, precision: str) -> None:
     subprocess.run([*program, "export", str(checkpoint), "-o", str(folder), "--verify", "never", *FLAGS[precision]], check=True)
 
 
-def prepare(place: Path, precisions: list[str], text_layers: int, vision_layers: int) -> None:
+def prepare(place: Path, precisions: list[str], text_layers: int, vision_layers: int, minutes: float) -> None:
+    """Starts nothing new after so many minutes; goes on where the last call stopped."""
+    end = time.monotonic() + 60 * minutes
+
+    def in_time() -> None:
+        if time.monotonic() > end:
+            print("Time is over; call again.", flush=True)
+            raise SystemExit(3)
+
     for name, layers in (("full", (text_layers, vision_layers)), ("layers", (2, 2))):
         if not (place / name / "config.json").exists():
             script = [sys.executable, str(Path(__file__).with_name("make_checkpoint.py")), str(place / name)]
             subprocess.run([*script, "--text-layers", str(layers[0]), "--vision-layers", str(layers[1])], check=True)
+        in_time()
     for precision in precisions:
-        export(ROOT / "demo" / "checkpoint", place / f"demo-{precision}", precision)
-        export(place / "layers", place / f"layers-{precision}", precision)
-        if precision != "fp32":
-            export(place / "full", place / f"full-{precision}", precision)
+        for name in ("demo", "layers") if precision == "fp32" else ("demo", "layers", "full"):
+            in_time()
+            export(ROOT / "demo" / "checkpoint" if name == "demo" else place / name, place / f"{name}-{precision}", precision)
 
 
 def prepared(place: Path, name: str) -> bool:
@@ -199,6 +207,7 @@ def ours(place: Path, device: str, results: Results, name: str) -> None:
     model = opened(place / "full", name, device)
     opening = time.perf_counter() - start
     results.put(f"{key}, opens in", lambda: opening)
+    results.put(f"{key}, bytes of the decoder", lambda: model.folder.manifest.files["decoder.onnx.data"].size)
     for way in ("unsplit", "split") if firsts else ():
         asked = question(place, way == "split")
         results.put(f"{key}, first token, {way}", lambda: medians(lambda: model.generate(**asked, max_new_tokens=1), 5))  # noqa: B023
@@ -321,7 +330,26 @@ def table(results: Results) -> str:
     for who in (*(f"ours: {name}" for name in SPEED), *(f"transformers: {peer}" for peer in PEERS)):
         each = (results.found.get(cell, {}).get("tokens per second", float("nan")) for cell, *_ in results.cells(who))
         lines.append(f"{who:36}" + "".join(f"{found:14.1f}" for found in each))
-    return "\n".join(lines)
+    return "\n".join(lines + verdicts(results))
+
+
+def verdicts(results: Results) -> list[str]:
+    """Single rows beside what the card's memory allows and beside transformers; what is missing is left out."""
+
+    def speed(who: str, context: int) -> float:
+        return float(results.found.get(f"{who}, step of 1 at {context}", {}).get("tokens per second", "nan"))
+
+    lines = []
+    for name in SPEED:
+        who = f"ours: {name}"
+        for context in results.contexts:
+            weights, bandwidth = (
+                results.found.get(key, float("nan")) for key in (f"{who}, bytes of the decoder", "copy bandwidth")
+            )
+            shares = [f"{100 * speed(who, context) * weights / bandwidth:.0f} % of the memory's speed"]
+            shares += [f"{speed(who, context) / speed(f'transformers: {peer}', context):.2f} x {peer}" for peer in PEERS]
+            lines.append(f"{who} at {context}: " + ", ".join(share for share in shares if not share.startswith("nan")))
+    return lines
 
 
 if __name__ == "__main__":
@@ -330,7 +358,7 @@ if __name__ == "__main__":
     parser.add_argument("place", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
-    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--cases", type=int, default=CASES, help="Questions to the demo, per task.")
     parser.add_argument("--precisions", default=",".join(FLAGS), help="What to prepare.")
     parser.add_argument("--parts", default="parity,ours,theirs")
@@ -340,7 +368,7 @@ if __name__ == "__main__":
     parser.add_argument("--vision-layers", type=int, default=27)
     chosen = parser.parse_args()
     if chosen.what == "prepare":
-        prepare(chosen.place, chosen.precisions.split(","), chosen.text_layers, chosen.vision_layers)
+        prepare(chosen.place, chosen.precisions.split(","), chosen.text_layers, chosen.vision_layers, chosen.minutes)
         raise SystemExit
     held = Results(chosen.json, chosen.minutes, [int(context) for context in chosen.contexts.split(",")])
     if chosen.device == "cpu":
@@ -348,11 +376,15 @@ if __name__ == "__main__":
     held.put("machine", lambda: vars(Machine.here()) | {"gpus": [vars(gpu) for gpu in Machine.here().gpus]})
     if chosen.only:
         part, _, contestant = chosen.only.partition(": ")
-        {"ours": ours, "transformers": theirs}[part](chosen.place, chosen.device, held, contestant)
+        measures: dict[str, Callable[[Path, str, Results], None]] = {
+            "parity": partial(parity, cases=chosen.cases),
+            "ours": partial(ours, name=contestant),
+            "transformers": partial(theirs, peer=contestant),
+        }
+        measures[part](chosen.place, chosen.device, held)
         raise SystemExit
-    if "parity" in chosen.parts.split(","):
-        parity(chosen.place, chosen.device, held, chosen.cases)
-    contestants = [f"ours: {name}" for name in SPEED] if "ours" in chosen.parts.split(",") else []
+    contestants = ["parity"] if "parity" in chosen.parts.split(",") else []
+    contestants += [f"ours: {name}" for name in SPEED] if "ours" in chosen.parts.split(",") else []
     contestants += [f"transformers: {peer}" for peer in PEERS] if "theirs" in chosen.parts.split(",") else []
     for each in contestants:  # in processes of their own: none leaves memory behind
         done = subprocess.run([sys.executable, *sys.argv, "--only", each, "--minutes", str(held.minutes_left)])

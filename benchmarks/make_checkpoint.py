@@ -63,8 +63,10 @@ def real_config(text_layers: int = 32, vision_layers: int = 27) -> Idefics2Confi
 
 
 def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers: bool = True) -> None:
-    """config, tokenizer, processor files and safetensors shards with an index."""
-    folder.mkdir(parents=True)
+    """config, tokenizer, processor files and safetensors shards with an index; goes on where it was interrupted."""
+    if (folder / "config.json").exists():
+        raise SystemExit(f"{folder} holds a checkpoint already. Remove it or name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
     _, shapes, tied = model_sizes(config)
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size, itemsize = 0, DTYPES[dtype][0].itemsize
@@ -82,7 +84,6 @@ def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers:
         _write_shard(folder / name, shard, dtype, index, outliers)
     weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    config.save_pretrained(folder)
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     files = {
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<unk>", "padding_side": "left"},
@@ -93,6 +94,7 @@ def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
+    config.save_pretrained(folder)  # last: with it the checkpoint is whole
 
 
 def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], dtype: str, seed: int, outliers: bool) -> None:
@@ -104,6 +106,8 @@ def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], dtype: str, seed
         offset = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
+    if path.exists() and path.stat().st_size == 8 + len(encoded) + offset:
+        return  # written before an interruption
     generator = torch.Generator().manual_seed(seed)
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)

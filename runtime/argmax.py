@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 
 def open_argmax(providers: list[Provider]) -> ort.InferenceSession:
-    """The graph on the providers that the decoder runs on."""
+    """The graph on the providers that the decoder runs on.
+
+    Raises:
+        ProviderError: they do not run it.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    return ort.InferenceSession(files(graphs).joinpath(ARGMAX).read_bytes(), options, providers=providers)
+    try:
+        return ort.InferenceSession(files(graphs).joinpath(ARGMAX).read_bytes(), options, providers=providers)
+    except Exception as error:
+        raise _failed(error) from error
 
 
 class Argmax:
@@ -44,10 +51,13 @@ class Argmax:
         """The best token of every row, and the sum of its logits, which is finite only if they are."""
         try:
             self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            reason = str(error).strip().splitlines()[0]
-            raise ProviderError(
-                f"Tokens cannot be chosen on the card ({reason:.300}). Use the card option argmax=false."
-            ) from error
+        except Exception as error:
+            raise _failed(error) from error
         ids, total = (value.numpy() for value in self._binding.get_outputs())
         return ids[:, 0].tolist(), total
+
+
+def _failed(error: Exception) -> ProviderError:
+    """Of ONNX Runtime's errors, which share no base but Exception."""
+    reason = str(error).strip().splitlines()[0]
+    return ProviderError(f"Tokens cannot be chosen on the card ({reason:.300}). Use the card option argmax=false.")

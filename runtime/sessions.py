@@ -234,7 +234,7 @@ def _open(
         raise ProviderError(
             f"ONNX Runtime dropped {', '.join(missing)} and would have run {graph_file(graph)} on "
             f"{', '.join(session.get_providers())}, though its libraries (CUDA {cuda_major()}, cuDNN 9) are here. Check the "
-            "driver's version and the card with nvidia-smi, or choose --device cpu."
+            "card with nvidia-smi, run: pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or choose --device cpu."
         )
     nodes = placement(session)
     if nodes and names[0] not in nodes:
