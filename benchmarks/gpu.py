@@ -348,7 +348,8 @@ def verdicts(results: Results) -> list[str]:
             )
             shares = [f"{100 * speed(who, context) * weights / bandwidth:.0f} % of the memory's speed"]
             shares += [f"{speed(who, context) / speed(f'transformers: {peer}', context):.2f} x {peer}" for peer in PEERS]
-            lines.append(f"{who} at {context}: " + ", ".join(share for share in shares if not share.startswith("nan")))
+            if found := [share for share in shares if not share.startswith("nan")]:
+                lines.append(f"{who} at {context}: {', '.join(found)}")
     return lines
 
 

@@ -65,7 +65,6 @@ def _check(runtime: Any, status: int) -> None:
     if status == 0:
         return
     runtime.cudaGetLastError()  # ONNX Runtime would take it for its next kernel's
-    runtime.cudaGetErrorString.restype = ctypes.c_char_p
     reason = (runtime.cudaGetErrorString(status) or b"").decode(errors="replace")
     raise ProviderError(f"CUDA could not copy or clear memory of the card ({reason or status}). Check it with nvidia-smi.")
 
@@ -74,6 +73,8 @@ def _library() -> Any:
     """CUDA's, which ONNX Runtime has loaded."""
     name = f"cudart64_{cuda_major()}.dll" if sys.platform == "win32" else f"libcudart.so.{cuda_major()}"
     try:
-        return ctypes.CDLL(name)
+        library = ctypes.CDLL(name)
     except OSError as error:
         raise ProviderError(f"{name} cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'") from error
+    library.cudaGetErrorString.restype = ctypes.c_char_p
+    return library

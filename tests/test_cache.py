@@ -5,15 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from idefics2_onnx import Idefics2, ModelFolderError, PromptError
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
+from idefics2_onnx.runtime import cuda_runtime
 from idefics2_onnx.runtime.buffer import Storage
 from idefics2_onnx.runtime.cache import KeyValueCache
+from made_up_cuda import MadeUpCuda
 from parity import Reference, photos
 from small_models import SMALL_MODELS, SmallModel
 
@@ -32,11 +33,8 @@ def storage(request, model, monkeypatch):
     device_type = python_side.get_ort_device_type
     monkeypatch.setattr(python_side, "get_ort_device_type", lambda name: device_type("cpu" if name == "fake" else name))
 
-    def copy_tensors(sources, targets):
-        for source, target in zip(sources, targets, strict=True):
-            np.copyto(target.numpy(), source.numpy())
-
-    monkeypatch.setattr(ort, "copy_tensors", copy_tensors)
+    cuda = MadeUpCuda()
+    monkeypatch.setattr(cuda_runtime, "_library", lambda: cuda)
     return Storage("fake", 1, session)
 
 

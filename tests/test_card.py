@@ -20,6 +20,7 @@ from idefics2_onnx.runtime.buffer import Storage
 from idefics2_onnx.runtime.device import CPU, CUDA, TENSORRT, Device, place
 from idefics2_onnx.runtime.folder import ModelFolder
 from idefics2_onnx.runtime.sessions import open_sessions
+from made_up_cuda import MadeUpCuda
 from onnxruntime.capi import onnxruntime_inference_collection as python_side
 from parity import photos
 
@@ -30,7 +31,7 @@ EXAMPLE = "What is in this picture?"
 def card(monkeypatch, tmp_path):
     """An ONNX Runtime with CUDA and TensorRT, whose sessions remember how they were opened and run."""
     seen = SimpleNamespace(
-        opened={}, configured={}, recordings=[], released=[], copied=[], devices=[], refuses="", nodes={}, operators={}
+        opened={}, configured={}, recordings=[], released=[], cuda=MadeUpCuda(), refuses="", nodes={}, operators={}
     )
     real, device_type, vendor = ort.InferenceSession, python_side.get_ort_device_type, python_side.get_vendor_id_for_device_type
 
@@ -63,24 +64,6 @@ def card(monkeypatch, tmp_path):
         def release_captured_graph(self, number=0):
             seen.released.append(number)
 
-    def copy(target, source, nbytes, direction):
-        seen.copied.append(nbytes.value)
-        ctypes.memmove(target, source, nbytes.value)
-        return 0
-
-    def copy_lines(target, target_pitch, source, source_pitch, nbytes, lines, direction):
-        for line in range(lines.value):
-            places = (address.value + line * pitch.value for address, pitch in ((target, target_pitch), (source, source_pitch)))
-            ctypes.memmove(*places, nbytes.value)
-        return 0
-
-    seen.cuda = SimpleNamespace(
-        cudaSetDevice=lambda number: seen.devices.append(number) or 0, cudaStreamSynchronize=lambda stream: 0,
-        cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda address: 0, cudaGetLastError=lambda: 0,
-        cudaGetErrorString=lambda status: b"out of memory",
-        cudaMemset=lambda address, value, nbytes: ctypes.memset(address, value, nbytes.value) and 0, cudaMemcpy=copy,
-        cudaMemcpy2D=copy_lines,
-    )  # fmt: skip
     from_numpy, from_shape = ort.OrtValue.ortvalue_from_numpy, ort.OrtValue.ortvalue_from_shape_and_type
 
     def copied(array, device="cpu", number=0):
@@ -120,16 +103,16 @@ def test_greedy_steps_bring_ids_back_and_others_logits(card, exported):
     ours = Idefics2.from_pretrained(exported("plain"), "cuda")
     logits = 4 * ours.engine.sizes.vocab_size
     ours.generate(EXAMPLE, max_new_tokens=9, eos_token_id=[])
-    assert card.copied.count(logits) == 1  # the prompt's
+    assert card.cuda.copied.count(logits) == 1  # the prompt's
     for options in (
         {"do_sample": True},
         {"logprobs": True},
         {"repetition_penalty": 1.3},
         {"min_new_tokens": 3},
     ):
-        card.copied.clear()
+        card.cuda.copied.clear()
         ours.generate(EXAMPLE, max_new_tokens=9, eos_token_id=[], **options)
-        assert card.copied.count(logits) == 9
+        assert card.cuda.copied.count(logits) == 9
     plain = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(argmax=False))
     assert plain.engine.argmax is None
 
@@ -366,7 +349,7 @@ def test_pinned_memory_is_given_back(card):
     array = cuda_runtime.pinned((2, 5), 1)
     place_of_it = array.ctypes.data
     assert calls == [(place_of_it, 40)]
-    assert card.devices == [1]
+    assert card.cuda.devices == [1]
     del array
     assert calls[1:] == [place_of_it]
     card.cuda.cudaHostRegister = lambda *_: 2
@@ -384,8 +367,8 @@ def test_zeros_do_not_come_from_the_host(card, monkeypatch):
     )
     storage = Storage("cuda", 1, None, 1)
     assert not storage.buffer(2, 3, 4, 5)._value.numpy().any()
-    assert card.devices == [1]
-    assert not card.copied
+    assert card.cuda.devices == [1]
+    assert not card.cuda.copied
 
 
 def test_rows_are_copied_group_by_group(card, exported):
