@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
-FUSED_OPSET = 21
-"""com.microsoft operators take any; 21 is the oldest with every standard operator the fused graphs use."""
+FUSED_OPSET = 22
+"""com.microsoft operators take any; 22 is the oldest with all that fused graphs use besides: Conv takes bfloat16 since then."""
 STANDARD_OPSET = 24
 """First opset with TensorScatter (the cache) besides Attention, RotaryEmbedding and RMSNormalization (23)."""
 FUSED_HEAD_MULTIPLE = 16
@@ -56,8 +56,9 @@ class DecoderCall:
 
     @property
     def total(self) -> Tensor:
-        """Width of the mask, int64 []."""
-        return self.attention_mask.new_ones(()) * self.attention_mask.shape[1]
+        """Width of the mask, int64 []; known to the host, which GroupQueryAttention reads it on, without asking a device."""
+        width = symbolic("Shape", (self.attention_mask,), {"start": 1, "end": 2}, dtype=torch.int64, shape=(1,), version=21)
+        return width.squeeze(0)
 
 
 AttendWithCache = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
@@ -143,12 +144,14 @@ class Standard:
         in_table = torch.minimum(positions, torch.tensor(call.cos.shape[0] - 1))
         past_length = symbolic("Shape", (call.cache,), {"start": 2, "end": 3}, dtype=torch.int64, shape=(1,), version=21)
         missing = torch.maximum(call.total - past_length, torch.tensor(0))
-        zeros = torch.zeros(6, dtype=torch.int64)
-        growth = torch.cat([zeros, missing, zeros[:1]])
+        rows = symbolic("Shape", (call.cache,), {"start": 0, "end": 1}, dtype=torch.int64, shape=(1,), version=21)
+        growth = torch.cat([rows, torch.tensor([sizes.num_key_value_heads]), missing, torch.tensor([sizes.head_dim])])
+        # Not Pad, which ONNX Runtime has no kernel of bfloat16 for.
+        nothing, cache = call.cache.new_zeros(1), call.cache
+        more = symbolic("Expand", (nothing, growth), dtype=cache.dtype, shape=cache.shape, version=13)
+        zero = torch.zeros(1, dtype=torch.int64)
         slots = torch.arange(call.cache.shape[2] + call.attention_mask.shape[1])
-        slots = symbolic(
-            "Slice", (slots, zeros[:1], past_length + missing, zeros[:1]), dtype=torch.int64, shape=slots.shape, version=13
-        )
+        slots = symbolic("Slice", (slots, zero, past_length + missing, zero), dtype=torch.int64, shape=slots.shape, version=13)
         visible = slots <= positions[:, :, None]
         if sizes.sliding_window is not None:
             visible = visible & (slots > positions[:, :, None] - sizes.sliding_window)
@@ -159,7 +162,7 @@ class Standard:
             return symbolic("RotaryEmbedding", inputs, {"num_heads": num_heads}, dtype=x.dtype, shape=x.shape, version=23)
 
         def append(cache: Tensor, new: Tensor) -> Tensor:
-            roomy = symbolic("Pad", (cache, growth), {"mode": "constant"}, dtype=cache.dtype, shape=cache.shape, version=21)
+            roomy = symbolic("Concat", (cache, more), {"axis": 2}, dtype=cache.dtype, shape=cache.shape, version=13)
             inputs = (roomy, _heads_first(new, sizes.num_key_value_heads), start)
             return symbolic("TensorScatter", inputs, {"axis": -2}, dtype=cache.dtype, shape=cache.shape, version=24)
 

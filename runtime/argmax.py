@@ -30,7 +30,8 @@ def open_argmax(providers: list[Provider]) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(files(graphs).joinpath(ARGMAX).read_bytes(), options, providers=providers)
+        graph = files(graphs).joinpath(ARGMAX).read_bytes()
+        return ort.InferenceSession(graph, options, providers=providers, enable_fallback=False)
     except Exception as error:
         raise _failed(error) from error
 

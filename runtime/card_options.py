@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .device import on_card
 from .errors import ProviderError
 
 
@@ -21,7 +22,8 @@ class CardOptions:
     first. Takes weights in groups of 32 (`export --int4 --for cuda --group-size 32`), which are laid out anew at opening."""
     cuda_graph: bool = False
     """Record the work of one step and play it back, so that the host does not start kernel after kernel. For one thread at a
-    time, and recorded anew for every answer and whenever its cache grows."""
+    time; recorded anew for every answer and whenever its cache grows, and what was recorded keeps some memory of the card until
+    the model is closed."""
     argmax: bool = True
     """Choose greedy tokens on the card, where nothing else reads the logits: only token ids come back."""
     memory_limit: float | None = None
@@ -43,7 +45,7 @@ class CardOptions:
 
     def cuda(self, card: int, cuda_graph: bool = False) -> dict[str, Any]:
         """Options of CUDAExecutionProvider."""
-        found = {"device_id": str(card), "use_tf32": str(int(self.tf32))}
+        found = on_card(card) | {"use_tf32": str(int(self.tf32))}
         if self.tuning:
             found |= {"tunable_op_enable": "1", "tunable_op_tuning_enable": "1"}
         if cuda_graph:

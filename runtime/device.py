@@ -73,6 +73,11 @@ def provider_name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
+def on_card(number: int) -> dict[str, Any]:
+    """The provider option that names a card; of the first one none, because ONNX Runtime warns of every number."""
+    return {"device_id": str(number)} if number else {}
+
+
 def card_of(providers: list[Provider]) -> int:
     """The number of the card that a provider list names."""
     for provider in providers:

@@ -17,11 +17,11 @@ from .device import CPU, CUDA, TENSORRT
 from .engine import Engine
 from .errors import Idefics2OnnxError, ProviderError
 from .folder import ModelFolder
-from .libraries import advice, clashing_packages, library_versions, missing_libraries
+from .libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
 from .machine import INT8_UNITS, Machine
 from .prefill import embed_prompts
 from .sample import Sample
-from .sessions import RECORD_PLACEMENT, open_sessions, placement
+from .sessions import open_sessions, placement
 
 Status = Literal["ok", "note", "wrong"]
 _TOLERANCE = 1e-2
@@ -62,7 +62,7 @@ def examine(source: str | Path | None = None, device: str | None = None) -> Exam
     machine = Machine.here()
     findings = [*_hardware(machine), *_packages()]
     try:
-        findings += [*_versions(), *_libraries(machine), *_providers()]
+        findings += [*_versions(), *_libraries(machine), *_providers(device or "")]
     except (ImportError, AttributeError) as error:  # half of a package is left where two were installed over each other
         advice = "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then: pip install onnxruntime (or onnxruntime-gpu)"
         return Examination([*findings, Finding("onnxruntime", "wrong", f"cannot be imported ({error}). {advice}")])
@@ -80,8 +80,10 @@ def _versions() -> Iterator[Finding]:
     cuda = getattr(ort, "cuda_version", "")
     built = f"built for CUDA {cuda}" if cuda else "built for CPUs"
     yield Finding("versions", "ok", f"ONNX Runtime {ort.__version__}, {built}")
-    if cuda and (here := library_versions()):
-        yield Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in here.items()))
+    if cuda:
+        here = library_versions()
+        listed = (f"{name} {here.get(name, 'not found')} ({needed} needed)" for name, needed in needed_versions().items())
+        yield Finding("versions", "ok", ", ".join(listed))
 
 
 def _hardware(machine: Machine) -> Iterator[Finding]:
@@ -119,8 +121,8 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
             yield Finding(device, status, f"{', '.join(missing)} cannot be loaded. {advice(missing)}")
 
 
-def _providers() -> Iterator[Finding]:
-    """The small model on each provider, beside the CPU."""
+def _providers(asked: str) -> Iterator[Finding]:
+    """The small model on each provider, beside the CPU; one that the device asked for names has to run it."""
     import onnxruntime as ort
 
     folder = ModelFolder.open(None)
@@ -133,7 +135,7 @@ def _providers() -> Iterator[Finding]:
         try:
             found = _numbers(folder, device)
         except Idefics2OnnxError as error:
-            yield Finding(device, "note", f"does not run: {error}")
+            yield Finding(device, "wrong" if device in asked else "note", f"does not run: {error}")
             continue
         difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
         good = difference <= _TOLERANCE
@@ -157,14 +159,9 @@ def _numbers(folder: ModelFolder, device: str) -> np.ndarray[Any, np.dtype[np.fl
 
 def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
     """Which provider runs how many nodes of each graph of a folder."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(RECORD_PLACEMENT, "1")
     try:
         folder = ModelFolder.open(source)
-        sessions = open_sessions(folder, device, session_options=options)
+        sessions = open_sessions(folder, device)
     except Idefics2OnnxError as error:
         yield Finding("device" if isinstance(error, ProviderError) else "folder", "wrong", str(error))
         return

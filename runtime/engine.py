@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +17,7 @@ from ..graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from .argmax import open_argmax
 from .buffer import Buffer, Storage
 from .cache import KeyValueCache
-from .device import CPU, CUDA
+from .device import CPU, CUDA, on_card
 from .errors import ModelFolderError, ProviderError
 from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
@@ -54,7 +56,7 @@ class Engine:
     def open(cls, folder: ModelFolder, sessions: Sessions, image_cache: int = 0) -> Engine:
         argmax = None
         if sessions.memory == "cuda" and sessions.options.argmax:
-            argmax = open_argmax([(CUDA, {"device_id": str(sessions.card)}), CPU])
+            argmax = open_argmax([(CUDA, on_card(sessions.card)), CPU])
         return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache), argmax)
 
     def __post_init__(self) -> None:
@@ -109,8 +111,8 @@ class Engine:
         features = features or self._feature_buffer(0)
         tiles = features.shape[0]
         binding = self.sessions.embedding.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("feature_rows", np.full_like(ids, -1) if rows is None else rows)
+        self._bind(binding, "input_ids", ids)
+        self._bind(binding, "feature_rows", np.full_like(ids, -1) if rows is None else rows)
         binding.bind_ortvalue_input("image_features", features.rows(0, tiles, (tiles * self.sizes.image_seq_len, hidden)))
         binding.bind_ortvalue_output("inputs_embeds", embeds.rows(0, batch, (batch, seq, hidden)))
         run("embedding", self.sessions.embedding, binding)
@@ -181,13 +183,12 @@ class Engine:
         session = self.sessions.prompt if graph == "prompt" else self.sessions.decoder
         binding = session.io_binding()
         binding.bind_ortvalue_input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
-        binding.bind_cpu_input("attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
-        binding.bind_cpu_input("logit_positions", positions)
+        self._bind(binding, "attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
+        self._bind(binding, "logit_positions", positions)
         logits = HostOutput((*positions.shape, self.sizes.vocab_size), self.storage)
         binding.bind_ortvalue_output("logits", logits.value)
         cache.bind(binding, first_row, batch)
-        # ONNX Runtime keeps what a thread took on the card until the session ends where it records CUDA graphs.
-        run(graph, session, binding, interruptible=not self.sessions.options.cuda_graph)
+        run(graph, session, binding)
         cache.tokens[first_row : first_row + batch] = tokens
         return logits.pull()
 
@@ -210,8 +211,8 @@ class Engine:
         encoded = self._feature_buffer(len(tiles))
         shape = (len(tiles), self.sizes.image_seq_len, self.sizes.hidden_size)
         binding = self.sessions.vision.io_binding()
-        binding.bind_cpu_input("pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
-        binding.bind_cpu_input("position_ids", position_ids(*grid, self.sizes.positions_per_side))
+        self._bind(binding, "pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
+        self._bind(binding, "position_ids", position_ids(*grid, self.sizes.positions_per_side))
         binding.bind_ortvalue_output("image_features", encoded.rows(0, len(tiles), shape))
         run("vision", self.sessions.vision, binding)
         return encoded
@@ -228,6 +229,13 @@ class Engine:
             step = min(step, self.sessions.images_per_call or step)
             groups += [members[i : i + step] for i in range(0, len(members), step)]
         return groups
+
+    def _bind(self, binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+        """An array of the host's. To a card it is copied here and now: a run would not wait for a copy of the binding's own."""
+        if self.storage.device == "cpu":
+            binding.bind_cpu_input(name, array)
+        else:
+            binding.bind_ortvalue_input(name, self.storage.tensor(array))
 
     def _feature_buffer(self, tiles: int) -> Buffer:
         return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)
@@ -273,10 +281,20 @@ def _has_arena(session: Any) -> bool:
 
 
 def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
-    with ThreadPoolExecutor(1, thread_name_prefix="idefics2-onnx-run") as thread:
-        running = thread.submit(session.run_with_iobinding, binding, options)
-        try:
-            running.result()
-        except KeyboardInterrupt:
-            options.terminate = True  # ends it at the next operator
-            raise
+    running = _runner().submit(session.run_with_iobinding, binding, options)
+    try:
+        running.result()
+    except KeyboardInterrupt:
+        options.terminate = True  # ends it at the next operator
+        wait([running])
+        raise
+
+
+@cache
+def _runner() -> ThreadPoolExecutor:
+    """The thread that works for the main one; always the same, because CUDA makes streams and handles for each."""
+    return ThreadPoolExecutor(1, thread_name_prefix="idefics2-onnx-run")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child makes its own
+    os.register_at_fork(after_in_child=_runner.cache_clear)

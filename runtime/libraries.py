@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
 import io
 import sys
+from pathlib import Path
 
 from .device import CUDA, TENSORRT
 
@@ -21,6 +23,8 @@ DRIVER = "a driver for CUDA"
 _DRIVER = ("libcuda.so.1",)
 _CUDA = ("libcudart.so.{cuda}", "libcublasLt.so.{cuda}", "libcublas.so.{cuda}", "libcurand.so.10", "libcudnn.so.9")
 _TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+_NO_DEVICE = 100
+"""cudaErrorNoDevice."""
 _NEEDED = {CUDA: (*_DRIVER, *_CUDA), TENSORRT: (*_DRIVER, *_CUDA, *_TENSORRT)}
 
 
@@ -33,7 +37,18 @@ def missing_libraries(provider: str) -> list[str]:
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
             ort.preload_dlls()
+    if provider == TENSORRT:
+        _preload_tensorrt()
     return [name for name in (name.format(cuda=cuda_major()) for name in _NEEDED[provider]) if not _loads(name)]
+
+
+def _preload_tensorrt() -> None:
+    """Load what NVIDIA's wheels have in a folder that neither the system nor ONNX Runtime looks into."""
+    found = importlib.util.find_spec("tensorrt_libs")
+    for place in (found.submodule_search_locations or []) if found else []:
+        for name in _TENSORRT:
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(Path(place) / name), ctypes.RTLD_GLOBAL)
 
 
 def library_versions() -> dict[str, str]:
@@ -67,6 +82,21 @@ def library_versions() -> dict[str, str]:
         "TensorRT": dotted(told("libnvinfer.so.10", "getInferLibVersion")),
     }
     return {name: version for name, version in found.items() if version}
+
+
+def cards() -> int | None:
+    """How many CUDA sees; None where it cannot be asked."""
+    count = ctypes.c_int()
+    try:
+        status = ctypes.CDLL(f"libcudart.so.{cuda_major()}").cudaGetDeviceCount(ctypes.byref(count))
+    except (OSError, AttributeError):
+        return None
+    return count.value if status in (0, _NO_DEVICE) else None
+
+
+def needed_versions() -> dict[str, str]:
+    """By the names of `library_versions`: what this ONNX Runtime needs, TensorRT only for its own provider."""
+    return {"CUDA": cuda_major(), DRIVER: cuda_major(), "cuDNN": "9", "TensorRT": OLDEST_TENSORRT}
 
 
 def too_old(provider: str) -> str:

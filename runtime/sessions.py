@@ -10,20 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..graphs.contract import GraphName, Manifest, TensorSpec, graph_file, interface
+from ..graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph_file, interface
 from . import tensorrt
 from .card_options import CardOptions
 from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, card_of, place, provider_name
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
-from .libraries import advice, clashing_packages, cuda_major, missing_libraries, too_old
-from .machine import instructions
+from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
+from .machine import INT8_UNITS, instructions
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
+_RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 """Session option: keep count of what runs where, for `placement`."""
+_NO_ROOM = ("out of memory", "Failed to allocate")
+"""What CUDA and ONNX Runtime's arena say."""
 _LAYERS_WORK = {
     "Attention", "GroupQueryAttention", "MultiHeadAttention", "MatMul", "FusedMatMul", "Gemm", "MatMulNBits",
     "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
@@ -116,6 +118,8 @@ def _candidates(device: str, available: Sequence[str], manifest: Manifest, optio
     needs_cuda, names = manifest.dtype == "bf16", [device]
     if device == "auto":
         names = ["cuda"] if CUDA in available else []
+        if not names and "onnxruntime-gpu" in (clash := clashing_packages()):
+            raise ProviderError(f"{clash}, or choose --device cpu.")
         if needs_cuda and not names:
             raise ProviderError(
                 "This model folder is bf16, which ONNX Runtime runs on CUDA only, and this machine's ONNX Runtime has no CUDA. "
@@ -171,7 +175,7 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
     )
 
 
-def _check_providers(wanted: Sequence[Provider]) -> None:
+def _check_providers(wanted: list[Provider]) -> None:
     """ProviderError for one that this ONNX Runtime does not have, or that lacks libraries."""
     import onnxruntime as ort
 
@@ -191,6 +195,9 @@ def _check_providers(wanted: Sequence[Provider]) -> None:
             )
         if reason := too_old(name):
             raise ProviderError(f"{name} cannot run here: {reason}, or choose --device cpu.")
+        if name in (CUDA, TENSORRT) and (count := cards()) is not None and card_of(wanted) >= count:
+            seen = f"{count} card{'s' if count > 1 else ''}" if count else "no card"
+            raise ProviderError(f"There is no card number {card_of(wanted)}: CUDA sees {seen}. Choose another device.")
 
 
 def _open(
@@ -209,20 +216,22 @@ def _open(
         options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
         if names == [CPU]:
             options.enable_mem_pattern = False  # a block of memory for each shape that comes, and no two prompts are alike
-        else:
-            for name, value in (card_options.session | {RECORD_PLACEMENT: "1"}).items():
-                options.add_session_config_entry(name, value)
-        if folder.manifest.quantisation and "AMX" not in instructions():
-            # Processors without VNNI add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
-            # unsigned. ONNX Runtime knows the ones to leave alone, but for those with AMX, which it would slow down.
-            options.add_session_config_entry("session.x64quantprecision", "1")
+    for name, value in _entries(folder.manifest, names, card_options).items():
+        if not _has_entry(options, name):  # the caller's own
+            options.add_session_config_entry(name, value)
     if names[0] == TENSORRT and isinstance(wanted[0], tuple):
         tensorrt.announce(graph, wanted[0][1])
     path = folder.file(graph_file(graph))
     try:
-        session = ort.InferenceSession(path, options, providers=wanted)
+        session = ort.InferenceSession(path, options, providers=wanted, enable_fallback=False)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).strip().splitlines()[0]
+        if names[0] in (CUDA, TENSORRT) and any(words in reason for words in _NO_ROOM):
+            weights = folder.manifest.files[data_file(graph)].size if data_file(graph) in folder.manifest.files else 0
+            raise ProviderError(
+                f"The card has no room for {graph_file(graph)}, whose weights take {weights / 1e9:.1f} GB ({reason:.300}). Close "
+                "what else runs on it, export with --int4 --for cuda, or choose --device cpu."
+            ) from error
         if plain := _without_cuda_graph(wanted):
             _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
             return _open(folder, graph, plain, session_options, card_options)
@@ -250,8 +259,25 @@ def _open(
     return session
 
 
+def _entries(manifest: Manifest, providers: list[str], card_options: CardOptions) -> dict[str, str]:
+    """What a session's configuration gets, beside what the caller has put there."""
+    found = {_RECORD_PLACEMENT: "1"} | (card_options.session if providers != [CPU] else {})
+    if manifest.quantisation and not INT8_UNITS & set(instructions()):
+        # Processors without 8-bit units add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
+        # unsigned. Those with them would only be slowed down: prompts to two fifths, opening to a third of the speed.
+        found["session.x64quantprecision"] = "1"
+    return found
+
+
+def _has_entry(options: ort.SessionOptions, name: str) -> bool:
+    try:
+        return bool(options.get_session_config_entry(name))
+    except RuntimeError:  # "does not have"
+        return False
+
+
 def placement(session: Any) -> dict[str, int]:
-    """How many nodes of a graph run on each provider, most first; empty where the session was not told to keep count."""
+    """How many nodes of a graph run on each provider, most first; empty for sessions that keep no count."""
     nodes: Counter[str] = Counter()
     with contextlib.suppress(Exception):  # ONNX Runtime's errors share no base but this
         for part in session.get_provider_graph_assignment_info():
@@ -260,7 +286,7 @@ def placement(session: Any) -> dict[str, int]:
 
 
 def _left_to_the_cpu(session: Any) -> str:
-    """Operators of the layers that no card runs, and how many; empty where the session was not told to keep count."""
+    """Operators of the layers that no card runs, and how many; empty for sessions that keep no count."""
     found: Counter[str] = Counter()
     with contextlib.suppress(Exception):
         for part in session.get_provider_graph_assignment_info():

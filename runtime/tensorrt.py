@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..graphs.contract import GraphName, Manifest, data_file, graph_file, interface
+from .device import on_card
 from .errors import ProviderError
 
 IMAGES_PER_CALL = 4
@@ -60,16 +61,18 @@ def profile(graph: GraphName, manifest: Manifest) -> dict[str, str]:
 
 
 def options(graph: GraphName, manifest: Manifest, card: int, memory_limit: float | None) -> dict[str, Any]:
-    """Options of TensorrtExecutionProvider for a graph; its engines are kept by the graph's content."""
+    """Options of TensorrtExecutionProvider for a graph; its engines are kept by the graph's content.
+
+    Not among them: leave to choose a precision (trt_fp16_enable). Without it ONNX Runtime has TensorRT keep to the graph's types,
+    and half precision would overflow in the connector, which is float32 in fp16 folders, too.
+    """
     places = engine_folder(graph, manifest)
-    found = {
-        "device_id": str(card), "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(places),
+    found = on_card(card) | {
+        "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(places),
         "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(places.parent),
     }  # fmt: skip
     if manifest.attention == "standard":
         found |= profile(graph, manifest)  # of a graph in pieces it would have to name every piece's inputs
-    if manifest.dtype != "fp32":
-        found[f"trt_{manifest.dtype}_enable"] = "1"
     if memory_limit is not None:
         found["trt_max_workspace_size"] = str(int(memory_limit))
     return found

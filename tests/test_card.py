@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from idefics2_onnx import CardOptions, Idefics2, ModelFolderError, ProviderError
 from idefics2_onnx.cli import main
 from idefics2_onnx.export.argmax import argmax_graph
 from idefics2_onnx.graphs.contract import ARGMAX
-from idefics2_onnx.runtime import argmax, cuda_runtime, decode_step, doctor, libraries, tensorrt
+from idefics2_onnx.runtime import argmax, cuda_runtime, decode_step, doctor, libraries, sessions, tensorrt
 from idefics2_onnx.runtime.buffer import Storage
 from idefics2_onnx.runtime.device import CPU, CUDA, TENSORRT, Device, place
 from idefics2_onnx.runtime.folder import ModelFolder
@@ -36,7 +37,8 @@ def card(monkeypatch, tmp_path):
     real, device_type, vendor = ort.InferenceSession, python_side.get_ort_device_type, python_side.get_vendor_id_for_device_type
 
     class Session(real):
-        def __init__(self, path, options=None, providers=()):
+        def __init__(self, path, options=None, providers=(), enable_fallback=True):
+            assert not enable_fallback or all(p == CPU for p in providers)
             self.wanted = [p if isinstance(p, tuple) else (p, {}) for p in providers]
             self.graph = getattr(path, "stem", "argmax")
             seen.configured[self.graph] = options
@@ -80,6 +82,8 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
+    monkeypatch.setattr(libraries, "library_versions", dict)
+    monkeypatch.setattr(sessions, "cards", lambda: None)
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -190,7 +194,7 @@ def test_card_options_become_onnx_runtimes():
     assert CardOptions().cuda(1) == {"device_id": "1", "use_tf32": "0"}
     found = CardOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, cuda_graph=True)
     assert found == {
-        "device_id": "0", "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
+        "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
         "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
     }  # fmt: skip
 
@@ -269,7 +273,7 @@ def test_tensorrt_takes_the_images_only(card, exported, capsys):
     side, patches = sizes.patch_size * sizes.positions_per_side, sizes.positions_per_side**2
     assert options["trt_profile_max_shapes"] == f"pixel_values:4x3x{side}x{side},position_ids:{patches}"
     assert options["trt_profile_min_shapes"] == f"pixel_values:1x3x{sizes.patch_size}x{sizes.patch_size},position_ids:1"
-    assert options["trt_fp16_enable"] == "1"
+    assert not {"trt_fp16_enable", "trt_bf16_enable"} & options.keys()  # the graph has types of its own
     assert len(ours.engine._groups([np.zeros((3, 28, 28))] * 9, range(9))) == 3  # no more than the engine takes
     engines = ModelFolder.open(folder).manifest
     (tensorrt.engine_folder("vision", engines) / "some.engine").touch()
@@ -331,7 +335,8 @@ def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
     done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda", "--json"], catch_exceptions=False)
     found = [(finding["topic"], finding["status"], finding["text"]) for finding in json.loads(done.stdout)["findings"]]
     assert done.exit_code == 0
-    assert ("versions", "ok", "CUDA 13.0, cuDNN 9.10.2") in found
+    driver, tensorrts = "a driver for CUDA not found (13 needed)", "TensorRT not found (10.15 needed)"
+    assert ("versions", "ok", f"CUDA 13.0 (13 needed), {driver}, cuDNN 9.10.2 (9 needed), {tensorrts}") in found
     assert ("cuda", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
     assert ("tensorrt", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
     assert ("vision.onnx", "ok", "3 nodes on CUDAExecutionProvider") in found
@@ -342,6 +347,23 @@ def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
     assert "! device" in done.stdout
 
 
+def test_a_card_that_fails_when_it_runs_is_wrong_where_it_was_asked_for(card, monkeypatch):
+    real = doctor._numbers
+
+    def numbers(folder, device):
+        if device == "cuda":
+            raise ProviderError("no kernel image is available")
+        return real(folder, device)
+
+    monkeypatch.setattr(doctor, "_numbers", numbers)
+    assert doctor.examine().healthy
+    found = doctor.examine(device="cuda:0")
+    assert not found.healthy
+    assert [(f.topic, f.text) for f in found.findings if f.status == "wrong"] == [
+        ("cuda", "does not run: no kernel image is available")
+    ]
+
+
 def test_pinned_memory_is_given_back(card):
     calls, forgotten = [], []
     card.cuda.cudaHostRegister = lambda address, size, flags: calls.append((address.value, size.value)) or 0
@@ -349,8 +371,12 @@ def test_pinned_memory_is_given_back(card):
     array = cuda_runtime.pinned((2, 5), 1)
     place_of_it = array.ctypes.data
     assert calls == [(place_of_it, 40)]
+    assert place_of_it % mmap.PAGESIZE == 0  # with nothing else in its pages, which CUDA would pin as well
     assert card.cuda.devices == [1]
+    part = array[1:]
     del array
+    assert len(calls) == 1
+    del part
     assert calls[1:] == [place_of_it]
     card.cuda.cudaHostRegister = lambda *_: 2
     card.cuda.cudaGetLastError = lambda: forgotten.append(2)
@@ -404,6 +430,54 @@ def test_layers_that_the_cpu_would_run_are_an_error(card, exported):
     with pytest.raises(ProviderError, match="with --int4 --for cuda, or with --fp16, or choose"):
         Idefics2.from_pretrained(exported("plain", "int8"), "cuda")
     assert Idefics2.from_pretrained(exported("plain"), "auto").providers == [CPU]
+
+
+def test_the_callers_session_options_hide_nothing(card, exported):
+    card.nodes["decoder"], card.operators = {CUDA: 36, CPU: 4}, {CPU: "GroupQueryAttention"}
+    options = ort.SessionOptions()
+    options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "0")
+    with pytest.raises(ProviderError, match="has no kernels for 4 GroupQueryAttention"):
+        Idefics2.from_pretrained(exported("plain"), "cuda", session_options=options, card_options=CardOptions(mixed_gemm=True))
+    assert card.configured["decoder"] is options
+    assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
+    assert options.get_session_config_entry("ep.cuda.fpa_intb_gemm") == "0"  # the caller's own
+
+
+def test_cards_that_are_not_there(card, monkeypatch):
+    for count, seen in ((1, "1 card"), (0, "no card")):
+        monkeypatch.setattr(sessions, "cards", lambda count=count: count)
+        with pytest.raises(ProviderError, match=f"no card number 5: CUDA sees {seen}. Choose"):
+            Idefics2.from_pretrained(device="cuda:5")
+    monkeypatch.setattr(sessions, "cards", lambda: 6)
+    Idefics2.from_pretrained(device="cuda:5")
+    assert card.opened["decoder"][0][1]["device_id"] == "5"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["bfc_arena.cc:359 Failed to allocate memory for requested buffer of size 117440512", "CUDA failure 2: out of memory"],
+)
+def test_a_card_without_room(card, exported, monkeypatch, reason):
+    def full(path, options=None, providers=(), **_):
+        raise RuntimeError(reason)
+
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", full)
+    with pytest.raises(ProviderError, match=r"no room for \w+.onnx, whose weights take 0.0 GB .*--int4 --for cuda, or choose"):
+        Idefics2.from_pretrained(exported("plain"), "cuda")
+
+    def full_card(path, options=None, providers=(), **more):
+        return full(path) if providers != [CPU] else real(path, options, providers, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", full_card)
+    assert Idefics2.from_pretrained(exported("plain")).providers == [CPU]
+
+
+def test_inputs_are_on_the_card_before_a_run(card, exported, monkeypatch):
+    """A run does not wait for the copies that a binding begins."""
+    monkeypatch.setattr(ort.IOBinding, "bind_cpu_input", lambda *_: pytest.fail("the run's own stream would not wait for it"))
+    model = Idefics2.from_pretrained(exported("plain"), "cuda")
+    assert model.generate(EXAMPLE, photos()[:1], max_new_tokens=2, eos_token_id=[]).token_ids
 
 
 def test_versions_that_are_too_low(card, monkeypatch):

@@ -60,6 +60,8 @@ def without_libraries(monkeypatch):
     monkeypatch.setattr(ort, "preload_dlls", lambda *_: print("Failed to load"), raising=False)
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(libraries, "_loads", lambda name: name not in missing)
+    monkeypatch.setattr(libraries, "library_versions", dict)
+    monkeypatch.setattr(sessions, "cards", lambda: None)
     return missing
 
 
@@ -99,6 +101,24 @@ def test_packages_over_each_other_are_the_reason(monkeypatch):
     monkeypatch.setattr(libraries.importlib.metadata, "version", lambda name: "1.31.1")
     with pytest.raises(ProviderError, match="installed over each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu"):
         Idefics2.from_pretrained(device="cuda")
+    with pytest.raises(ProviderError, match="installed over each other.*, or choose --device cpu"):
+        Idefics2.from_pretrained()
+    assert Idefics2.from_pretrained(device="cpu").providers == [CPU]
+
+
+def test_tensorrts_wheels_are_found(without_libraries, tmp_path, monkeypatch):
+    """They lie where no loader looks."""
+    (tmp_path / "tensorrt_libs").mkdir()
+    (tmp_path / "tensorrt_libs" / "__init__.py").write_text("raise AssertionError('only looked at')")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = []
+    monkeypatch.setattr(libraries.ctypes, "CDLL", lambda name, *mode: loaded.append((name, *mode)))
+    assert libraries.missing_libraries(TENSORRT) == []
+    names = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+    assert loaded == [(str(tmp_path / "tensorrt_libs" / name), libraries.ctypes.RTLD_GLOBAL) for name in names]
+    loaded.clear()
+    assert libraries.missing_libraries(CUDA) == []
+    assert not loaded
 
 
 @pytest.fixture
@@ -107,7 +127,9 @@ def dropping(monkeypatch):
     real = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
-    monkeypatch.setattr(ort, "InferenceSession", lambda path, options=None, providers=(): real(path, options, providers=[CPU]))
+    monkeypatch.setattr(libraries, "library_versions", dict)
+    monkeypatch.setattr(sessions, "cards", lambda: None)
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options=None, **_: real(path, options, providers=[CPU]))
 
 
 def test_a_dropped_provider_is_an_error(dropping):
@@ -148,7 +170,13 @@ def test_session_options_are_passed_on():
 
 @pytest.mark.parametrize(
     ("precision", "instructions", "careful"),
-    [("int8", ["AVX2"], True), ("int8", ["AMX", "AVX512-VNNI"], False), ("int8", [], True), ("fp32", ["AVX2"], False)],
+    [
+        ("int8", ["AVX2"], True),
+        ("int8", ["AMX"], False),
+        ("int8", ["AVX512-VNNI"], False),
+        ("int8", [], True),
+        ("fp32", [], False),
+    ],
 )
 def test_sums_that_could_overflow_are_taken_with_care(exported, monkeypatch, precision, instructions, careful):
     """But not where it would only keep integers from the units made for them."""
