@@ -72,7 +72,8 @@ class Quantisation:
         if self.precision == "int4" and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
             return Groups(4, stored.group, False, dtype, kept=True)
         bits = self._bits(weight, layers)
-        if bits == 8 and self.target == "cpu" and (self.precision == "int8" or graph == "vision"):
+        by_channel = graph == "vision" or (self.precision == "int8" and not _is_delicate(weight, layers))
+        if bits == 8 and self.target == "cpu" and by_channel:
             return Channels()
         return Groups(bits, self.group, self.symmetric, dtype)
 
@@ -86,8 +87,12 @@ class Quantisation:
             return 4
         if weight.startswith("connector."):
             return 4 if ".perceiver_resampler.layers." in weight and ".mlp." in weight else 8
-        ends = tuple(f"text_model.layers.{layer}." for layer in (0, layers - 1))
-        return 8 if weight.startswith(ends) or ".v_proj." in weight else 4
+        return 8 if _is_delicate(weight, layers) or ".v_proj." in weight else 4
+
+
+def _is_delicate(weight: str, layers: int) -> bool:
+    """Whether a decoder's matrix is one of those that one scale for all of a row makes worst: int4 has finer ones there, too."""
+    return weight.startswith(("lm_head.", *(f"text_model.layers.{layer}." for layer in (0, layers - 1))))
 
 
 _ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}

@@ -71,6 +71,7 @@ class SmallModel:
 
 SMALL_MODELS = {
     "plain": SmallModel(),
+    "deep": SmallModel(text={"num_hidden_layers": 4}),  # layers that are neither the first nor the last
     "window": SmallModel(  # a window shorter than an image's tokens, linear rope, tied, patch 7
         text={
             "sliding_window": 7,

@@ -7,6 +7,7 @@ import torch
 from idefics2_onnx.export import Quantisation, agreement, export_model, open_layered
 from idefics2_onnx.export.agreement import LayeredCheckpoint
 from idefics2_onnx.export.calibration import PROMPTS, CalibrationSet
+from idefics2_onnx.export.compare_layers import compare_layers
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.listener import Listener
 from idefics2_onnx.export.smoothing import Scaled, smoothed, smoothing_factors
@@ -33,10 +34,11 @@ def loud(checkpoint, tmp_path_factory):
     """A checkpoint some of whose channels are much louder than the rest."""
     folder = tmp_path_factory.mktemp("loud") / "checkpoint"
     folder.mkdir()
-    for path in checkpoint("plain").iterdir():
+    source = checkpoint("deep")
+    for path in source.iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(checkpoint("plain") / "model.safetensors")
+    tensors = load_file(source / "model.safetensors")
     for name, tensor in tensors.items():
         if "text_model.embed_tokens" in name:
             tensor[:, [3, 40]] *= 30
@@ -72,14 +74,17 @@ def test_smoothing_helps_where_channels_are_loud(precision, loud, tmp_path, monk
 
 
 def test_int8_is_not_worse_than_int4(loud, tmp_path):
-    """With 4 bits throughout: of two layers, int4 leaves both in 8."""
-    precise = open_layered(loud)
-    found = {
-        way.precision: agreement(export_model(loud, tmp_path / way.precision, way, verify="never").folder, precise)
-        for way in (Quantisation("int8"), Quantisation("int4", smallest=True))
-    }
+    """As a whole and layer by layer."""
+    precise, model = open_layered(loud), SourceModel.open(loud)
+    found, errors = {}, {}
+    for precision in ("int8", "int4"):
+        folder = export_model(loud, tmp_path / precision, precision, verify="never").folder
+        found[precision] = agreement(folder, precise)
+        errors[precision] = {(d.graph, d.what): d.relative for d in compare_layers(folder, model).differences}
     assert found["int8"].divergence < found["int4"].divergence
     assert found["int8"].same >= found["int4"].same
+    assert len(errors["int4"]) > 5
+    assert all(errors["int8"][layer] <= 1.02 * error for layer, error in errors["int4"].items()), errors
 
 
 def test_a_folder_against_itself_and_its_checkpoint(checkpoint, exported):
