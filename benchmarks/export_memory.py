@@ -1,6 +1,6 @@
 """Time and peak memory of exporting a checkpoint, in a process of its own.
 
-    python benchmarks/export_memory.py CHECKPOINT [--precision fp16] [--fast-prompts] [--folder DIR]
+    python benchmarks/export_memory.py CHECKPOINT [--precision fp16] [--fast-prompts | --smallest] [--folder DIR]
 
 Prints one JSON object; "copying" is what plain file copies of the checkpoint's reading and the folder's writing take on the same
 disk, right afterwards. The folder is removed afterwards unless --folder names one to keep.
@@ -18,15 +18,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 
-def export(checkpoint: str, folder: str, precision: str, fast_prompts: bool) -> dict[str, object]:
+def export(checkpoint: str, folder: str, precision: str, kind: str) -> dict[str, object]:
     """Export without verification; peak resident memory as the operating system counts it, mapped pages included."""
     start = time.perf_counter()
     from idefics2_onnx.export import Quantisation, export_model
 
-    plan = Quantisation("int4", fast_prompts=True) if fast_prompts else precision
+    plan = Quantisation("int4", fast_prompts=kind == "fast prompts", smallest=kind == "smallest") if kind else precision
     report = export_model(checkpoint, folder, plan, verify="never")  # type: ignore[arg-type]
     return {
-        "precision": "int4, fast prompts" if fast_prompts else precision,
+        "precision": f"int4, {kind}" if kind else precision,
         "parameters": report.manifest.model.num_parameters,
         "folder_bytes": sum(entry.size for entry in report.manifest.files.values()),
         "seconds": round(time.perf_counter() - start, 1),
@@ -54,12 +54,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--precision", default="fp16", choices=["fp32", "fp16", "bf16", "int8", "int4"])
-    parser.add_argument("--fast-prompts", action="store_true")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--fast-prompts", dest="kind", action="store_const", const="fast prompts", default="")
+    kinds.add_argument("--smallest", dest="kind", action="store_const", const="smallest")
     parser.add_argument("--folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path(options.checkpoint).resolve().parent) as place:
         target = options.folder or f"{place}/model"
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = pool.submit(export, options.checkpoint, target, options.precision, options.fast_prompts).result()
+            found = pool.submit(export, options.checkpoint, target, options.precision, options.kind).result()
         found["copying"] = round(copying(Path(options.checkpoint), Path(target)), 1)
         print(json.dumps(found))

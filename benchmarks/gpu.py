@@ -21,12 +21,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from idefics2_onnx import CardOptions, Idefics2, Idefics2Processor, ProviderError
+from idefics2_onnx import CardOptions, Idefics2, Idefics2OnnxError, Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
 from idefics2_onnx.demo.tasks import TASKS
 from idefics2_onnx.runtime import cuda_runtime
@@ -51,6 +51,8 @@ BATCHES, STEPS = (1, 8, 32), 32
 WIDTH, HEIGHT, PROMPT = 980, 735, 64
 PEERS = ("eager", "sdpa", "static cache, compiled")
 CASES = 500
+OVER = 3
+"""Exit status where the time was over."""
 
 
 class Results:
@@ -77,7 +79,7 @@ class Results:
             return
         if time.monotonic() > self._end:
             print("Time is over; call again.", flush=True)
-            raise SystemExit(3)
+            raise SystemExit(OVER)
         start = time.monotonic()
         self.found[key] = measure()
         self._path.write_text(json.dumps(self.found, indent=1) + "\n")
@@ -99,7 +101,7 @@ def prepare(place: Path, precisions: list[str], text_layers: int, vision_layers:
     def in_time() -> None:
         if time.monotonic() > end:
             print("Time is over; call again.", flush=True)
-            raise SystemExit(3)
+            raise SystemExit(OVER)
 
     for name, layers in (("full", (text_layers, vision_layers)), ("layers", (2, 2))):
         if not (place / name / "config.json").exists():
@@ -126,6 +128,19 @@ def opened(place: Path, name: str, device: str) -> Idefics2:
     return Idefics2.from_pretrained(f"{place}-{precision}", device, card_options=OPTIONS[options], image_cache=0)
 
 
+def failing(measure: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The same, with the package's errors as results: what one contestant cannot do leaves the others' figures alone."""
+
+    @wraps(measure)
+    def found() -> dict[str, Any]:
+        try:
+            return measure()
+        except Idefics2OnnxError as error:
+            return {"failed": str(error)}
+
+    return found
+
+
 def parity(place: Path, device: str, results: Results, cases: int) -> None:
     """The demo's answers and a few full-width layers' logits beside fp32 on the processor."""
     there = [name for name in PARITY if prepared(place / "demo", name) and prepared(place / "layers", name)]
@@ -137,7 +152,8 @@ def parity(place: Path, device: str, results: Results, cases: int) -> None:
         results.put(key, lambda task=task: [text for text, _ in answers(reference, task, range(cases))])  # type: ignore[misc]
     for precision in there:
 
-        def differing(precision: str = precision) -> dict[str, float]:
+        @failing
+        def differing(precision: str = precision) -> dict[str, Any]:
             model, differ = opened(place / "demo", precision, device), 0
             for task in TASKS:
                 found = [text for text, _ in answers(model, task, range(cases))]
@@ -147,7 +163,8 @@ def parity(place: Path, device: str, results: Results, cases: int) -> None:
         results.put(f"parity: demo, {precision}", differing)
     for precision in there:
 
-        def apart(precision: str = precision) -> dict[str, float]:
+        @failing
+        def apart(precision: str = precision) -> dict[str, Any]:
             expected, found = (some_logits(opened(place / "layers", p, d)) for p, d in (("fp32", "cpu"), (precision, device)))
             return {
                 "relative error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
@@ -212,30 +229,32 @@ def ours(place: Path, device: str, results: Results, name: str) -> None:
         asked = question(place, way == "split")
         results.put(f"{key}, first token, {way}", lambda: medians(lambda: model.generate(**asked, max_new_tokens=1), 5))  # noqa: B023
     for cell, batch, context in decodes:
-        results.put(cell, partial(stepping, model, batch, context))
+        results.put(cell, failing(partial(stepping, model, batch, context, graph and device != "cpu")))
     results.put(f"{key}, memory", lambda: used() - before)
 
 
-def stepping(model: Idefics2, batch: int, context: int) -> dict[str, Any]:
-    """Milliseconds a step behind so many tokens, with the logits on the host and with ids only, and the host's part of it."""
+def stepping(model: Idefics2, batch: int, context: int, recorded: bool) -> dict[str, Any]:
+    """Milliseconds a step behind so many tokens, with the logits on the host and with ids only, and the host's part of it.
+
+    `recorded`: as a CUDA graph, or not at all.
+    """
     engine, tokens = model.engine, [17] * batch
-    try:
-        cache = engine.new_cache(batch, min(context + 4 * STEPS, engine.sizes.max_positions))
-        step = DecodeStep(engine, cache, batch)
+    cache = engine.new_cache(batch, min(context + 4 * STEPS, engine.sizes.max_positions))
+    step = DecodeStep(engine, cache, batch)
 
-        def many(work: Callable[[list[int]], Any]) -> Callable[[], None]:
-            def all_of_them() -> None:
-                cache.tokens[:] = context
-                for _ in range(STEPS):
-                    work(tokens)
+    def many(work: Callable[[list[int]], Any]) -> Callable[[], None]:
+        def all_of_them() -> None:
+            cache.tokens[:] = context
+            for _ in range(STEPS):
+                work(tokens)
 
-            return all_of_them
+        return all_of_them
 
-        found = {"logits": 1000 * medians(many(step), 3) / STEPS}
-        if step.greedy(tokens) is not None:
-            found["ids"] = 1000 * medians(many(step.greedy), 3) / STEPS
-    except ProviderError as error:  # no room, say
-        return {"failed": str(error)}
+    found = {"logits": 1000 * medians(many(step), 3) / STEPS}
+    if recorded and step._recording is None:
+        return {"failed": "ONNX Runtime did not record it; see its warning"}
+    if step.greedy(tokens) is not None:
+        found["ids"] = 1000 * medians(many(step.greedy), 3) / STEPS
     found["host"] = 1000 * statistics.median(enqueue(step, tokens) for _ in range(STEPS))
     found["tokens per second"] = 1000 * batch / min(found["logits"], found.get("ids", np.inf))
     return found
@@ -387,10 +406,15 @@ if __name__ == "__main__":
     contestants = ["parity"] if "parity" in chosen.parts.split(",") else []
     contestants += [f"ours: {name}" for name in SPEED] if "ours" in chosen.parts.split(",") else []
     contestants += [f"transformers: {peer}" for peer in PEERS] if "theirs" in chosen.parts.split(",") else []
+    failed = []
     for each in contestants:  # in processes of their own: none leaves memory behind
         done = subprocess.run([sys.executable, *sys.argv, "--only", each, "--minutes", str(held.minutes_left)])
+        if done.returncode == OVER:
+            raise SystemExit(OVER)
         if done.returncode:
-            raise SystemExit(done.returncode)
+            failed.append(each)
         held = Results(chosen.json, held.minutes_left, held.contexts)
     print(table(held))
+    if failed:
+        raise SystemExit(f"Ended early, see above: {', '.join(failed)}.")
     print("Nothing is left.")

@@ -1,6 +1,6 @@
 """Right answers of the demo's checkpoint exported to every precision, and those unlike fp32's.
 
-python benchmarks/quality.py CHECKPOINT [--cases 500] [--json FILE]
+python benchmarks/quality.py CHECKPOINT [--cases 500] [--json FILE] [--only NAME …]
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ if __name__ == "__main__":
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--cases", type=int, default=500, help="Per task.")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="The file keeps the others.")
     options = parser.parse_args()
-    results: dict[str, dict[str, Any]] = {}
+    again = options.json and options.json.exists() and options.only != list(PRECISIONS)
+    results: dict[str, dict[str, Any]] = json.loads(options.json.read_text()) if again else {}
     with tempfile.TemporaryDirectory() as place:
         reference = None
         for number, (name, precision) in enumerate(PRECISIONS.items()):
+            if name not in ("fp32", *options.only):
+                continue
             source = rounded(options.checkpoint, Path(place) / "rounded") if name == BF16 else options.checkpoint
             report = export_model(source, Path(place) / str(number), precision, verify="never")
             model = Idefics2.from_pretrained(report.folder, "cpu")

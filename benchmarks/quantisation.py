@@ -1,6 +1,6 @@
 """What each way of quantising a checkpoint costs in size and accuracy, layer by layer and as a whole.
 
-    python benchmarks/quantisation.py CHECKPOINT [--json FILE] [--keep DIR]
+    python benchmarks/quantisation.py CHECKPOINT [--json FILE] [--only NAME …]
 
 For each way: the folder's size, the relative error of every layer's output when it reads what the reference's layer reads, and
 the agreement of next tokens with the reference. With random weights (`make_checkpoint.py`) only comparisons between ways mean
@@ -50,11 +50,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--ways", default=",".join(WAYS).replace(", ", ";"), help="Names, the commas inside them as semicolons.")
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="The file keeps the others.")
     options = parser.parse_args()
-    results = {}
-    for name in options.ways.replace(";", "\0").split(","):
-        way = name.replace("\0", ", ")
+    again = options.json and options.json.exists() and options.only != list(WAYS)
+    results = json.loads(options.json.read_text()) if again else {}
+    for way in options.only:
         with tempfile.TemporaryDirectory(dir=Path(options.checkpoint).resolve().parent) as place:
             found = results[way] = measure(options.checkpoint, WAYS[way], Path(place) / "model")
         layers = "  ".join(

@@ -10,6 +10,10 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
 PEER = "transformers bf16"
+MACHINES = ("amx", "vnni")
+"""What the two machines' processors multiply small integers with."""
+GOALS = {"image": 1.0, "prompt": 1.2, "step": 2.5, "answer": 2.3}
+"""Times as fast as the peer."""
 TASKS = {
     "image": "image of {width}×{height}, s",
     "prompt": "prompt of {prompt} tokens, s",
@@ -29,37 +33,53 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def exports() -> str:
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times as fast, by the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def exports(machine: str) -> str:
     rows = (
         [
             run["precision"], f"{run['folder_bytes'] / 1e9:.2f} GB", f"{run['seconds']:.0f} s", f"{run['copying']:.0f} s",
             f"{run['seconds'] / run['copying']:.2f}", f"{run['peak_rss_bytes'] / 1e9:.2f} GB",
         ]
-        for run in read("export.jsonl")
+        for run in read(f"export-{machine}.jsonl")
     )  # fmt: skip
     return table(("export", "folder", "time", "plain copies", "ratio", "peak memory"), rows)
 
 
-def speed(name: str) -> str:
-    found = read(name)
+def speed(machine: str) -> str:
+    found = read(f"cpu-full-{machine}.json")
     peer, rows = found["results"][PEER], []
     for contestant, result in found["results"].items():
         row = [contestant, f"{statistics.median(result['memory']) / 1e9:.1f} GB", f"{statistics.median(result['opening']):.1f} s"]
         for task, seconds in result["seconds"].items():
-            pairs = zip(peer["seconds"][task], seconds, strict=True)
-            ratio = "" if contestant == PEER else f" ({statistics.median(theirs / ours for theirs, ours in pairs):.2f}×)"
+            compared = "" if contestant == PEER else f" ({ratio(peer['seconds'][task], seconds):.2f}×)"
             middle = statistics.median(seconds)
-            row.append((f"{1000 * middle:.0f}" if task == "step" else f"{middle:.2f}") + ratio)
+            row.append((f"{1000 * middle:.0f}" if task == "step" else f"{middle:.2f}") + compared)
         rows.append(row)
     return table(("", "peak memory", "opens in", *(TASKS[task].format(**found) for task in peer["seconds"])), rows)
 
 
-def memory() -> str:
+def goals(machine: str) -> str:
+    """Which of the ratios that were aimed at each folder reaches."""
+    found = read(f"cpu-full-{machine}.json")["results"]
     rows = []
-    for name, found in read("memory.json").items():
+    for name, result in found.items():
+        if name != PEER:
+            met = (ratio(found[PEER]["seconds"][task], result["seconds"][task]) >= goal for task, goal in GOALS.items())
+            rows.append([name, *("yes" if one else "no" for one in met)])
+    return table(("at least", *(f"{task} {goal}×" for task, goal in GOALS.items())), rows)
+
+
+def memory(machine: str) -> str:
+    rows = []
+    for name, found in read(f"memory-{machine}.json").items():
         sizes = (f"{found[what] / 1e9:.2f} GB" for what in ("folder", "opened", "answered"))
-        rows.append([name, *sizes, f"{found['answered'] / found['folder']:.2f}"])
-    return table(("folder", "size", "opened", "answered", "ratio"), rows)
+        openings = (f"{found[what]:.1f} s" if what in found else "" for what in ("opening", "touching"))
+        rows.append([name, *openings, *sizes, f"{found['answered'] / found['folder']:.2f}"])
+    return table(("folder", "opens in", "new memory alone", "size", "opened", "answered", "ratio"), rows)
 
 
 def quality() -> str:
@@ -104,7 +124,8 @@ def session_options(name: str) -> str:
     return table(("", "opens in", "peak memory", "prompt of 384", "step"), rows)
 
 
-def machine(about: dict[str, Any]) -> str:
+def machine(name: str) -> str:
+    about = read(f"cpu-full-{name}.json")["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"{about['processor']}, {about['cores']} cores, {about['memory'] / 2**30:.0f} GiB, "
@@ -113,10 +134,13 @@ def machine(about: dict[str, Any]) -> str:
 
 
 def text() -> str:
-    full = read("cpu-full.json")
     sections = {
-        "MACHINE": machine(full["machine"]), "EXPORTS": exports(), "FULL": speed("cpu-full.json"),
-        "MEMORY": memory(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
+        f"{name} {kind}": make(kind)
+        for kind in MACHINES
+        for name, make in (("MACHINE", machine), ("EXPORTS", exports), ("SPEED", speed), ("GOALS", goals), ("MEMORY", memory))
+    }
+    sections |= {
+        "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
     found = Path(__file__).with_name("report.md").read_text()
@@ -125,7 +149,7 @@ def text() -> str:
     return found
 
 
-def plot(path: Path) -> None:
+def plot(name: str, path: Path) -> None:
     """Times of the full shape relative to transformers'."""
     import matplotlib as mpl
 
@@ -133,13 +157,13 @@ def plot(path: Path) -> None:
     from matplotlib import pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "idefics2-onnx"
-    found = read("cpu-full.json")
+    found = read(f"cpu-full-{name}.json")
     peer, others = found["results"][PEER]["seconds"], [name for name in found["results"] if name != PEER]
     figure, axes = plt.subplots(figsize=(8, 3.5))
-    for place, name in enumerate(others):
-        seconds = found["results"][name]["seconds"]
-        ratios = [statistics.median(a / b for a, b in zip(peer[task], seconds[task], strict=True)) for task in peer]
-        axes.bar([i + 0.8 * (place + 0.5) / len(others) - 0.4 for i in range(len(peer))], ratios, 0.75 / len(others), label=name)
+    for place, contestant in enumerate(others):
+        seconds = found["results"][contestant]["seconds"]
+        ratios, width = [ratio(peer[task], seconds[task]) for task in peer], 0.8 / len(others)
+        axes.bar([i + width * (place + 0.5) - 0.4 for i in range(len(peer))], ratios, 0.93 * width, label=contestant)
     axes.axhline(1, color="black", linewidth=1)
     axes.set_xticks(range(len(peer)), [TASKS[task].format(**found).rpartition(",")[0] for task in peer])
     axes.set_ylabel(f"times as fast as {PEER}")
@@ -150,4 +174,5 @@ def plot(path: Path) -> None:
 if __name__ == "__main__":
     docs = Path(__file__).parents[1] / "docs"
     (docs / "benchmarks.md").write_text(text())
-    plot(docs / "speed.svg")
+    for kind in MACHINES:
+        plot(kind, docs / f"speed-{kind}.svg")

@@ -27,6 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "no memory patterns": {"enable_mem_pattern": False},
     "weights outside the arena": {"session.use_device_allocator_for_initializers": "1"},
     "one thread": {"intra_op_num_threads": 1},
+    "weights prepared side by side": {"session.prepack.enable_parallel": "1"},
     "weights not prepared": {"session.disable_prepacking": "1"},
 }
 

@@ -18,7 +18,7 @@ from .engine import Engine
 from .errors import Idefics2OnnxError, ProviderError
 from .folder import ModelFolder
 from .libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
-from .machine import INT8_UNITS, Machine
+from .machine import BF16_UNITS, INT8_UNITS, Machine
 from .prefill import embed_prompts
 from .sample import Sample
 from .sessions import open_sessions, placement
@@ -176,18 +176,17 @@ def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
 def _advice(machine: Machine) -> Iterator[Finding]:
     """What to export for a machine like this, by docs/benchmarks.md."""
     memory = machine.memory or 0
-    images = (
-        ", and run it with --device openvino (pip install 'idefics2-onnx[openvino]')" if "AMX" in machine.instructions else ""
-    )
+    openvino = ", and run it with --device openvino (pip install 'idefics2-onnx[openvino]')"
+    images = openvino if BF16_UNITS & set(machine.instructions) else ""
     largest = max((gpu.memory for gpu in machine.gpus), default=0)
     if largest >= 22e9:
         text = "the card holds fp16: idefics2-onnx export --fp16"
     elif largest >= 8e9:
         text = "the card holds int4: idefics2-onnx export --int4 --for cuda"
     elif memory >= 20e9 and INT8_UNITS & set(machine.instructions):
-        text = f"int4 with fast prompts, which takes up to 14.5 GB: idefics2-onnx export --int4 --fast-prompts{images}"
+        text = f"int4 with fast prompts, which takes up to 15 GB: idefics2-onnx export --int4 --fast-prompts{images}"
     elif memory >= 14e9 and INT8_UNITS & set(machine.instructions):
-        text = f"int8, which takes up to 10.5 GB: idefics2-onnx export --int8{images}"
+        text = f"int8, which takes up to 10.7 GB: idefics2-onnx export --int8{images}"
     elif memory >= 8e9:
         text = "int4, which takes 6.1 GB: idefics2-onnx export --int4"
     else:

@@ -12,11 +12,13 @@ from typing import Any
 
 _INSTRUCTIONS = {
     # name in the kernel's list → how people call it
-    "amx_int8": "AMX", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2",
-    "i8mm": "I8MM", "asimddp": "DOTPROD", "asimd": "NEON",
+    "amx_int8": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512",
+    "avx2": "AVX2", "i8mm": "I8MM", "asimddp": "DOTPROD", "asimd": "NEON",
 }  # fmt: skip
 INT8_UNITS = frozenset({"AMX", "AVX512-VNNI", "AVX-VNNI", "I8MM", "DOTPROD"})
 """Instructions that multiply 8-bit integers several times as fast as floats."""
+BF16_UNITS = frozenset({"AMX", "AVX512-BF16"})
+"""Instructions for bfloat16, which OpenVINO uses and ONNX Runtime does not."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def test_numbers_that_are_wrong(monkeypatch):
         (25e9, ["AMX"], [], "--int4 --fast-prompts, and run it with --device openvino (pip install 'idefics2-onnx[openvino]')"),
         (25e9, ["AVX512-VNNI"], [], "idefics2-onnx export --int4 --fast-prompts"),
         (16e9, ["AVX512-VNNI"], [], "--int8"),
+        (16e9, ["AVX512-BF16", "AVX512-VNNI"], [], "--int8, and run it with --device openvino"),
         (16e9, ["AVX2"], [], "--int4"),
         (8e9, ["AMX"], [], "--int4"),
         (4e9, ["AMX"], [], "too little memory"),
