@@ -76,7 +76,8 @@ class Idefics2:
             source: folder, hub id, or None for the small model that ships with the package.
             device: "auto", "cpu", "cuda", "tensorrt" (for images, the rest as on "cuda"; "cuda:1" and "tensorrt:1" are the second
                 card), or "openvino" (for images, the rest as on "cpu"). Single graphs may go elsewhere: "cuda,vision=tensorrt".
-            providers, session_options: passed to ONNX Runtime as they are; providers replace the device.
+            providers, session_options: ONNX Runtime's own. Providers replace the device; options get the configuration entries
+                that keep sums exact and show what runs where, unless they have them.
             card_options: for CUDA and TensorRT.
             allow_urls: whether images may be http(s) URLs, which are downloaded.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.
