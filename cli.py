@@ -115,6 +115,7 @@ def main() -> None:
     show_default=True,
     help="Compare with the reference afterwards: auto does it layer by layer where the memory is short.",
 )
+@click.option("--keep", is_flag=True, help="Keep a folder that fails the comparison, as OUTPUT-differs.")
 @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
 def export(
     model: str,
@@ -129,6 +130,7 @@ def export(
     output: Path | None,
     attention: Any,
     verify: Any,
+    keep: bool,
     revision: str | None,
 ) -> None:
     """Export MODEL, a checkpoint's folder or hub id, to a model folder."""
@@ -155,6 +157,7 @@ def export(
             revision=revision,
             adapter=adapter,
             calibrate=calibrate,
+            keep=keep,
             listener=bars,
         )
     size = sum(entry.size for entry in report.manifest.files.values())

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from idefics2_onnx.export import Quantisation, agreement, export_model, open_layered
-from idefics2_onnx.export.compare_layers import compare_layers
 from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.verification.layers import compare_layers
 
 WAYS: dict[str, Any] = {
     "fp16": "fp16",
@@ -34,8 +34,8 @@ def measure(checkpoint: str, way: Any, folder: Path) -> dict[str, Any]:
     """Export, compare, and say what came out."""
     report = export_model(checkpoint, folder, way, verify="never")
     errors: dict[str, dict[str, float]] = {}
-    for difference in compare_layers(folder, SourceModel.open(checkpoint)).differences:
-        errors.setdefault(difference.graph, {})[difference.what] = difference.relative
+    for difference in compare_layers(folder, report.manifest, SourceModel.open(checkpoint), unrounded=True):
+        errors.setdefault(difference.graph, {})[difference.what] = difference.ours.relative
     found = agreement(folder, open_layered(checkpoint))
     return {
         "bytes": sum(entry.size for entry in report.manifest.files.values()),

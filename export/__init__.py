@@ -1,11 +1,12 @@
 """How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
 try:
-    from .agreement import Agreement, agreement, open_layered
     from .listener import Listener
     from .pipeline import ExportReport, export_model
     from .quantise import Quantisation
-    from .verify import Verification, verify_folder
+    from .verification.agreement import Agreement, agreement, open_layered
+    from .verification.difference import Verification
+    from .verification.verify import verify_folder
 except ModuleNotFoundError as error:
     if error.name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
         raise ModuleNotFoundError(

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
-import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from .architecture import choose_attention
 from .bundle import code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .calibration import CalibrationSet
 from .checkpoint import DEFAULT_CHECKPOINT
-from .errors import CheckpointError
+from .errors import CheckpointError, ParityError
+from .heap import set_heap
 from .listener import Listener
 from .processor_files import write_processor_files
 from .quantise import Quantisation, folder_bytes, quantise
-from .smoothing import smoothed, smoothing_factors
+from .smoothing import factors_file, read_factors, smoothed, smoothing_factors, write_factors
 from .source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
-from .verify import Verification, verify_in_subprocess
+from .verification.difference import Verification
+from .verification.verify import verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
 Verify = Literal["auto", "always", "never"]
-_HEAP = {-3: 4 << 20, -1: 64 << 20}
-"""glibc's settings. M_MMAP_THRESHOLD: what is larger has pages of its own, which go back as soon as it is freed; else tensors
-come to lie on the heap, where small ones between them keep gigabytes. M_TRIM_THRESHOLD: so much stays for the next blocks."""
 _TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -54,6 +48,7 @@ def export_model(
     revision: str | None = None,
     adapter: str | Path | None = None,
     calibrate: str | Path | None = None,
+    keep: bool = False,
     listener: Listener | None = None,
 ) -> ExportReport:
     """Export an Idefics2 checkpoint to a model folder.
@@ -68,12 +63,13 @@ def export_model(
         revision: commit, branch or tag of a hub id.
         calibrate: folder of pictures and prompts.txt to measure activations on, for int8 and int4; default: built-in ones.
         adapter: folder of a LoRA adapter in PEFT's layout, to merge into the weights.
+        keep: keep a folder that fails its comparison, as ``<folder>-differs``.
 
     Raises:
         CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
-        ParityError: the graphs do not compute what the reference does; nothing is left under `folder` either.
+        ParityError: the folder is not what the checkpoint is; nothing is left under `folder` either.
     """
-    _set_heap()
+    set_heap()
     listener = listener or Listener()
     model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
     checkpoint = model.checkpoint
@@ -83,6 +79,9 @@ def export_model(
     quantisation, dtype = _plan(precision)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
+    spoilt = target.with_name(f"{target.name}-differs")
+    if keep and spoilt.exists():
+        raise CheckpointError(f"{spoilt} already exists, where --keep puts a folder that fails. Remove it first.")
     given = {"checkpoint": checkpoint.folder, "adapter": adapter, "calibrate": calibrate}
     plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
     plan |= {"code": code_digest(), "tools": _versions(), "dtype": dtype, "attention": flavour}
@@ -97,11 +96,9 @@ def export_model(
             largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
             shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", largest, vocab_size)
             for own in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
-                kept = workplace.root / f"factors-{own.precision}.pt"
-                if not kept.exists():
-                    torch.save(smoothing_factors(model, own, shown, listener), kept.with_suffix(".new"))
-                    kept.with_suffix(".new").rename(kept)
-                smooth[own] = smoothed(model, torch.load(kept, weights_only=True))
+                if not (partial / factors_file(own)).exists():
+                    write_factors(partial, own, smoothing_factors(model, own, shown, listener))
+                smooth[own] = smoothed(model, read_factors(partial, own, model))
         files: dict[str, FileEntry] = {}
         for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
             versions = [(traced, quantisation)]
@@ -138,16 +135,19 @@ def export_model(
             else:
                 for line in verification.lines():
                     listener.say(line)
-                verification.raise_past_floor()
+                _raise_on_faults(verification, partial, spoilt if keep else None)
     return ExportReport(target, manifest, verification)
 
 
-def _set_heap() -> None:
-    """For the whole process."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # other C libraries
-            for setting, value in _HEAP.items():
-                ctypes.CDLL(None).mallopt(setting, value)
+def _raise_on_faults(verification: Verification, folder: Path, spoilt: Path | None) -> None:
+    """Raise ParityError for a folder that is not its checkpoint, which goes to `spoilt` if that is named."""
+    try:
+        verification.raise_past_floor()
+    except ParityError as error:
+        if spoilt is None:
+            raise ParityError(f"{error} Nothing was kept; --keep keeps the folder for a closer look.") from error
+        folder.rename(spoilt)
+        raise ParityError(f"{error} The folder was kept as {spoilt}.") from error
 
 
 def _plan(precision: Precision | Quantisation) -> tuple[Quantisation | None, Dtype]:

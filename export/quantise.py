@@ -9,7 +9,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 import torch
 
-from ..graphs.contract import Dtype, GraphName, Precision
+from ..graphs.contract import Dtype, GraphName, Manifest, Precision
 from .awq import AwqMatrix
 from .checkpoint import Stored
 from .errors import CheckpointError
@@ -35,6 +35,17 @@ class Quantisation:
     """Whether int4 takes 4 bits even where they cost the most for their size."""
     fast_prompts: bool = False
     """Whether an int8 decoder stands beside the int4 one."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, graph: GraphName) -> Quantisation | None:
+        """What one graph of a folder was quantised by, if at all."""
+        if manifest.quantisation is None:
+            return None
+        try:
+            found = cls(**manifest.quantisation)
+        except TypeError as error:
+            raise CheckpointError(f"The manifest's quantisation cannot be read ({error}). Export the model again.") from error
+        return found.of_prompts if graph == "prompt" else found
 
     @property
     def dtype(self) -> Dtype:

@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Idefics2Config
 
 from ..graphs.contract import GraphName
 from .awq import AwqMatrix
 from .calibration import CalibrationSet
-from .checkpoint import Changed
+from .checkpoint import Changed, read_header
+from .errors import CheckpointError
 from .listener import Listener
 from .packing import Channels, Packing
 from .quantise import Quantisation
@@ -84,6 +87,36 @@ class Scaled(Changed):
 
 Factors = dict[str, dict[str, Tensor]]
 """Of each tensor of a checkpoint that gets any: by row and by column."""
+_AXES = ("rows", "columns")
+
+
+def factors_file(quantisation: Quantisation) -> str:
+    """Name of the file in a model folder that keeps the factors: without them nobody could tell its integers from wrong ones."""
+    return f"smoothing-{quantisation.precision}.safetensors"
+
+
+def write_factors(folder: Path, quantisation: Quantisation, factors: Factors) -> None:
+    """Each axis of each tensor under its name and ``.rows`` or ``.columns``; the file is there only when it is whole."""
+    path = folder / factors_file(quantisation)
+    # Matrices that read one activation share its factors, which the library does not save as they are.
+    tensors = {f"{name}.{axis}": found.clone() for name, own in factors.items() for axis, found in own.items()}
+    save_file(tensors, path.with_suffix(".new"))
+    path.with_suffix(".new").rename(path)
+
+
+def read_factors(folder: Path, quantisation: Quantisation, model: SourceModel) -> Factors:
+    """CheckpointError if the factors are missing, or not for this model's tensors."""
+    path, factors = folder / factors_file(quantisation), Factors()
+    if not path.is_file():
+        raise CheckpointError(f"{folder} lacks {path.name}, without which its integers cannot be compared. Export again.")
+    for key, stored in read_header(path).items():
+        name, _, axis = key.rpartition(".")
+        tensor = model.checkpoint.tensors.get(name)
+        shape = tensor.shape if tensor is not None else ()
+        if axis not in _AXES or not shape or stored.shape != (shape[_AXES.index(axis)],):
+            raise CheckpointError(f"{path.name} has factors for {key}, which do not fit {model.checkpoint.source}. Export again.")
+        factors.setdefault(name, {})[axis] = stored.read(0, stored.shape[0])
+    return factors
 
 
 def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:

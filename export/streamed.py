@@ -6,33 +6,43 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import Idefics2ForConditionalGeneration
-from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
+from transformers.models.idefics2.modeling_idefics2 import Idefics2RMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
 
+from ..graphs.vision import Projection
+from .arithmetic import Arithmetic
 from .checkpoint import Stored
-from .source_model import SourceModel
+from .source_model import PROJECTION, SourceModel
 
 _NUMBERS = 1 << 22
 """Read at once."""
 
 
-def streamed_reference(source: SourceModel, rounded: bool = False) -> Idefics2ForConditionalGeneration:
-    """The reference in fp32; `rounded` rounds weights to bf16 first. Holds the weights of one module at a time."""
+def streamed_reference(source: SourceModel, arithmetic: Arithmetic | None = None) -> Idefics2ForConditionalGeneration:
+    """The reference; in fp32, or in an arithmetic of its own, which never holds more of a matrix than a few rows."""
     with torch.device("meta"):
         model = Idefics2ForConditionalGeneration._from_config(source.config, attn_implementation="sdpa", dtype=torch.float32)
     model.eval().requires_grad_(False)
     model.model.text_model.rotary_emb = MistralRotaryEmbedding(source.config.text_config)
+    if arithmetic is None:
+        _stream(model, source, Arithmetic())
+        return model
+    if any(name.startswith(f"{PROJECTION}.blocks.") for name in arithmetic.packed):
+        model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
+    _stream(model, source, arithmetic)
     for path, module in model.named_modules():
-        own = [name for name, _ in module.named_parameters(recurse=False)]
-        if not own:
-            continue
-        stored = {name: source.stored(f"{path}.{name}") for name in own}
-        if isinstance(module, nn.Embedding):
-            setattr(module, "forward", _Lookup(stored["weight"], rounded))  # noqa: B010  mypy forbids the plain way
-        else:
-            weights = _Weights(stored, rounded)
-            module.register_forward_pre_hook(weights.load)
-            module.register_forward_hook(weights.drop, always_call=True)
+        if isinstance(module, nn.Linear):
+            _replace_forward(module, _Product(path, source, arithmetic, module.bias is not None))
+        elif isinstance(module, nn.Conv2d):
+            _replace_forward(module, _Convolution(module, path, arithmetic))
+        elif isinstance(module, MistralRMSNorm | Idefics2RMSNorm) and arithmetic.exact:
+            _replace_forward(module, _Norm(module))
+    # The graphs' tables are stored in their type.
+    model.model.text_model.rotary_emb.register_forward_hook(
+        lambda _, __, tables: tuple(arithmetic.stored(table).to(arithmetic.activations("model.text_model")) for table in tables)
+    )
     return model
 
 
@@ -48,29 +58,49 @@ def image_features(reference: Idefics2ForConditionalGeneration, pixels: Tensor) 
 def hidden_states(reference: Idefics2ForConditionalGeneration, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
     """The decoder's last states [seq, hidden] of a prompt.
 
-    `ids` [seq]; `rows` [seq], of the pictures' latents, all behind one another, the one in each token's place, or −1.
+    `ids` [seq]; `rows` [seq]: for each token, the row of features.flatten(0, 1) that replaces it, or −1.
     """
     text = reference.model.text_model
     embeds = text.embed_tokens(ids)
-    embeds[rows >= 0] = features.flatten(0, 1)[rows[rows >= 0]]
+    embeds[rows >= 0] = features.flatten(0, 1)[rows[rows >= 0]].to(embeds.dtype)
     states: Tensor = text(inputs_embeds=embeds[None], use_cache=False).last_hidden_state
     return states[0]
+
+
+def _stream(model: nn.Module, source: SourceModel, arithmetic: Arithmetic) -> None:
+    """Let every module with parameters of its own read them as it runs."""
+    for path, module in model.named_modules():
+        stored = {name: _matrix(f"{path}.{name}", source, arithmetic) for name, _ in module.named_parameters(recurse=False)}
+        if isinstance(module, nn.Embedding):
+            _replace_forward(module, _Lookup(stored["weight"], path, arithmetic))
+        elif stored and not (isinstance(module, nn.Linear) and arithmetic != Arithmetic()):
+            weights = _Weights(stored, path, arithmetic)
+            module.register_forward_pre_hook(weights.load)
+            module.register_forward_hook(weights.drop, always_call=True)
+
+
+def _matrix(parameter: str, source: SourceModel, arithmetic: Arithmetic) -> Stored:
+    return arithmetic.packed.get(parameter) or source.stored(parameter)
+
+
+def _replace_forward(module: nn.Module, forward: Any) -> None:
+    setattr(module, "forward", forward)  # noqa: B010  mypy forbids the plain way
 
 
 class _Weights:
     """Of one module."""
 
-    def __init__(self, stored: dict[str, Stored], rounded: bool) -> None:
-        self._stored, self._rounded = stored, rounded
+    def __init__(self, stored: dict[str, Stored], path: str, arithmetic: Arithmetic) -> None:
+        self._stored, self._path, self._arithmetic = stored, path, arithmetic
 
     def load(self, module: nn.Module, _: Any) -> None:
         for name, stored in self._stored.items():
             rows = stored.shape[0] if stored.shape else 1
-            tensor = torch.empty(stored.shape)
+            tensor = torch.empty(stored.shape, dtype=self._arithmetic.activations(self._path))
             filled, step = tensor.view(rows, -1), max(1, _NUMBERS * rows // max(1, tensor.numel()))
             for start in range(0, rows, step):
                 part = stored.read(start, min(start + step, rows))
-                filled[start : start + step] = _number(part, self._rounded).reshape(len(part), -1)
+                filled[start : start + step] = self._arithmetic.stored(part).reshape(len(part), -1)
             setattr(module, name, nn.Parameter(tensor, requires_grad=False))
 
     def drop(self, module: nn.Module, *_: Any) -> None:
@@ -81,14 +111,59 @@ class _Weights:
 class _Lookup:
     """An embedding that reads only the rows that are asked for."""
 
-    def __init__(self, stored: Stored, rounded: bool) -> None:
-        self._stored, self._rounded = stored, rounded
+    def __init__(self, stored: Stored, path: str, arithmetic: Arithmetic) -> None:
+        self._stored, self._path, self._arithmetic = stored, path, arithmetic
 
     def __call__(self, ids: Tensor) -> Tensor:
         wanted, places = ids.unique(return_inverse=True)
         rows = torch.cat([self._stored.read(int(i), int(i) + 1) for i in wanted])
-        return _number(rows, self._rounded)[places]
+        return self._arithmetic.stored(rows).to(self._arithmetic.activations(self._path))[places]
 
 
-def _number(tensor: Tensor, rounded: bool) -> Tensor:
-    return tensor.bfloat16().float() if rounded else tensor.float()
+class _Product:
+    """A linear layer that reads some rows of its matrix at a time.
+
+    Narrow types multiply and sum in float32 and round the result once, as their kernels do.
+    """
+
+    def __init__(self, path: str, source: SourceModel, arithmetic: Arithmetic, biased: bool) -> None:
+        self._path, self._arithmetic = path, arithmetic
+        self._matrix = _matrix(f"{path}.weight", source, arithmetic)
+        self._packed = arithmetic.packed.get(f"{path}.weight")
+        self._bias = source.stored(f"{path}.bias") if biased else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        arithmetic, (rows, columns) = self._arithmetic, self._matrix.shape
+        if self._packed is not None and not arithmetic.exact:
+            x = self._packed.rounded(x.float())
+        x = x.double() if arithmetic.exact else x.float()
+        step = max(1, _NUMBERS // columns)
+        blocks = (self._matrix.read(start, min(start + step, rows)) for start in range(0, rows, step))
+        product = torch.cat([x @ arithmetic.stored(block).T for block in blocks], -1)
+        if self._bias is not None:
+            product = product + arithmetic.stored(self._bias.read(0, rows))
+        return product.to(arithmetic.activations(self._path))
+
+
+class _Convolution:
+    """The patches' convolution; like `_Product`, it rounds once."""
+
+    def __init__(self, module: nn.Conv2d, path: str, arithmetic: Arithmetic) -> None:
+        self._module, self._dtype = module, arithmetic.activations(path)
+        self._wide = torch.float64 if arithmetic.exact else torch.float32
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        module, wide = self._module, self._wide
+        bias = module.bias.to(wide) if module.bias is not None else None
+        return functional.conv2d(pixels.to(wide), module.weight.to(wide), bias, module.stride).to(self._dtype)
+
+
+class _Norm:
+    """The reference's RMS norm without its step to float32."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        found: Tensor = self._module.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._module.variance_epsilon))
+        return found

@@ -19,8 +19,9 @@ from torch import Tensor
 from ..graphs.contract import FileEntry, data_file, graph_file
 from ..runtime.parallel import in_parallel
 from .awq import AwqMatrix
+from .checkpoint import Stored
 from .direct_io import DirectWriter
-from .packing import Groups
+from .packing import Groups, Packing
 from .source_model import SourceModel
 from .trace import PackedWeight, TracedGraph, Weight
 
@@ -124,14 +125,16 @@ def _plain_data(name: str, weight: Weight, model: SourceModel) -> Iterator[tuple
 
 
 def _packed_data(packed: PackedWeight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
-    stored, packing = model.stored(packed.source), packed.packing
+    return ((packed.initializers[index], part) for index, part in packed_parts(packed.packing, model.stored(packed.source)))
+
+
+def packed_parts(packing: Packing, stored: Stored) -> Iterator[tuple[int, Tensor]]:
+    """A matrix in small numbers: the data of each of the packing's parts in order, a piece at a time, with the part's index."""
     rows, columns = stored.shape
     if isinstance(packing, Groups) and packing.kept:
         assert isinstance(stored, AwqMatrix)
-        data = packing.keep(rows, columns, stored.integers)
-    else:
-        data = packing.pack(rows, columns, stored.read)
-    return ((packed.initializers[index], part) for index, part in data)
+        return packing.keep(rows, columns, stored.integers)
+    return packing.pack(rows, columns, stored.read)
 
 
 def _shape(graph: TracedGraph, name: str) -> ir.Shape:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from idefics2_onnx.export import Quantisation, agreement, export_model, open_layered
-from idefics2_onnx.export.agreement import LayeredCheckpoint
 from idefics2_onnx.export.calibration import PROMPTS, CalibrationSet
-from idefics2_onnx.export.compare_layers import compare_layers
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.listener import Listener
 from idefics2_onnx.export.smoothing import Scaled, smoothed, smoothing_factors
 from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.verification.agreement import LayeredCheckpoint
+from idefics2_onnx.export.verification.layers import compare_layers
 from parity import photos
 from safetensors.torch import load_file, save_file
 
@@ -78,9 +78,10 @@ def test_int8_is_not_worse_than_int4(loud, tmp_path):
     precise, model = open_layered(loud), SourceModel.open(loud)
     found, errors = {}, {}
     for precision in ("int8", "int4"):
-        folder = export_model(loud, tmp_path / precision, precision, verify="never").folder
-        found[precision] = agreement(folder, precise)
-        errors[precision] = {(d.graph, d.what): d.relative for d in compare_layers(folder, model).differences}
+        report = export_model(loud, tmp_path / precision, precision, verify="never")
+        found[precision] = agreement(report.folder, precise)
+        differences = compare_layers(report.folder, report.manifest, model, unrounded=True)
+        errors[precision] = {(d.graph, d.what): d.ours.relative for d in differences}
     assert found["int8"].divergence < found["int4"].divergence
     assert found["int8"].same >= found["int4"].same
     assert len(errors["int4"]) > 5

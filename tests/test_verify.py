@@ -12,44 +12,134 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Listener, Quantisation, agreement, export_model, open_layered, verify_folder
 from idefics2_onnx.export.errors import CheckpointError, ParityError
-from idefics2_onnx.export.verify import Difference, verify_in_subprocess
+from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.verification.attributes import attribute_faults
+from idefics2_onnx.export.verification.difference import MARGIN, Difference, Error, Verification
+from idefics2_onnx.export.verification.layers import compare_layers
+from idefics2_onnx.export.verification.verify import read_manifest
+from idefics2_onnx.export.verification.weights import WeightsCheck
+from planted_faults import FAULTS, planted
+from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "layers"])
-def test_verification_passes_and_fails(precision, whole, exported, checkpoint, tmp_path):
-    folder = exported("window", precision)
-    verification = verify_folder(folder, checkpoint("window"), whole)
+@pytest.mark.parametrize(
+    ("name", "precision", "whole"), [("window", "fp32", False), ("odd_heads", "fp16", True), ("window", "bf16", True)]
+)
+def test_verification_passes_and_fails(name, precision, whole, exported, checkpoint, tmp_path):
+    folder = exported(name, precision)
+    verification = verify_folder(folder, checkpoint(name), whole)
     verification.raise_past_floor()
     assert {d.graph for d in verification.differences} == {"vision", "embedding", "decoder"}
-    assert len(verification.lines()) == (3 if whole else 4)
+    assert [line.split()[0] for line in verification.lines()[:3]] == ["vision.onnx", "embedding.onnx", "decoder.onnx"]
     assert ("not run" in verification.lines()[-1]) == (not whole)
-    small = SMALL_MODELS["window"]
+    assert verification.equal["weights"] > 80
+    small = SMALL_MODELS[name]
     write_checkpoint(tmp_path / "other", small.config, image_options=small.image_options, seed=1)
-    with pytest.raises(ParityError, match="more than"):
+    with pytest.raises(ParityError, match=r"differs from the checkpoint's in [0-9,]+ of [0-9,]+ numbers, .*; and \d+ more"):
         verify_folder(folder, tmp_path / "other", whole).raise_past_floor()
 
 
-def test_failed_verification_leaves_no_folder(checkpoint, tmp_path, monkeypatch):
-    real = verify_in_subprocess
+EXACT = {"int8": Quantisation("int8"), "int4 for cuda": Quantisation("int4", "cuda")}
 
-    def strict(*arguments, **options):
-        found = real(*arguments, **options)
-        return type(found)([type(d)(**{**vars(d), "passed": False}) for d in found.differences])
 
-    monkeypatch.setattr("idefics2_onnx.export.pipeline.verify_in_subprocess", strict)
-    with pytest.raises(ParityError):
+@pytest.fixture(scope="module")
+def standing(exported, checkpoint, tmp_path_factory):
+    """Folders of the small model with a window, by precision or flavour."""
+
+    def make(name):
+        if name in EXACT:
+            target = tmp_path_factory.getbasetemp() / f"window {name}"
+            if not target.exists():
+                export_model(checkpoint("window"), target, EXACT[name], verify="never")
+            return target
+        return exported("window", name.removesuffix(" standard"), "standard" if name.endswith("standard") else "fused")
+
+    return make
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_numbers_alone_find_planted_faults(fault, standing, checkpoint, tmp_path):
+    """In fp32, against float64: also what is smaller than any difference that was allowed before."""
+    folder = planted(standing("fp32"), fault, tmp_path / "spoilt")
+    found = list(compare_layers(folder, read_manifest(folder), SourceModel.open(checkpoint("window"))))
+    wrong = {(d.graph, d.what.split(",")[0]) for d in found if not d.passed}
+    # In the piece that has it, and in no other.
+    assert wrong == {
+        "epsilon": {("decoder", "layer 0"), ("decoder", "layer 1"), ("decoder", "logits")},
+        "epsilon of the connector": wrong - {("decoder", "logits")},
+        "window off by one": {("decoder", "layer 0"), ("decoder", "layer 1")},
+        "RoPE off by one position": {("decoder", "layer 0"), ("decoder", "layer 1")},
+        "a missing norm": {("decoder", "layer 0")},
+        "a zero bias": {("vision", "layer 1")},
+        "one position moved": {("vision", "patches")},
+    }.get(fault, {("decoder", "layer 1")})
+    assert wrong
+
+
+@pytest.mark.parametrize("name", ["fp32 standard", "fp16", "bf16", *EXACT])
+def test_exact_comparisons_find_planted_faults_in_every_type(name, standing, checkpoint, tmp_path):
+    source = SourceModel.open(checkpoint("window"))
+
+    def faults(folder, graph):
+        checks = WeightsCheck.of(folder, read_manifest(folder), source, graph).faults
+        return [f for f in (*checks(), *attribute_faults(folder, read_manifest(folder), source, graph)) if f]
+
+    assert [fault for graph in ("vision", "embedding", "decoder") for fault in faults(standing(name), graph)] == []
+    for fault in FAULTS:
+        folder = planted(standing(name), fault, tmp_path / fault)
+        graph = "vision" if fault in ("epsilon of the connector", "a zero bias", "one position moved") else "decoder"
+        assert faults(folder, graph), fault
+        shutil.rmtree(folder)
+
+
+def test_a_folder_that_fails_leaves_nothing_or_another_name(checkpoint, tmp_path, monkeypatch):
+    """And says what differs by how much."""
+    wrong = Difference("decoder", "layer 3, down", "fp32", Error(3e-3, 2e-2), Error(2e-7, 1e-6), 1e-6)
+    found = Verification([wrong], {"weights": 90})
+    monkeypatch.setattr("idefics2_onnx.export.pipeline.verify_in_subprocess", lambda *_, **__: found)
+    with pytest.raises(ParityError) as caught:
         export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always")
+    assert "decoder.onnx (layer 3, down): largest error by channel 2.0e-02" in str(caught.value)
+    assert "the reference's own in fp32 1.0e-06, allowed 4.0e-06" in str(caught.value)
+    assert "Nothing was kept; --keep keeps" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ParityError, match=r"The folder was kept as .*out-differs"):
+        export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always", keep=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out-differs"]
+    assert Idefics2.from_pretrained(tmp_path / "out-differs").generate("Hi", max_new_tokens=1).token_ids
+    with pytest.raises(CheckpointError, match="already exists, where --keep puts"):
+        export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always", keep=True)
 
 
-def test_difference_sees_nan_and_clear_tokens():
-    expected = np.array([[0.0, 1.0, 0.5], [0.0, 1.0, 0.99]], np.float32)
-    swapped = np.array([[0.0, 0.5, 1.0], [0.0, 0.99, 1.0]], np.float32)
-    assert Difference.between("decoder", "logits", swapped, expected, "fp16").wrong_tokens == 1
-    assert not Difference.between("decoder", "logits", expected * np.nan, expected, "fp16").passed
-    assert Difference.between("decoder", "logits", expected, expected, "fp16").passed
+def test_numbers_past_fp16_are_said_to_be_that(copy, tmp_path):
+    """Not asked to be reported as a fault of the package."""
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.text_model.layers.1.mlp.up_proj.weight"] *= 3e4
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(ParityError, match=r"does not fit its type: decoder\.onnx \(layer 1, gate\).* Export it with --fp32, or"):
+        export_model(copy, tmp_path / "out", "fp16")
+    assert export_model(copy, tmp_path / "out", "fp32").verification
+
+
+def test_errors_are_measured_by_channel():
+    """A loud channel neither hides the quiet ones nor is judged by them, and what is no number fails."""
+    truth = np.random.default_rng(0).normal(size=(20, 16))
+    truth[:, 3] *= 1000
+    spoilt = truth.copy()
+    spoilt[5, 7] += 0.5
+    quiet = Error.of(spoilt, truth)
+    assert quiet.largest > 0.3
+    assert quiet.relative < 1e-3
+    spoilt = truth.copy()
+    spoilt[5, 3] += 0.5
+    assert Error.of(spoilt, truth).largest < 1e-3
+    least = 1e-6
+    assert not Difference("decoder", "x", "fp16", Error.of(truth * np.nan, truth), quiet, least).passed
+    assert Difference("decoder", "x", "fp16", quiet, quiet, least).excess == pytest.approx(1 / MARGIN)
+    assert Difference("embedding", "x", "fp32", Error(least, 0), Error(0, 0), least).passed
+    assert not Difference("embedding", "x", "fp32", Error(2 * least, 0), Error(0, 0), least).passed
+    assert Error.of(np.zeros((2, 3)), np.zeros((2, 3))) == Error(0, 0)
 
 
 def test_verify_names_another_checkpoint(exported, checkpoint):
@@ -68,7 +158,7 @@ def test_files_beside_a_checkpoint_are_not_run(copy, tmp_path, monkeypatch):
 
 def test_comparison_that_cannot_run_keeps_the_folder(checkpoint, tmp_path, monkeypatch):
     """Out of memory, say: "auto" says so and keeps the export, "always" fails."""
-    monkeypatch.setattr("idefics2_onnx.export.verify.sys.executable", "/bin/false")
+    monkeypatch.setattr("idefics2_onnx.export.verification.verify.sys.executable", "/bin/false")
     said = []
     listener = Listener()
     monkeypatch.setattr(listener, "say", said.append)

@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..graphs.contract import MANIFEST, GraphName, Manifest, ModelSizes
-from ..runtime.folder import ModelFolder
-from .calibration import CalibrationSet
-from .compare import position_ids
+from ...graphs.contract import MANIFEST, GraphName, Manifest, ModelSizes
+from ...runtime.folder import ModelFolder
+from ..calibration import CalibrationSet
+from ..errors import CheckpointError
+from ..source_model import SourceModel
+from ..streamed import hidden_states, image_features, streamed_reference
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
-from .errors import CheckpointError
-from .source_model import SourceModel
-from .streamed import hidden_states, image_features, streamed_reference
+from .example import position_ids
 from .verify import read_manifest
 
 

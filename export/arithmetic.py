@@ -1,0 +1,51 @@
+"""What numbers the reference computes with: the truth in float64, or a folder's own type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..graphs.contract import Dtype
+from .checkpoint import Stored
+from .trace import TORCH_DTYPES, parameter_dtype
+
+
+class PackedMatrix(Stored, Protocol):
+    """A matrix as a folder holds it in small numbers."""
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Activations [..., columns] as its product rounds them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Types of weights and activations, parameter by parameter."""
+
+    dtype: Dtype = "fp32"
+    """Of the folder."""
+    exact: bool = False
+    """Whether activations are float64 and weights as stored, or all is as the folder computes."""
+    packed: Mapping[str, PackedMatrix] = field(default_factory=dict)
+    """Matrices that stand in the place of the checkpoint's, by the parameter's name."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        if self.exact:
+            return "float64"
+        return f"{self.dtype} with 8-bit products" if self.packed else self.dtype
+
+    def activations(self, parameter: str) -> torch.dtype:
+        """What comes out of the module with this parameter. bf16 folders are compared in fp32, on weights rounded to bf16."""
+        if self.exact:
+            return torch.float64
+        return torch.float32 if self.dtype == "bf16" else parameter_dtype(parameter, self.dtype)
+
+    def stored(self, numbers: Tensor) -> Tensor:
+        """Weights as the folder stores them, widened: float64 for the truth, else float32."""
+        return numbers.to(TORCH_DTYPES[self.dtype]).to(torch.float64 if self.exact else torch.float32)

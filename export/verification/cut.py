@@ -1,0 +1,105 @@
+"""A part of a folder's graph, run alone: the layers of a model that does not fit in memory, a few matrices at a time."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...graphs.contract import GraphName, ModelSizes, key_value_names
+from .graphs import load_graph, opened, run
+
+VISION_NORM, LAST_VISION_NORM = "vision_model.encoder.layers.{}.layer_norm1.weight", "vision_model.post_layernorm.weight"
+TEXT_NORM = "text_model.layers.{}.input_layernorm.weight"
+"""Weights of the norms at the borders between layers."""
+_MOVES = {"Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that round nothing, but for Cast, whose rounding is that of the value it makes."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph of a folder whose parts can be run alone."""
+
+    graph: GraphName
+    model: ir.Model
+
+    @classmethod
+    def open(cls, folder: Path, graph: GraphName) -> Cut:
+        return cls(graph, load_graph(folder, graph))
+
+    def input_of(self, weight: str) -> str:
+        """Name of the value that the normalisation or product with this weight reads."""
+        initializers = self.model.graph.initializers
+        names = (weight, f"{weight}.T", f"{weight.removesuffix('.weight')}.quantised")
+        node = reader(next(initializers[name] for name in names if name in initializers))
+        value = node.inputs[0]
+        if node.op_type == "MatMulIntegerToFloat":  # integers ← QuantizeLinear ← activations × levels ÷ largest
+            for _ in range(2):
+                made = value.producer() if value is not None else None
+                value = made.inputs[0] if made is not None else None
+        assert value is not None
+        assert value.name is not None
+        return value.name
+
+    def read_by(self, value: str) -> str:
+        """Name of the first value that goes into the node that makes this one."""
+        node = next(node for node in self.model.graph for made in node.outputs if made.name == value)
+        first = node.inputs[0]
+        assert first is not None
+        assert first.name is not None
+        return first.name
+
+    def borders(self, norm: str) -> list[str]:
+        """Names of the values that enter each layer, in order; `norm` names a layer's first norm by its number."""
+        initializers = self.model.graph.initializers
+        norms = itertools.takewhile(initializers.__contains__, (norm.format(i) for i in itertools.count()))
+        return [self.input_of(name) for name in norms]
+
+    def part(self, inputs: list[str], outputs: list[str]) -> ir.Model:
+        """What lies between values of the graph."""
+        types = {value.name: value.dtype for node in self.model.graph for value in node.outputs}
+        part = ir.Model(ir.convenience.extract(self.model.graph, inputs, outputs), ir_version=self.model.ir_version)
+        for value in (*part.graph.inputs, *part.graph.outputs):
+            dtype = types.get(value.name)
+            if value.dtype is None and dtype is not None:
+                value.dtype = dtype
+        return part
+
+    def run(self, inputs: dict[str, Tensor], outputs: list[str]) -> list[NDArray[np.float32]]:
+        """Run the part between inputs and outputs; float32 results."""
+        with opened(self.part(list(inputs), outputs)) as session:
+            return run(session, **inputs)
+
+
+def roundings(part: ir.Model) -> int:
+    """The most operations in a row that round: what comes out may carry so many roundings."""
+    depths: dict[ir.Value | None, int] = {}
+    for node in part.graph:
+        before = max((depths.get(value, 0) for value in node.inputs), default=0)
+        for value in node.outputs:
+            depths[value] = before + (node.op_type not in _MOVES)
+    return max(1, *(depths.get(value, 0) for value in part.graph.outputs))
+
+
+def whole_prompt(sizes: ModelSizes, embeds: Tensor) -> dict[str, Tensor]:
+    """The decoder's inputs for a prompt [1, seq, hidden] with no past, and with logits wanted everywhere.
+
+    Every part gets all of them: the graph reads batch and cache sizes off the first that has them.
+    """
+    count = embeds.shape[1]
+    empty = torch.zeros(1, sizes.num_key_value_heads, count, sizes.head_dim)
+    call = {"inputs_embeds": embeds, "attention_mask": torch.ones(1, count, dtype=torch.int64)}
+    call["logit_positions"] = torch.arange(count)[None]
+    return call | dict.fromkeys(key_value_names(sizes.num_layers, "past_key_values"), empty)
+
+
+def reader(weight: ir.Value) -> ir.Node:
+    """The node that computes with a weight, past the cast that widens it."""
+    (node,) = weight.consumers()
+    return reader(node.outputs[0]) if node.op_type == "Cast" else node

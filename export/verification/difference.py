@@ -1,0 +1,139 @@
+"""How far a graph's numbers lie from the truth, and how far the reference's own lie in the same type.
+
+The truth is the reference computed in float64 on the weights that the folder stores. Nothing that computes in a narrower type
+equals it; the reference in that type does not either. A graph passes where its error is at most MARGIN times the reference's, so
+the bound follows the model: wide sums, deep stacks and loud channels raise both sides alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...graphs.contract import GRAPHS, GraphName
+from ..errors import ParityError
+
+MARGIN = 4
+"""Two right ways to round one computation differ in luck: over 40 random models the graph's error was 0.3 to 1.9 times the
+reference's (tests/random_configs.py). A fault that is worth a name is further off."""
+_NAMED = 3
+"""Faults that an error message names."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """The distance of an array from the truth."""
+
+    relative: float
+    """L2 norm of the difference over that of the truth."""
+    largest: float
+    """Largest difference, each channel measured by its own size: a loud one must not hide the others, nor be judged by them."""
+
+    @classmethod
+    def of(cls, found: NDArray[np.floating], truth: NDArray[np.float64]) -> Error:
+        """Arrays of one shape, channels last."""
+        difference = found.astype(np.float64) - truth
+        sizes = np.sqrt(np.square(truth.reshape(-1, truth.shape[-1])).mean(0))
+        # A channel that happens to be near 0 here is not measured by that.
+        sizes = np.maximum(sizes, np.median(sizes))
+        norm, quietest = float(np.linalg.norm(truth)), float(sizes.mean()) or 1.0
+        return cls(
+            float(np.linalg.norm(difference)) / (norm or 1.0),
+            float((np.abs(difference) / np.where(sizes > 0, sizes, quietest)).max(initial=0.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One output of a graph, or of a part of it, beside the truth and the reference."""
+
+    graph: GraphName
+    what: str
+    """Which output, of which input or layer."""
+    type: str
+    """What the reference computed with."""
+    ours: Error
+    reference: Error
+    least: float
+    """What both errors may be in any case: a rounding for each operation in a row, for references that are lucky."""
+
+    @property
+    def allowed(self) -> Error:
+        """The largest errors that pass."""
+        relative, largest = (MARGIN * error for error in (self.reference.relative, self.reference.largest))
+        return Error(max(relative, self.least), max(largest, self.least))
+
+    @property
+    def overflows(self) -> bool:
+        """Whether the type is too narrow for the model's numbers, though float64 is not."""
+        return not np.isfinite([self.ours.relative, self.reference.relative]).all()
+
+    @property
+    def passed(self) -> bool:
+        return self.excess <= 1
+
+    @property
+    def excess(self) -> float:
+        """The larger error over what is allowed; infinite where the numbers are not finite."""
+        if self.overflows:
+            return float("inf")
+        allowed = self.allowed
+        return max(self.ours.relative / allowed.relative, self.ours.largest / allowed.largest)
+
+    def __str__(self) -> str:
+        where = f"{self.graph}.onnx ({self.what})"
+        if self.overflows:
+            return f"{where}: numbers past the largest that {self.type} holds"
+        pairs = (
+            ("relative error", self.ours.relative, self.reference.relative, self.allowed.relative),
+            ("largest error by channel", self.ours.largest, self.reference.largest, self.allowed.largest),
+        )
+        name, ours, theirs, allowed = max(pairs, key=lambda pair: pair[1] / pair[3])
+        return f"{where}: {name} {ours:.1e}, the reference's own in {self.type} {theirs:.1e}, allowed {allowed:.1e}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and what could not be run here."""
+
+    differences: list[Difference] = field(default_factory=list)
+    equal: dict[str, int] = field(default_factory=dict)
+    """What was compared exactly and found equal: weights, attributes; how many of each."""
+    faults: list[str] = field(default_factory=list)
+    """What was compared exactly and is not the checkpoint's, a clause each."""
+    not_run: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Verification:
+        """What `dataclasses.asdict` has made of one, from JSON."""
+        differences = [
+            Difference(**{**found, "ours": Error(**found["ours"]), "reference": Error(**found["reference"])})
+            for found in content["differences"]
+        ]
+        return cls(differences, content["equal"], content["faults"], content["not_run"])
+
+    def lines(self) -> list[str]:
+        """The worst of each graph, what is equal, and what was not run."""
+        graphs: tuple[GraphName, ...] = (*GRAPHS, "prompt")
+        by_graph = ([d for d in self.differences if d.graph == graph] for graph in graphs)
+        lines = [str(max(found, key=lambda d: d.excess)) for found in by_graph if found]
+        if self.equal:
+            lines.append(f"equal to the checkpoint's: {', '.join(f'{count:,} {what}' for what, count in self.equal.items())}")
+        return [*lines, *self.faults, *(f"not run: {what}" for what in self.not_run)]
+
+    def raise_past_floor(self) -> None:
+        """Raise ParityError, which names the worst faults, unless all is equal or near enough."""
+        failed = sorted((d for d in self.differences if not d.passed), key=lambda d: -d.excess)
+        if any(d.overflows for d in failed) and not self.faults:
+            first = next(d for d in self.differences if d.overflows)
+            raise ParityError(f"This model does not fit its type: {first}. Export it with --fp32, or with --bf16 for CUDA.")
+        found = [*self.faults, *map(str, failed)]
+        if found:
+            more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise ParityError(
+                f"The folder is not its checkpoint: {'; '.join(found[:_NAMED])}{more}. Export again; if it stays so, try the "
+                "other --attention, and please report it with the checkpoint's name and config.json."
+            )

@@ -1,0 +1,98 @@
+"""The reference beside a folder: computed in float64, and in the folder's own type, on the weights as the folder stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...graphs.contract import GraphName, Manifest
+from ..arithmetic import Arithmetic
+from ..quantise import Quantisation
+from ..smoothing import read_factors, smoothed
+from ..source_model import SourceModel
+from ..streamed import streamed_reference
+from .cut import roundings
+from .difference import Difference, Error
+from .folder_matrix import FolderMatrix, folder_matrices
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One model in two arithmetics."""
+
+    truth: Any
+    """transformers' Idefics2ForConditionalGeneration in float64."""
+    own: Any
+    """The same in the folder's type."""
+    source: SourceModel
+    """Where both read their weights."""
+    arithmetic: Arithmetic
+    """Of `own`."""
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        source: SourceModel,
+        decoder: GraphName = "decoder",
+        unrounded: bool = False,
+    ) -> Reference:
+        """The reference for a folder.
+
+        Args:
+            decoder: the graph whose text model is meant, "decoder" or the "prompt" beside it.
+            unrounded: take the checkpoint's numbers in the place of a folder's integers, to say what their rounding costs.
+        """
+        packed: dict[str, FolderMatrix] = {}
+        if manifest.quantisation is not None and not unrounded:
+            graphs: tuple[GraphName, ...] = ("vision", "embedding", decoder)
+            for graph in graphs:
+                packed |= folder_matrices(folder, graph)
+        source = as_quantised(folder, manifest, source, decoder)
+        truth, own = (Arithmetic(manifest.dtype, exact, packed) for exact in (True, False))
+        return cls(streamed_reference(source, truth), streamed_reference(source, own), source, own)
+
+    def parameter(self, name: str) -> Tensor:
+        """A parameter as the folder stores it, float64."""
+        return self.arithmetic.stored(self.source.checkpoint.read_all(self.source.names[name])).double()
+
+    def both(self, compute: Callable[..., Tensor], *given: Tensor) -> tuple[Tensor, Tensor]:
+        """compute(model, *given) of both, the truth from the same numbers widened."""
+        return compute(self.truth, *(x.double() for x in given)), compute(self.own, *given)
+
+    def compare(self, part: ir.Model, what: str, found: NDArray[np.float32], truth: Tensor, own: Tensor) -> Difference:
+        """What a graph, or a part of one, has computed beside what both references have, arrays of one shape."""
+        graph: Any = part.graph.name
+        dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
+        exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
+        least = roundings(part) * torch.finfo(dtype).eps
+        return Difference(graph, what, self.arithmetic.name, Error.of(found, exact), Error.of(rounded, exact), least)
+
+
+def as_quantised(folder: Path, manifest: Manifest, source: SourceModel, graph: GraphName) -> SourceModel:
+    """The checkpoint with the factors that were moved between its weights before a graph was quantised; else as it is."""
+    quantisation = Quantisation.of(manifest, graph)
+    return source if quantisation is None else smoothed(source, read_factors(folder, quantisation, source))
+
+
+def features(model: Any, pixels: Tensor) -> Tensor:
+    """What a reference makes of one image [1, 3, height, width] → [latents, hidden]."""
+    grid = patch_grid(model, pixels)
+    seen = model.model.vision_model(pixel_values=pixels, patch_attention_mask=grid).last_hidden_state
+    found: Tensor = model.model.connector(seen, attention_mask=grid.flatten(1))[0]
+    return found
+
+
+def patch_grid(model: Any, pixels: Tensor) -> Tensor:
+    """The reference's mask of whole patches, all true."""
+    patch = model.config.vision_config.patch_size
+    return torch.ones(1, pixels.shape[2] // patch, pixels.shape[3] // patch, dtype=torch.bool)

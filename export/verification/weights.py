@@ -1,0 +1,153 @@
+"""A folder's weights, number by number: the checkpoint's in the folder's type, or what packing them again gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from ...graphs.contract import GraphName, Manifest
+from ..checkpoint import FileTensor, Stored
+from ..packing import Packing, ReadRows
+from ..quantise import Quantisation
+from ..source_model import PROJECTION, SourceModel
+from ..trace import rotary_tables
+from ..weights import packed_parts
+from .folder_matrix import parameter_of
+from .graphs import load_graph, stored_tensors
+from .reference import as_quantised
+
+_NUMBERS = 1 << 23
+"""Compared at once."""
+_PARTS = ("quantised", "scales", "zeros")
+
+
+@dataclass(frozen=True)
+class WeightsCheck:
+    """One graph's weights beside the checkpoint's."""
+
+    folder: Path
+    manifest: Manifest
+    graph: GraphName
+    source: SourceModel
+    """With the factors that were moved before the graph was quantised."""
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest, source: SourceModel, graph: GraphName) -> WeightsCheck:
+        return cls(folder, manifest, graph, as_quantised(folder, manifest, source, graph))
+
+    def faults(self) -> Iterator[str | None]:
+        """For each weight that the graph must have, None or what is wrong with it."""
+        model = load_graph(self.folder, self.graph)
+        tensors = stored_tensors(model)
+        used = {value.name for node in _reaching(model) for value in node.inputs if value is not None}
+        for name in (n for n in tensors if n not in used):
+            yield f"{self.graph}.onnx has the weight {name}, which leads to no output"
+        found: dict[str, dict[str, FileTensor]] = {}
+        for name, tensor in tensors.items():
+            stem, _, part = name.rpartition(".")
+            key = f"{stem}.weight" if part in _PARTS else name.removesuffix(".T")
+            found.setdefault(key if key in ("cos", "sin") else parameter_of(key), {})[part if part in _PARTS else name] = tensor
+        wanted = set(self._parameters())
+        for parameter in sorted(wanted - set(found)):
+            yield f"{self.graph}.onnx lacks the weight {parameter}"
+        for parameter in sorted(set(found) - wanted):
+            yield f"{self.graph}.onnx has the weight {parameter}, which the checkpoint does not"
+        for parameter in sorted(wanted & set(found)):
+            different = self._compare(parameter, found[parameter])
+            yield f"{self.graph}.onnx's weight {parameter} {different}" if different else None
+
+    def _parameters(self) -> Iterator[str]:
+        """The parameters that belong to the graph."""
+        table = "model.text_model.embed_tokens.weight"
+        if self.graph == "embedding":
+            yield table
+            return
+        starts = ("model.vision_model.", "model.connector.") if self.graph == "vision" else ("model.text_model.", "lm_head.")
+        for name in self.source.names:
+            if name.startswith(starts) and name != table and not _whole_projection(name):
+                yield name
+        if self.graph != "vision":
+            yield from ("cos", "sin")
+
+    def _compare(self, parameter: str, found: dict[str, FileTensor]) -> str | None:
+        if parameter in ("cos", "sin"):
+            table = rotary_tables(self.source.config)[("cos", "sin").index(parameter)]
+            return _plain(found[parameter], table.shape, lambda start, stop: table[start:stop], False)
+        stored = self.source.stored(parameter)
+        if "quantised" not in found:
+            ((name, tensor),) = found.items()
+            return _plain(tensor, stored.shape, stored.read, name.endswith(".T"))
+        quantisation = Quantisation.of(self.manifest, self.graph)
+        if quantisation is None:
+            return "is quantised, which the manifest does not say"
+        computing = torch.float16 if self.manifest.dtype == "fp16" else torch.float32
+        if parameter.startswith("model.connector."):
+            computing = torch.float32
+        weight = parameter.removeprefix("model.") if self.graph != "embedding" else "embed_tokens.weight"
+        packing = quantisation.packing(self.graph, weight, stored, computing, self.manifest.model.num_layers)
+        return _packed([found[part] for part in _PARTS if part in found], packing, stored)
+
+
+def _plain(tensor: FileTensor, shape: tuple[int, ...], read: ReadRows, transposed: bool) -> str | None:
+    """How a weight differs from the rows that `read` gives, cast to its type; None if in nothing."""
+    if tensor.shape != (tuple(reversed(shape)) if transposed else tuple(shape)):
+        return f"has the shape {list(tensor.shape)}, where the checkpoint makes it {list(shape)}"
+    whole = tensor.read(0, tensor.shape[0]) if transposed else None
+    rows, different, largest = (shape[0] if shape else 1), 0, 0.0
+    step = max(1, _NUMBERS * rows // max(1, math.prod(shape)))
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        expected = read(start, stop).to(tensor.dtype)
+        found = tensor.read(start, stop) if whole is None else whole[:, start:stop].T
+        unlike = _bits(found.reshape(expected.shape)) != _bits(expected)
+        if count := int(unlike.sum()):
+            different += count
+            largest = max(largest, float((found.double().reshape(expected.shape) - expected.double()).abs().max()))
+    if not different:
+        return None
+    return f"differs from the checkpoint's in {different:,} of {math.prod(shape):,} numbers, by {largest:.1e} at most"
+
+
+def _packed(tensors: list[FileTensor], packing: Packing, stored: Stored) -> str | None:
+    """The same of a packed matrix, beside packing the checkpoint's again."""
+    expected_parts = packing.parts(*stored.shape)
+    if [(t.dtype, math.prod(t.shape)) for t in tensors] != [(dtype, math.prod(shape)) for dtype, shape in expected_parts]:
+        return f"is not packed as {packing}"
+    done, different = [0] * len(tensors), [0] * len(tensors)
+    for index, part in packed_parts(packing, stored):
+        expected = part.flatten()
+        flat = replace(tensors[index], shape=(math.prod(tensors[index].shape),))
+        found = flat.read(done[index], done[index] + len(expected))
+        different[index] += int((_bits(found) != _bits(expected)).sum())
+        done[index] += len(expected)
+    if not any(different):
+        return None
+    counts = (f"{count:,} {part}" for count, part in zip(different, ("bytes of integers", *_PARTS[1:]), strict=False) if count)
+    return f"differs from the checkpoint's, packed again, in {' and '.join(counts)}"
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    """Floats as integers: zeros with a sign and what is not a number are equal to themselves only."""
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return numbers.contiguous().view(sizes[numbers.element_size()])
+
+
+def _reaching(model: ir.Model) -> list[ir.Node]:
+    """The nodes that lead to an output."""
+    wanted, found = set(model.graph.outputs), []
+    for node in reversed(list(model.graph)):
+        if wanted & set(node.outputs):
+            found.append(node)
+            wanted |= {value for value in node.inputs if value is not None}
+    return found
+
+
+def _whole_projection(name: str) -> bool:
+    """The connector's projection stands in the graph in blocks."""
+    return name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks.")

@@ -1,0 +1,116 @@
+"""Faults to plant in a model folder, each of which a comparison has to find: in the graph's file, or in its weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from idefics2_onnx.graphs.contract import data_file, graph_file
+from onnx import numpy_helper
+
+_NUMPY = {1: np.float32, 10: np.float16, 16: np.uint16, 2: np.uint8, 3: np.int8}
+
+
+def planted(folder: Path, fault: str, target: Path) -> Path:
+    """A copy of a folder with a fault of FAULTS."""
+    shutil.copytree(folder, target)
+    FAULTS[fault](target)
+    return target
+
+
+def _graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(folder / graph_file(name), load_external_data=False)
+    change(model)
+    (folder / graph_file(name)).write_bytes(model.SerializeToString())
+
+
+def _weight(folder: Path, graph: str, name: str, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    """Change a weight in place, however it is stored: plain, transposed, or as integers (rows are outputs in all)."""
+    model = onnx.load(folder / graph_file(graph), load_external_data=False)
+    initializers = {i.name: i for i in model.graph.initializer}
+    names = (name, f"{name}.T", f"{name.removesuffix('.weight')}.quantised")
+    found = next(initializers[n] for n in names if n in initializers)
+    place = {entry.key: entry.value for entry in found.external_data}
+    data = np.memmap(
+        folder / data_file(graph), _NUMPY[found.data_type], "r+", int(place.get("offset", 0)), tuple(found.dims)
+    )  # fmt: skip
+    outputs_last = found.name.endswith(".T") or found.data_type == onnx.TensorProto.INT8
+    view = data.T if outputs_last and data.ndim == 2 else data
+    if found.data_type == onnx.TensorProto.BFLOAT16:
+        wide = (np.asarray(view).astype(np.uint32) << 16).view(np.float32)
+        changed = change(wide.copy())
+        view[...] = (changed.view(np.uint32) >> 16).astype(np.uint16)
+    else:
+        view[...] = change(np.array(view)).astype(view.dtype)
+    data.flush()
+
+
+def _nodes(model: onnx.ModelProto, *kinds: str) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in kinds]
+
+
+def _rows_off(weight: np.ndarray) -> np.ndarray:
+    """Every tenth row by 2 %, or by a step where rows are integers too small for that."""
+    changed = weight.astype(np.float64)
+    changed[::10] *= 1.02
+    rounded = np.rint(changed) if weight.dtype.kind in "iu" else changed
+    return np.clip(rounded, np.iinfo(weight.dtype).min, np.iinfo(weight.dtype).max) if weight.dtype.kind in "iu" else rounded
+
+
+def _swapped_heads(weight: np.ndarray) -> np.ndarray:
+    size = len(weight) // 4
+    return np.concatenate([weight[size : 2 * size], weight[:size], weight[2 * size :]])
+
+
+def _transposed(weight: np.ndarray) -> np.ndarray:
+    flat = weight.reshape(len(weight), -1)
+    if flat.shape[0] == flat.shape[1]:
+        return flat.T.reshape(weight.shape)
+    return weight[::-1]  # packed rows: none is square
+
+
+def _epsilon(model: onnx.ModelProto) -> None:
+    for node in _nodes(model, "SimplifiedLayerNormalization", "RMSNormalization"):
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 1e-5 if attribute.f < 5e-6 else 1e-6
+
+
+def _no_norm(model: onnx.ModelProto) -> None:
+    node = _nodes(model, "SimplifiedLayerNormalization", "RMSNormalization")[1]
+    for reader in model.graph.node:
+        for index, name in enumerate(reader.input):
+            if name == node.output[0]:
+                reader.input[index] = node.input[0]
+
+
+def _window(model: onnx.ModelProto) -> None:
+    for node in _nodes(model, "GroupQueryAttention"):
+        for attribute in node.attribute:
+            if attribute.name == "local_window_size":
+                attribute.i += 1
+    subtracted = {name for node in _nodes(model, "Sub") for name in node.input}
+    for node in _nodes(model, "Constant"):  # the standard flavour's
+        value = node.attribute[0].t
+        if node.output[0] in subtracted and numpy_helper.to_array(value).size == 1 and numpy_helper.to_array(value) > 2:
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(value) + 1))
+
+
+_LAYER = "text_model.layers.1"
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "rows off by 2 %": lambda f: _weight(f, "decoder", f"{_LAYER}.mlp.down_proj.weight", _rows_off),
+    "two heads swapped": lambda f: _weight(f, "decoder", f"{_LAYER}.self_attn.q_proj.weight", _swapped_heads),
+    "RoPE off by one position": lambda f: [_weight(f, "decoder", table, lambda t: np.roll(t, 1, 0)) for table in ("cos", "sin")],
+    "epsilon": lambda f: _graph(f, "decoder", _epsilon),
+    "epsilon of the connector": lambda f: _graph(f, "vision", _epsilon),
+    "a missing norm": lambda f: _graph(f, "decoder", _no_norm),
+    "window off by one": lambda f: _graph(f, "decoder", _window),
+    "a transposed matrix": lambda f: _weight(f, "decoder", f"{_LAYER}.self_attn.o_proj.weight", _transposed),
+    "a zero bias": lambda f: _weight(f, "vision", "vision_model.encoder.layers.1.mlp.fc1.bias", np.zeros_like),
+    "one position moved": lambda f: _weight(
+        f, "vision", "vision_model.embeddings.position_embedding.weight", lambda table: np.concatenate([table[1:2], table[1:]])
+    ),
+}
