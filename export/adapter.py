@@ -1,124 +1,153 @@
-"""LoRA adapters in PEFT's layout, merged into a checkpoint's matrices as they are read."""
+"""LoRA adapters in PEFT's layout, merged into a checkpoint's tensors as they are read, as peft 0.21 loads and merges them.
+
+Every tensor of an adapter is used, or the adapter is refused by that tensor's name.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from .checkpoint import Changed, Checkpoint, Stored, read_header, read_json
+from .adapter_config import AdapterConfig
+from .adapter_tensors import AdapterTensors, Found
+from .checkpoint import Checkpoint, Stored
 from .errors import CheckpointError
+from .merged import DoraColumns, DoraRows, Merged, RowsReplaced, Shifted
 
-_CONFIG, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
-_LOW_RANK = re.compile(r"(.+)\.lora_(?:embedding_)?(A|B)(?:\.default)?(?:\.weight)?")
-_SAVED = re.compile(r"\.modules_to_save\.(default\.)?")
-_UNCHANGED = ".base_layer."
-"""Of tensors that PEFT saves beside the adapter's as they are in the base model."""
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-"""init_lora_weights that leave the base model's own weights alone."""
-_OTHER_KINDS = ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "trainable_token_indices")
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+TABLES = ("model.text_model.embed_tokens.weight", "lm_head.weight")
+"""What has a row per token; tokens that were added in tuning make them longer."""
+_PAIRS = (("A", "B"), ("embedding_A", "embedding_B"))
 
 
-@dataclass(frozen=True)
-class Merged(Changed):
-    """A matrix plus a scaled product of two small ones."""
-
-    down: Stored
-    """[rank, inputs]; of an embedding table [rank, rows]."""
-    up: Stored
-    """[outputs, rank]; of an embedding table [columns, rank]."""
-    scale: float
-    table: bool
-    """Whether it is an embedding table, whose pair PEFT stores the other way round."""
-
-    def read(self, start: int, stop: int) -> Tensor:
-        down = self.down.read(0, self.down.shape[0]).float()
-        up = self.up.read(*((0, self.up.shape[0]) if self.table else (start, stop))).float()
-        left, right = (down.T[start:stop], up.T) if self.table else (up, down)
-        return torch.addmm(self.base.read(start, stop).float(), left, right, alpha=self.scale)
-
-
-def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], folder: Path) -> tuple[Checkpoint, dict[str, str]]:
+def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint) -> tuple[Checkpoint, dict[str, str]]:
     """The checkpoint with an adapter's changes, and the names of the model's parameters in it.
 
-    Raises CheckpointError, naming what, for an adapter that is not plain LoRA or does not fit the model.
+    The two TABLES may have other numbers of rows than before. Raises CheckpointError, naming what, for an adapter that cannot
+    be merged or does not fit the model.
     """
-    config = _config(folder)
-    if not (folder / _WEIGHTS).is_file():
-        raise CheckpointError(f"{folder} has no {_WEIGHTS}. Save the adapter with peft's save_pretrained.")
-    tensors, names = dict(checkpoint.tensors), dict(names)
+    merging = _Merging(checkpoint, names, adapter)
+    merging.replace_parameters()
+    merging.change_modules()
+    merged = replace(checkpoint, tensors=merging.tensors, source=f"{checkpoint.source}+{adapter.source}")
+    return merged, merging.names
 
-    def change(parameter: str, tensor: Stored) -> None:
-        """Under a name of its own: a tied tensor stays what it is for the other parameter."""
-        names[parameter] = f"{parameter} of {folder.name}"
-        tensors[names[parameter]] = tensor
 
-    pairs: dict[str, dict[str, Stored]] = {}
-    for name, tensor in read_header(folder / _WEIGHTS).items():
-        own = name.removeprefix(_PREFIX)
-        if tensor.dtype not in _FLOATS:
-            raise CheckpointError(f"{folder}'s {name} is not fp32, fp16 or bf16. Save the adapter in one of them.")
-        found = _LOW_RANK.fullmatch(own)
-        target = f"{found[1]}.weight" if found else _SAVED.sub(".", own)
-        if not found and _UNCHANGED in own:
-            continue
-        if target not in names:
-            raise CheckpointError(f"{folder} changes {own}, which {checkpoint.source} does not have. Name its base model.")
-        if found:
-            pairs.setdefault(target, {})[found[2]] = tensor
-        else:
-            _fits(folder, own, tensor.shape, tensors[names[target]].shape)
-            change(target, tensor)
-    for target, pair in pairs.items():
-        base = tensors[names[target]]
-        if set(pair) != {"A", "B"} or len(base.shape) != 2 or not pair["A"].shape or not pair["A"].shape[0]:
+class _Merging:
+    """An adapter's changes, one after another: new base tensors first, then what is added to them."""
+
+    def __init__(self, checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint) -> None:
+        self.tensors, self.names = dict(checkpoint.tensors), dict(names)
+        self._base, self._before, self._adapter = checkpoint.source, names, adapter
+        self._config = AdapterConfig.load(adapter.folder)
+        self._found = AdapterTensors.load(adapter.folder)
+        wanted = tuple(f".{name}" for name in self._config.names("target_parameters"))
+        self._by_name = {name.rpartition(".")[0]: name for name in names if f".{name}".endswith(wanted)} if wanted else {}
+        """What target_parameters names, by the module that holds it."""
+
+    def replace_parameters(self) -> None:
+        saved = tuple(self._config.names("modules_to_save"))
+        trained = {name for name in self.names if any(module.endswith(saved) for module in _modules(name))} if saved else set()
+        for missing in sorted(trained - set(self._found.replaced))[:1]:
+            raise self._refused(f"was trained with modules_to_save, but lacks {missing}")
+        for parameter, found in self._found.replaced.items():
+            current = self._current(parameter, found)
+            shape = (found.tensor.shape[:1] if parameter in TABLES else current.shape[:1]) + current.shape[1:]
+            self._check_shape(found, shape)
+            self._change(parameter, found.tensor)
+            if parameter not in trained or self._config.flag("ensure_weight_tying"):  # peft copies it into the tied tensor
+                for other in set(self._tied(parameter)) - set(self._found.replaced):
+                    self._change(other, found.tensor)
+
+    def change_modules(self) -> None:
+        targets = {module: self._target(module, parts) for module, parts in self._found.parts.items()}
+        numbers = self._config.ranks_and_scales(self._by_name.get(module, module) for module in targets)
+        for module, parts in self._found.parts.items():
+            if "trainable_tokens_delta" in parts:
+                self._replace_rows(module, targets[module], dict(parts))
+            else:
+                self._add_product(module, targets[module], dict(parts), *numbers[self._by_name.get(module, module)])
+
+    def _add_product(self, module: str, target: str, parts: dict[str, Found], rank: int, scale: float) -> None:
+        base, pair = self.tensors[self.names[target]], next((pair for pair in _PAIRS if pair[0] in parts), _PAIRS[0])
+        down, up = (self._part(parts, part, module) for part in pair)
+        table, ones = pair != _PAIRS[0], (1,) * (len(base.shape) - 2)
+        if len(base.shape) not in ((2,) if table else (2, 4)):
+            raise self._refused(f"holds {down.name}, but {target} is not a matrix, of shape {list(base.shape)}")
+        rows, columns = base.shape[0], base.shape[1:]
+        self._check_shape(down, (rank, *((rows,) if table else columns)))
+        self._check_shape(up, (columns[0], rank) if table else (rows, rank, *ones))
+        changed: Stored = Merged(base, down.tensor, up.tensor, scale, table)
+        if self._config.flag("use_dora"):
+            magnitude = self._part(parts, "magnitude_vector", module)
+            outputs = columns[0] if table else rows
+            if math.prod(magnitude.tensor.shape) != outputs or max(magnitude.tensor.shape, default=0) != outputs:
+                self._check_shape(magnitude, (outputs,))
+            changed = (DoraColumns if table else DoraRows)(changed, magnitude.tensor)
+        self._change(target, changed)
+        if self._config.flag("lora_bias"):
+            self._add_bias(f"{module}.bias", self._part(parts, "B.bias", module), scale)
+        self._all_used(parts)
+
+    def _add_bias(self, parameter: str, shift: Found, scale: float) -> None:
+        base = self._current(parameter, shift)
+        self._check_shape(shift, base.shape)
+        self._change(parameter, Shifted(base, shift.tensor, scale))
+
+    def _replace_rows(self, module: str, target: str, parts: dict[str, Found]) -> None:
+        values, base = self._part(parts, "trainable_tokens_delta", module), self.tensors[self.names[target]]
+        tied = {name.removesuffix(".weight"): name for name in self._tied(target)}
+        rows = self._config.token_indices([module, *tied], base.shape[0])
+        self._check_shape(values, (len(rows), *base.shape[1:]))
+        follow = [name for other, name in tied.items() if other not in self._found.parts and target == TABLES[0]]
+        for parameter in (target, *follow):  # peft gives the head that is tied to the table of tokens the same rows
+            self._change(parameter, RowsReplaced(self.tensors[self.names[parameter]], tuple(rows), values.tensor))
+        self._all_used(parts)
+
+    def _target(self, module: str, parts: dict[str, Found]) -> str:
+        """The parameter that a module's parts change."""
+        target = self._by_name.get(module, f"{module}.weight")
+        self._current(target, next(iter(parts.values())))
+        return target
+
+    def _tied(self, parameter: str) -> list[str]:
+        """The other parameters that are the same tensor in the base model."""
+        return [name for name, stored in self._before.items() if stored == self._before[parameter] and name != parameter]
+
+    def _current(self, parameter: str, found: Found) -> Stored:
+        if parameter not in self.names:
             raise CheckpointError(
-                f"{folder}'s low-rank pair of {target} is not whole, or not of a matrix. Save the adapter again."
+                f"{self._adapter.source} changes {parameter} (by {found.name}), which {self._base} does not have. "
+                "Name its base model, or merge it with peft first."
             )
-        rank, table = pair["A"].shape[0], target.endswith("embed_tokens.weight")
-        rows, columns = base.shape
-        _fits(folder, f"{target} (lora_A)", pair["A"].shape, (rank, rows if table else columns))
-        _fits(folder, f"{target} (lora_B)", pair["B"].shape, (columns if table else rows, rank))
-        scale = _scale(folder, config, target.removesuffix(".weight"), rank)
-        change(target, Merged(base, pair["A"], pair["B"], scale, table))
-    return replace(checkpoint, tensors=tensors, source=f"{checkpoint.source}+{folder.resolve().name}"), names
+        return self.tensors[self.names[parameter]]
+
+    def _change(self, parameter: str, tensor: Stored) -> None:
+        """Under a name of its own: a tied tensor stays what it is for the other parameter."""
+        self.names[parameter] = f"{parameter} of {self._adapter.source}"
+        self.tensors[self.names[parameter]] = tensor
+
+    def _part(self, parts: dict[str, Found], kind: str, module: str) -> Found:
+        if kind not in parts:
+            raise self._refused(f"is not whole: {module} lacks lora_{kind}")
+        return parts.pop(kind)
+
+    def _all_used(self, parts: dict[str, Found]) -> None:
+        for found in parts.values():
+            raise self._refused(f"holds {found.name}, which the options in its adapter_config.json have no use for")
+
+    def _check_shape(self, found: Found, expected: tuple[int, ...]) -> None:
+        if tuple(found.tensor.shape) != tuple(expected):
+            raise CheckpointError(
+                f"{self._adapter.source}'s {found.name} has shape {list(found.tensor.shape)}, but the model and the adapter's "
+                f"options make it {list(expected)}. Name the adapter's base model."
+            )
+
+    def _refused(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self._adapter.source} {what}. Save the adapter again.")
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    if not (folder / _CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {_CONFIG}. Give the folder of an adapter saved by peft.")
-    config = read_json(folder / _CONFIG)
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise CheckpointError(f"{folder} is a {kind} adapter. Only LORA can be merged; merge it with peft first.")
-    for option in _OTHER_KINDS:
-        if config.get(option):
-            raise CheckpointError(f"{folder} was trained with {option}, which is not plain LoRA. Merge it with peft first.")
-    start = config.get("init_lora_weights")
-    if start not in _PLAIN_STARTS:
-        raise CheckpointError(f"{folder} starts from {start}, which changes the base model. Merge it with peft first.")
-    return dict(config)
-
-
-def _scale(folder: Path, config: dict[str, Any], module: str, rank: int) -> float:
-    """What the product counts: alpha ÷ rank, or ÷ √rank for rank-stabilised adapters."""
-    patterns = config.get("alpha_pattern") or {}
-    try:
-        own = [alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module)]  # as peft does
-        return float((own or [config.get("lora_alpha", rank)])[0]) / (rank**0.5 if config.get("use_rslora") else rank)
-    except (AttributeError, TypeError, ValueError, re.error) as error:
-        raise CheckpointError(
-            f"{folder / _CONFIG} has an alpha that is no number or a pattern that is none. Save the adapter again."
-        ) from error
-
-
-def _fits(folder: Path, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if tuple(found) != tuple(expected):
-        raise CheckpointError(
-            f"{folder}'s {name} has shape {list(found)}, but the model makes it {list(expected)}. Name the adapter's base model."
-        )
+def _modules(parameter: str) -> list[str]:
+    """The modules that a parameter is part of, by their names."""
+    parts = parameter.split(".")[:-1]
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from transformers import Idefics2Config
 from transformers.activations import ACT2FN
 
@@ -34,7 +35,7 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
     for part in (raw, *parts.values()):
         if quantisation := part.get("quantization_config"):
             method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
-            if method != "awq" or part is not raw:
+            if method != "awq" or (part is not raw and part is not parts["text"]):
                 raise CheckpointError(
                     f"{checkpoint.source} is quantised ({method}). Export the unquantised checkpoint, or one by AWQ."
                 )
@@ -140,6 +141,6 @@ def match_tensors(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], ti
                 f"{checkpoint.source}'s tensor {stored} has shape {list(found.shape)}, but config.json makes it "
                 f"{list(shapes[name])}. Use the config and the weights of one model."
             )
-        if found.dtype not in (*TORCH_DTYPES.values(),):
-            raise CheckpointError(f"{checkpoint.source}'s tensor {stored} is not fp32, fp16 or bf16. Convert it first.")
+        if found.dtype not in (torch.float64, *TORCH_DTYPES.values()):
+            raise CheckpointError(f"{checkpoint.source}'s tensor {stored} is not fp64, fp32, fp16 or bf16. Convert it first.")
     return names

@@ -19,6 +19,7 @@ from .errors import CheckpointError
 
 DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
 _ROWS_AT_ONCE = 256
@@ -118,6 +119,7 @@ class Checkpoint:
     revision: str | None
     """Commit of a hub checkpoint."""
     tensors: dict[str, Stored]
+    """None in a folder that holds an adapter alone."""
 
     @classmethod
     def open(cls, source: str | Path, revision: str | None = None) -> Checkpoint:
@@ -165,6 +167,8 @@ def _locate(folder: Path) -> dict[str, Stored]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download it again.")
         names = sorted(set(map(str, weight_map.values())))
+    elif (folder / ADAPTER_CONFIG).is_file():
+        return {}
     elif any(folder.glob("*.bin")):
         raise CheckpointError(
             f"{folder} has its weights in .bin files, which are pickles and may run code. Convert them to safetensors with "

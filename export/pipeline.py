@@ -73,6 +73,8 @@ def export_model(
     listener = listener or Listener()
     model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
     checkpoint = model.checkpoint
+    if model.remark:
+        listener.say(model.remark)
     flavour, remark = choose_attention(model.config, attention)
     if remark:
         listener.say(remark)
@@ -82,7 +84,7 @@ def export_model(
     spoilt = target.with_name(f"{target.name}-differs")
     if keep and spoilt.exists():
         raise CheckpointError(f"{spoilt} already exists, where --keep puts a folder that fails. Remove it first.")
-    given = {"checkpoint": checkpoint.folder, "adapter": adapter, "calibrate": calibrate}
+    given = {"checkpoint": checkpoint.folder, "adapter": model.adapter, "calibrate": calibrate}
     plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
     plan |= {"code": code_digest(), "tools": _versions(), "dtype": dtype, "attention": flavour}
     plan |= {"quantisation": asdict(quantisation) if quantisation else None}
@@ -127,7 +129,7 @@ def export_model(
         if verify != "never":
             try:
                 whole = True if verify == "always" else None
-                verification = verify_in_subprocess(partial, checkpoint.folder, whole, adapter)
+                verification = verify_in_subprocess(partial, checkpoint.folder, whole, model.adapter)
             except CheckpointError as error:
                 if verify == "always":
                     raise

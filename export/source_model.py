@@ -9,10 +9,12 @@ from transformers import Idefics2Config
 
 from ..graphs.contract import ModelSizes
 from ..graphs.vision import projection_blocks
-from .adapter import merge_adapter
+from .adapter import TABLES, merge_adapter
 from .architecture import load_config, match_tensors, model_sizes
 from .awq import unpack_awq
+from .base_model import open_with_adapter
 from .checkpoint import Checkpoint, Part, Stored
+from .errors import CheckpointError
 
 PROJECTION = "model.connector.modality_projection"
 
@@ -30,24 +32,49 @@ class SourceModel:
     """The model's parameters → the checkpoint's tensors."""
     changed: bool
     """Whether the tensors are not simply the files' (unpacked from integers, or merged with an adapter)."""
+    adapter: Path | None = None
+    """Folder of the adapter that is merged into the checkpoint."""
+    remark: str | None = None
+    """A line for the user where the checkpoint or its adapter was found rather than named."""
 
     @classmethod
     def open(cls, source: str | Path, revision: str | None = None, adapter: Path | None = None) -> SourceModel:
-        """A folder or hub id, unpacked if AWQ has quantised it, and merged with a LoRA adapter if one is given."""
-        checkpoint = Checkpoint.open(source, revision)
+        """A folder or hub id, unpacked if AWQ has quantised it, and merged with a LoRA adapter if one is given.
+
+        The folder or hub id may also be an adapter's, which names its base model.
+        """
+        checkpoint, tuning, remark = open_with_adapter(source, revision, adapter)
         config = load_config(checkpoint)
-        quantised = getattr(config, "quantization_config", None)
+        quantised = getattr(config, "quantization_config", None) or getattr(config.text_config, "quantization_config", None)
         if quantised:
             checkpoint = unpack_awq(checkpoint, quantised)
         sizes, shapes, tied = model_sizes(config)
         names = match_tensors(checkpoint, shapes, tied)
-        if adapter is not None:
-            checkpoint, names = merge_adapter(checkpoint, names, adapter)
+        if tuning is not None:
+            checkpoint, names = merge_adapter(checkpoint, names, tuning)
+            if _fit_tables(config, checkpoint, names, tied):
+                sizes, shapes, tied = model_sizes(config)
         checkpoint, names = _divide_projection(checkpoint, names)
-        return cls(checkpoint, config, sizes, shapes, names, bool(quantised or adapter))
+        folder = tuning.folder if tuning is not None else None
+        return cls(checkpoint, config, sizes, shapes, names, bool(quantised or tuning), folder, remark)
 
     def stored(self, parameter: str) -> Stored:
         return self.checkpoint.tensors[self.names[parameter]]
+
+
+def _fit_tables(config: Idefics2Config, checkpoint: Checkpoint, names: dict[str, str], tied: dict[str, str]) -> bool:
+    """Give the config the vocabulary and the ties that an adapter leaves its model with; says whether they are others."""
+    rows = {name: checkpoint.tensors[names[name]].shape[0] for name in TABLES}
+    if len(set(rows.values())) > 1:
+        raise CheckpointError(
+            f"{checkpoint.source} has {' and '.join(f'{count} rows in {name}' for name, count in rows.items())}. "
+            "Save the adapter again with both tables: save_embedding_layers=True."
+        )
+    before = config.text_config.vocab_size, config.tie_word_embeddings
+    config.text_config.vocab_size = rows[TABLES[0]]
+    if any(checkpoint.tensors[names[name]] != checkpoint.tensors[names[other]] for name, other in tied.items()):
+        config.tie_word_embeddings = False
+    return before != (config.text_config.vocab_size, config.tie_word_embeddings)
 
 
 def _divide_projection(checkpoint: Checkpoint, names: dict[str, str]) -> tuple[Checkpoint, dict[str, str]]:

@@ -30,7 +30,7 @@ def verify_folder(
         raise CheckpointError(
             f"{folder} was made from {manifest.source}, and {source} is a model of other sizes. Name its checkpoint."
         )
-    return verify_in_subprocess(Path(folder), model.checkpoint.folder, whole, adapter)
+    return verify_in_subprocess(Path(folder), model.checkpoint.folder, whole, model.adapter)
 
 
 def memory_needed(manifest: Manifest) -> int:
