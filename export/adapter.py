@@ -86,10 +86,16 @@ class _Merging:
             changed = (DoraColumns if table else DoraRows)(changed, magnitude.tensor)
         self._change(target, changed)
         if self._config.flag("lora_bias"):
-            self._add_bias(f"{module}.bias", self._part(parts, "B.bias", module), scale)
+            self._add_bias(module, self._part(parts, "B.bias", module), scale)
         self._all_used(parts)
 
-    def _add_bias(self, parameter: str, shift: Found, scale: float) -> None:
+    def _add_bias(self, module: str, shift: Found, scale: float) -> None:
+        parameter = f"{module}.bias"
+        if parameter not in self.names:
+            raise CheckpointError(
+                f"{self._adapter.source} holds {shift.name}, but {module} has no bias to add it to. Train without lora_bias, or "
+                "on modules that have a bias."
+            )
         base = self._current(parameter, shift)
         self._check_shape(shift, base.shape)
         self._change(parameter, Shifted(base, shift.tensor, scale))

@@ -16,6 +16,7 @@ from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
 from .processor_files import write_processor_files
+from .processor_source import processor_source
 from .quantise import Quantisation, folder_bytes, quantise
 from .smoothing import factors_file, read_factors, smoothed, smoothing_factors, write_factors
 from .source_model import SourceModel
@@ -92,7 +93,10 @@ def export_model(
         if workplace.resumed:
             listener.say("Going on with an export that was interrupted.")
         partial = workplace.folder
-        write_processor_files(checkpoint, model.config, partial)
+        with processor_source(checkpoint, model.config, model.adapter) as (processor, remark):
+            if remark:
+                listener.say(remark)
+            write_processor_files(processor, model.config, partial)
         smooth: dict[Quantisation, SourceModel] = {}
         if quantisation:
             largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size

@@ -1,0 +1,129 @@
+"""What of a checkpoint is not weights, where an adapter was trained with files of its own: those beside the adapter count."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, Idefics2Config
+
+from .checkpoint import Checkpoint, read_json
+from .errors import CheckpointError
+from .processor_files import END_OF_UTTERANCE, FAKE_IMAGE_TOKEN, IMAGE_TOKEN
+
+_GROUPS = {
+    "processor": ("preprocessor_config.json", "processor_config.json"),
+    "tokenizer": (
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    ),
+    "chat template": ("chat_template.jinja", "chat_template.json"),
+}  # fmt: skip
+"""Files that belong together: some of the one folder and some of the other would make a third processor."""
+_NEEDED = {"tokenizer": ("tokenizer.json", "tokenizer.model")}
+"""Of a group, the files without which the rest says nothing."""
+_TEMPLATE_HOLDERS = ("processor_config.json", "tokenizer_config.json")
+
+
+@contextmanager
+def processor_source(
+    checkpoint: Checkpoint, config: Idefics2Config, adapter: Path | None
+) -> Iterator[tuple[Checkpoint, str | None]]:
+    """A checkpoint whose folder holds the configs, tokenizer and template to use, and a line about what is the adapter's.
+
+    `config` is the merged model's. Raises CheckpointError if a file is damaged, or the adapter's tokenizer goes beyond the
+    model's vocabulary.
+    """
+    if adapter is None:
+        yield checkpoint, None
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for path in checkpoint.folder.iterdir():
+            if path.suffix in (".json", ".jinja", ".model") and path.is_file():
+                shutil.copyfile(path, folder / path.name)
+        used = [group for group, files in _GROUPS.items() if _use(group, files, adapter, folder)]
+        if "chat template" not in used and _brings_template(adapter, used):
+            used.append("chat template")
+            for name in _GROUPS["chat template"]:
+                (folder / name).unlink(missing_ok=True)
+        elif "chat template" not in used:
+            _keep_template(checkpoint.folder, folder)
+        if "tokenizer" in used:
+            _check_vocabulary(checkpoint, config, adapter)
+        _write_config(config, folder / "config.json")
+        yield replace(checkpoint, folder=folder), f"Using the {', '.join(used)} beside the adapter {adapter}." if used else None
+
+
+def _use(group: str, files: tuple[str, ...], adapter: Path, folder: Path) -> bool:
+    """Put the adapter's files of a group in the place of the base model's, if it has them."""
+    if not any((adapter / name).is_file() for name in _NEEDED.get(group, files)):
+        return False
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
+        if (adapter / name).is_file():
+            if name.endswith(".json"):
+                read_json(adapter / name)  # names the file if it is damaged
+            shutil.copyfile(adapter / name, folder / name)
+    if group == "chat template":  # which the other places would outdo
+        for name in _TEMPLATE_HOLDERS:
+            if not _template(adapter / name):
+                _set_template(folder / name, None)
+    return True
+
+
+def _brings_template(adapter: Path, used: list[str]) -> bool:
+    return any(_template(adapter / name) for name in _TEMPLATE_HOLDERS if name.partition("_")[0] in used)
+
+
+def _keep_template(base: Path, folder: Path) -> None:
+    """The base model's template, where the file that held it is now the adapter's, which has none."""
+    for name in _TEMPLATE_HOLDERS:
+        if template := _template(base / name):
+            _set_template(folder / name, template)
+
+
+def _template(path: Path) -> Any:
+    content = read_json(path) if path.is_file() else None
+    return content.get("chat_template") if isinstance(content, dict) else None
+
+
+def _set_template(path: Path, template: Any) -> None:
+    content = read_json(path) if path.is_file() else {}
+    if isinstance(content, dict) and content.get("chat_template") != template:
+        path.write_text(json.dumps(content | {"chat_template": template}), encoding="utf-8")
+
+
+def _check_vocabulary(checkpoint: Checkpoint, config: Idefics2Config, adapter: Path) -> None:
+    """Tokens beyond the tables have no numbers; those that the base model's tokenizer has, too, are nobody's."""
+    size = config.text_config.vocab_size
+    beyond = _beyond(adapter, size) - {FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE}
+    if beyond and (beyond := beyond - _beyond(checkpoint.folder, size)):
+        raise CheckpointError(
+            f"{adapter}'s tokenizer has {len(beyond)} tokens beyond the model's vocabulary of {size}, such as {min(beyond)!r}, "
+            "but the adapter does not hold the longer tables. Save it again with save_embedding_layers=True."
+        )
+
+
+def _beyond(folder: Path, size: int) -> set[str]:
+    if not any((folder / name).is_file() for name in _NEEDED["tokenizer"]):
+        return set()
+    try:
+        vocabulary = AutoTokenizer.from_pretrained(folder).get_vocab()
+    except Exception as error:  # whatever the conversion of a tokenizer raises, it is the folder's
+        reason = str(error).strip().replace("\n", " ") or type(error).__name__
+        raise CheckpointError(f"{folder}'s tokenizer cannot be read: {reason}") from error
+    return {token for token, number in vocabulary.items() if number >= size}
+
+
+def _write_config(config: Idefics2Config, path: Path) -> None:
+    """What the adapter has changed of it: tokens that were added, and tables that are no longer one."""
+    raw = read_json(path)
+    changed = raw | {"tie_word_embeddings": config.tie_word_embeddings}
+    changed["text_config"] = (raw.get("text_config") or {}) | {"vocab_size": config.text_config.vocab_size}
+    path.write_text(json.dumps(changed, indent=2), encoding="utf-8")
