@@ -106,7 +106,7 @@ class FileTensor:
         data = read_direct(self.path, self.offset + start * row, length)
         if len(data) != length:
             raise CheckpointError(f"{self.path.name} ended inside the tensor {self.name}. Download it again.")
-        return torch.from_numpy(data).view(self.dtype).reshape(-1, *self.shape[1:])
+        return torch.from_numpy(data).view(self.dtype).reshape(stop - start, *self.shape[1:])
 
 
 @dataclass(frozen=True)

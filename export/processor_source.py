@@ -27,7 +27,8 @@ _GROUPS = {
 """Files that belong together: some of the one folder and some of the other would make a third processor."""
 _NEEDED = {"tokenizer": ("tokenizer.json", "tokenizer.model")}
 """Of a group, the files without which the rest says nothing."""
-_TEMPLATE_HOLDERS = ("processor_config.json", "tokenizer_config.json")
+_GROUP_OF = {"processor_config.json": "processor", "tokenizer_config.json": "tokenizer"}
+"""Files that may hold a chat template, too, and the group they belong to."""
 
 
 @contextmanager
@@ -48,12 +49,13 @@ def processor_source(
             if path.suffix in (".json", ".jinja", ".model") and path.is_file():
                 shutil.copyfile(path, folder / path.name)
         used = [group for group, files in _GROUPS.items() if _use(group, files, adapter, folder)]
-        if "chat template" not in used and _brings_template(adapter, used):
+        if "chat template" not in used and any(_template(adapter / name) for name in _GROUP_OF if _GROUP_OF[name] in used):
             used.append("chat template")
             for name in _GROUPS["chat template"]:
                 (folder / name).unlink(missing_ok=True)
-        elif "chat template" not in used:
-            _keep_template(checkpoint.folder, folder)
+        for name in _GROUP_OF:  # only the template's own folder counts: these files outdo one another
+            owner = adapter if "chat template" in used else checkpoint.folder
+            _set_template(folder / name, _template(owner / name))
         if "tokenizer" in used:
             _check_vocabulary(checkpoint, config, adapter)
         _write_config(config, folder / "config.json")
@@ -70,22 +72,7 @@ def _use(group: str, files: tuple[str, ...], adapter: Path, folder: Path) -> boo
             if name.endswith(".json"):
                 read_json(adapter / name)  # names the file if it is damaged
             shutil.copyfile(adapter / name, folder / name)
-    if group == "chat template":  # which the other places would outdo
-        for name in _TEMPLATE_HOLDERS:
-            if not _template(adapter / name):
-                _set_template(folder / name, None)
     return True
-
-
-def _brings_template(adapter: Path, used: list[str]) -> bool:
-    return any(_template(adapter / name) for name in _TEMPLATE_HOLDERS if name.partition("_")[0] in used)
-
-
-def _keep_template(base: Path, folder: Path) -> None:
-    """The base model's template, where the file that held it is now the adapter's, which has none."""
-    for name in _TEMPLATE_HOLDERS:
-        if template := _template(base / name):
-            _set_template(folder / name, template)
 
 
 def _template(path: Path) -> Any:
@@ -96,7 +83,8 @@ def _template(path: Path) -> Any:
 def _set_template(path: Path, template: Any) -> None:
     content = read_json(path) if path.is_file() else {}
     if isinstance(content, dict) and content.get("chat_template") != template:
-        path.write_text(json.dumps(content | {"chat_template": template}), encoding="utf-8")
+        content.pop("chat_template", None)
+        path.write_text(json.dumps(content | ({"chat_template": template} if template else {})), encoding="utf-8")
 
 
 def _check_vocabulary(checkpoint: Checkpoint, config: Idefics2Config, adapter: Path) -> None:
