@@ -100,7 +100,9 @@ def main() -> None:
     "16 prompts of 64 tokens, and 768 tokens in all.",
 )
 @click.option(
-    "--adapter", type=click.Path(path_type=Path, exists=True, file_okay=False), help="LoRA adapter to merge, a folder of PEFT's."
+    "--adapter",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="LoRA adapter to merge, a folder of PEFT's. What it was trained with (tokenizer, chat template, …) is used from there.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model folder to make [default: ./<model>-<precision>].")
 @click.option(
@@ -133,7 +135,7 @@ def export(
     keep: bool,
     revision: str | None,
 ) -> None:
-    """Export MODEL, a checkpoint's folder or hub id, to a model folder."""
+    """Export MODEL, the folder or hub id of a checkpoint or of a LoRA adapter that names its base, to a model folder."""
     exporter = _exporter()
     if fast_prompts and (precision != "int4" or target == "cuda"):
         raise click.UsageError("--fast-prompts goes with --int4 on CPUs.")
@@ -387,7 +389,9 @@ def info(folder: str | None, as_json: bool) -> None:
     help="Compare with this checkpoint or more precise model folder, too (needs the [export] extra).",
 )
 @click.option(
-    "--adapter", type=click.Path(path_type=Path, exists=True, file_okay=False), help="LoRA adapter that FOLDER was exported with."
+    "--adapter",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="LoRA adapter that FOLDER was exported with, where --against names its base model.",
 )
 @_device_option
 def verify(folder: str | None, against: str | None, adapter: Path | None, device: str) -> None:
@@ -404,13 +408,13 @@ def verify(folder: str | None, against: str | None, adapter: Path | None, device
         for line in check_folder(opened, device, bars.advance):
             bars.finish()
             click.echo(line)
-    if against:
+    if precise is not None and against:
         exporter, verification = _exporter(), None
         if not (Path(against) / MANIFEST).is_file():
             verification = exporter.verify_folder(opened.path, against, adapter=adapter)
             for line in verification.lines():
                 click.echo(line)
-            if "+" in opened.manifest.source and not adapter:
+            if "+" in opened.manifest.source and "+" not in precise.source:
                 click.echo(f"The folder was made from {opened.manifest.source}: name the adapter with --adapter.", err=True)
         readers = [graph for graph in ("prompt", "decoder") if graph in opened.manifest.graphs]
         for reader in readers:

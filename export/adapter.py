@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from .adapter_config import AdapterConfig
 from .adapter_tensors import AdapterTensors, Found

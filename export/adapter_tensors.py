@@ -18,6 +18,7 @@ _PART = re.compile(
 )
 _SAVED = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
 _BASE = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
+"""What peft puts around a module, also where modules inside of it are tuned, too."""
 _KEPT = ".original_module."
 """Of a module that is saved whole, its numbers before the tuning. peft loads them and computes with the tuned ones."""
 _ROWS_AT_ONCE = 256
@@ -48,7 +49,7 @@ class AdapterTensors:
         kept: dict[str, str] = {}
         for name, tensor in read_header(path).items():
             _check_numbers(folder, name, tensor)
-            own = _SAVED.sub("", name.removeprefix(_PREFIX))
+            own = _BASE.sub("", _SAVED.sub("", name.removeprefix(_PREFIX)))
             if part := _PART.fullmatch(own):
                 kind = next(filter(None, part.groups()[1:4]))
                 slot, place = found.parts.setdefault(part[1], {}), f"{kind}.bias" if part[5] == "bias" else kind
@@ -56,7 +57,7 @@ class AdapterTensors:
                 kept[own.replace(_KEPT, ".")] = name
                 continue
             else:
-                slot, place = found.replaced, _BASE.sub("", own)  # type: ignore[assignment]
+                slot, place = found.replaced, own
             if place in slot and not _same(slot[place].tensor, tensor):  # peft may save a module twice, under two names
                 raise CheckpointError(f"{folder}'s {name} and {slot[place].name} should be the same. Save the adapter again.")
             slot.setdefault(place, Found(name, tensor))

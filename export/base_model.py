@@ -30,7 +30,7 @@ def open_with_adapter(
         return base, own, f"{own.source} is an adapter: merging it into its base model, {base.source} ({base.folder})."
     if inside:
         return checkpoint, own, f"Merging the adapter that lies in {own.source}'s folder."
-    return checkpoint, adapter and Checkpoint(adapter, adapter.resolve().name, None, {}), None
+    return checkpoint, Checkpoint(adapter, adapter.resolve().name, None, {}) if adapter is not None else None, None
 
 
 def _open_base(adapter: Checkpoint) -> Checkpoint:
@@ -46,5 +46,7 @@ def _open_base(adapter: Checkpoint) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{adapter.source} is an adapter whose base model cannot be opened: {error} {advice}.") from error
     if not base.tensors:
-        raise CheckpointError(f"{adapter.source} is an adapter of {name}, which is an adapter itself. {advice}, merged with peft.")
+        raise CheckpointError(
+            f"{adapter.source} is an adapter of {name}, which is an adapter itself. {advice}, merged with peft."
+        )
     return base

@@ -74,7 +74,7 @@ def merged(checkpoint, adapter):
         ("plain", {"r": 2, "target_modules": ["embed_tokens", "lm_head", "position_embedding", "patch_embedding"], "dtype": torch.float16}),
         ("plain", {"r": 2, "use_dora": True, "target_modules": ["k_proj", "fc2", "embed_tokens", "position_embedding", "patch_embedding"]}),
         ("plain", {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["perceiver_resampler", "lm_head"], "save_embedding_layers": True}),
-        ("plain", {"r": 2, "target_modules": [], "target_parameters": ["perceiver_resampler.latents", "embed_tokens.weight"]}),
+        ("plain", {"r": 2, "target_modules": ["down_proj"], "target_parameters": ["perceiver_resampler.latents", "embed_tokens.weight"]}),
         ("plain", {"r": 2, "target_modules": r".*text_model.*(q|v)_proj|.*\.fc1", "trainable_token_indices": [3, 7, 200], "fan_in_fan_out": True}),
         ("window", {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 7], "save_embedding_layers": True}),
         ("window", {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 7]}}),
@@ -101,7 +101,9 @@ def test_exports_are_what_peft_merges(base, checkpoint, tmp_path):
     expected = PeftModel.from_pretrained(base(name), tmp_path / "adapter").eval()
     ids = np.array([[1, 40, 50, 60, 70]])
     with torch.no_grad():
-        found = Idefics2.from_pretrained(folder).logits({"input_ids": ids}) - expected(input_ids=torch.from_numpy(ids)).logits.numpy()
+        found = (
+            Idefics2.from_pretrained(folder).logits({"input_ids": ids}) - expected(input_ids=torch.from_numpy(ids)).logits.numpy()
+        )
     assert np.abs(found).max() < 2e-5
     assert json.loads((folder / MANIFEST).read_text())["source"] == f"{name}+adapter"
 
@@ -272,7 +274,9 @@ def test_tokens_that_were_added_in_tuning(resized, base, checkpoint, tmp_path):
         with pytest.raises(CheckpointError, match="2 tokens beyond the model's vocabulary of 262, such as '<date>'"):
             export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="never", adapter=adapter)
         return
-    ours = Idefics2.from_pretrained(export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always", adapter=adapter).folder)
+    ours = Idefics2.from_pretrained(
+        export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="never", adapter=adapter).folder
+    )
     larger = base("plain")
     larger.resize_token_embeddings(264)
     expected, inputs = PeftModel.from_pretrained(larger, adapter).eval(), ours.processor(text="The <total> is")

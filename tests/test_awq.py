@@ -22,7 +22,7 @@ def dequantised(folder, graph, stem, size):
     return integers, scales, np.stack([zeros & 15, zeros >> 4], -1).reshape(len(zeros), -1)[:, : scales.shape[1]]
 
 
-def awq_checkpoint(source, folder, group=32, left="nothing"):
+def awq_checkpoint(source, folder, group=32, left="nothing", part=None):
     """The checkpoint with its text model quantised in AWQ's GEMM layout, but for what is left; and each matrix's integers."""
     folder.mkdir()
     for path in source.iterdir():
@@ -39,7 +39,13 @@ def awq_checkpoint(source, folder, group=32, left="nothing"):
         tensors[f"{stem}.scales"] = scales.T.contiguous()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm", "zero_point": True}
+    (config[part] if part else config)["quantization_config"] = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group,
+        "version": "gemm",
+        "zero_point": True,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return kept
 
@@ -64,8 +70,9 @@ def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path, left, matrice
         assert np.array_equal(found[2], zeros)
 
 
-def test_awq_checkpoints_in_floats_are_the_integers_times_their_scales(checkpoint, tmp_path):
-    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq")
+@pytest.mark.parametrize("part", [None, "text_config"])  # the reference reads both
+def test_awq_checkpoints_in_floats_are_the_integers_times_their_scales(checkpoint, tmp_path, part):
+    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq", part=part)
     folder = export_model(tmp_path / "awq", tmp_path / "fp32", "fp32", verify="always").folder
     parts = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(folder / "decoder.onnx").graph.initializer}
     for stem, (integers, scales, zeros) in kept.items():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+import torch
 from checkpoint_edits import edit_json, refused
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
@@ -86,6 +89,17 @@ def test_missing_tensor_is_named(copy, tmp_path):
     del tensors["model.connector.perceiver_resampler.latents"]
     save_file(tensors, copy / "model.safetensors")
     refused(copy, tmp_path / "out", r"lacks the tensor model\.connector\.perceiver_resampler\.latents\.")
+
+
+def test_float64_weights_are_rounded_as_the_reference_does(copy, tmp_path):
+    tensors = load_file(copy / "model.safetensors")
+    random = torch.Generator().manual_seed(0)
+    wide = {name: t.double() + 1e-6 * torch.randn(t.shape, generator=random, dtype=torch.float64) for name, t in tensors.items()}
+    save_file(wide, copy / "model.safetensors", {"format": "pt"})
+    folder = export_model(copy, tmp_path / "out", "fp32", verify="always").folder
+    parts = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(folder / "embedding.onnx").graph.initializer}
+    expected = wide["model.text_model.embed_tokens.weight"].float().numpy()
+    assert any(part.shape == expected.shape and np.array_equal(part, expected) for part in parts.values())
 
 
 def test_single_file_comes_before_a_stale_index(copy, tmp_path, checkpoint):

@@ -95,7 +95,7 @@ class LayeredCheckpoint:
     """A checkpoint under transformers, in fp32."""
 
     def __init__(self, source: SourceModel) -> None:
-        self.sizes = source.sizes
+        self.sizes, self.source = source.sizes, source.checkpoint.source
         self._model = streamed_reference(source)
 
     def features(self, pixels: Tensor) -> Tensor:
