@@ -65,8 +65,9 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
     tokenizer.no_truncation()
     vocab_size = config.text_config.vocab_size
     for token in (FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE):
-        # The reference's processor adds these where they are missing, even past the end of the embedding table; we do not.
-        if tokenizer.token_to_id(token) is None and tokenizer.get_vocab_size() < vocab_size:
+        # The reference's processor makes these special, and adds those that are missing even past the end of the embedding
+        # table; we do not.
+        if tokenizer.token_to_id(token) is not None or tokenizer.get_vocab_size() < vocab_size:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     image_token = tokenizer.token_to_id(IMAGE_TOKEN)
     if image_token != config.image_token_id:
@@ -76,6 +77,10 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
         )
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab_size]
+    for token in content["added_tokens"]:
+        # A token that was special once and ordinary later is written as ordinary, but still left out of texts.
+        whole, text = (tokenizer.decode([token["id"]], skip_special_tokens=skip) for skip in (False, True))
+        token["special"] = token["special"] or whole != text
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     # What the reference takes from defaults and older files is written down, so that no other host has to know them.
     resolved = {name: str(value) for name in _SPECIALS if (value := getattr(wrapper, name, None)) is not None}

@@ -9,14 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer
 
+from ..graphs.contract import MANIFEST
+from .added_tokens import AddedTokens
 from .errors import ModelFolderError, PromptError
 from .folder import find_file, find_json, read_json_object
-from .prompt import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 
 Side = Literal["left", "right"]
 Truncation = bool | Literal["longest_first", "do_not_truncate"] | None
+_OLDER_FILES = ("special_tokens_map", "added_tokens")
+"""Where transformers 4 kept what later stands in tokenizer_config.json."""
 Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
 
@@ -24,8 +27,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """tokenizer.json of a model folder or a checkpoint.
 
     transformers 5 takes only vocabulary and merges from a Llama tokenizer's file and gives it rules of its own, and its processor
-    adds Idefics2's tokens where they are missing. Both are repeated here; the exporter has already done so in model folders. A
-    token past the model's vocabulary is not added.
+    makes Idefics2's tokens special, and adds them where they are missing. Both are repeated here; the exporter has already done
+    so in model folders. A token past the model's vocabulary is not added.
     """
     path = find_file(folder, "tokenizer.json")
     if path is None:
@@ -35,17 +38,17 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if is_llama(config):
             content = _with_llama_rules(content, config)
         tokenizer = Tokenizer.from_str(json.dumps(content))
+        # A model folder says everything in the two files that every folder has, and its manifest vouches for no others.
+        older = {} if find_file(folder, MANIFEST) else {name: find_json(folder, f"{name}.json") for name in _OLDER_FILES}
+        text_config = find_json(folder, "config.json").get("text_config")
+        vocab_size = text_config.get("vocab_size") if isinstance(text_config, dict) else None
+        AddedTokens(content, config, *(older.get(name, {}) for name in _OLDER_FILES)).add_to(tokenizer, vocab_size)
+    except ModelFolderError:
+        raise
     except Exception as error:  # the library raises a bare Exception
         raise ModelFolderError(f"{path} is not a tokenizer ({error}). Download it again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    text_config = find_json(folder, "config.json").get("text_config")
-    vocab_size = text_config.get("vocab_size") if isinstance(text_config, dict) else None
-    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-    own = [token for token in (extra if isinstance(extra, list) else []) if isinstance(token, str)]
-    for token in (*own, FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
-        if tokenizer.token_to_id(token) is None and (vocab_size is None or tokenizer.get_vocab_size() < vocab_size):
-            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     return tokenizer
 
 
