@@ -40,7 +40,7 @@ class BeamSearch:
         self,
         options: GenerationOptions,
         chooser: TokenChooser,
-        prompt_ids: list[int],
+        prompt: History,
         limit: int,
         new_text: Callable[[], TextStream] | None,
     ) -> None:
@@ -48,7 +48,7 @@ class BeamSearch:
         self._options, self._chooser, self._limit = options, chooser, limit
         self._beams = options.num_beams
         self._texts = [new_text() for _ in range(self._beams)] if new_text and options.stop_strings else []
-        self._histories = [History(list(prompt_ids)) for _ in range(self._beams)]
+        self._histories = [prompt.fork() for _ in range(self._beams)]
         # All beams are equal at first: only one of them may be continued.
         self._scores = np.array([0.0] + [_NEVER] * (self._beams - 1), np.float32)
         self._finished = [_Finished(_NEVER, [], False)] * self._beams
@@ -62,6 +62,8 @@ class BeamSearch:
         self._chooser.constrain(scores, self._histories)
         if np.isneginf(scores).all():
             raise nothing_left()
+        if self._options.renormalize_logits:
+            scores = log_softmax(scores)
         scores += self._scores[:, None]
         candidates = max(2, 1 + len(self._options.eos_token_id)) * self._beams
         best = _largest(scores.reshape(-1), candidates)

@@ -62,7 +62,7 @@ class Generator:
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
-            Answer(prompt, sequence, History(list(sample.ids)), limit, options, new_text() if new_text else None)
+            Answer(prompt, sequence, _history(sample), limit, options, new_text() if new_text else None)
             for prompt, (sample, limit) in enumerate(zip(samples, limits, strict=True))
             for sequence in range(options.num_return_sequences)
         ]
@@ -236,7 +236,7 @@ class Generator:
         _spread(cache, len(order), beams)
         logits = np.repeat(logits, beams, axis=0)
         searches = {
-            prompt: BeamSearch(self._options, self._chooser, self._samples[prompt].ids, self._limit(prompt), self._new_text)
+            prompt: BeamSearch(self._options, self._chooser, _history(self._samples[prompt]), self._limit(prompt), self._new_text)
             for prompt in order
         }
         running, step = list(order), None
@@ -277,6 +277,10 @@ class Generator:
                 answer.push(token)
             self.timings.new_tokens += len(tokens)
             self.timings.first_tokens += 1
+
+
+def _history(sample: Sample) -> History:
+    return History(list(sample.ids), unseen=sample.tokens - len(sample.ids))
 
 
 def _leave(rows: list[Answer], cache: KeyValueCache) -> list[Answer]:

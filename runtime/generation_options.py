@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-import numpy as np
-
+from . import option_values as values
 from .errors import ModelFolderError, PromptError
+from .generation_config import options_in
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -21,9 +21,13 @@ class GenerationOptions:
     """One call's options."""
 
     max_new_tokens: int | None = None
-    """None: DEFAULT_MAX_NEW_TOKENS, or as many as fit the model behind the prompt."""
-    min_new_tokens: int = 0
-    """No end token before that many."""
+    """None: as many as `max_length` says."""
+    max_length: int | None = None
+    """Of prompt and answer together; None: DEFAULT_MAX_NEW_TOKENS, or as many as fit the model behind the prompt."""
+    min_new_tokens: int | None = None
+    """No end token before that many; None: as `min_length` says."""
+    min_length: int = 0
+    """No end token before prompt and answer together have that many tokens."""
     do_sample: bool = False
     """Draw tokens by their probability instead of taking the likeliest."""
     temperature: float = 1.0
@@ -35,14 +39,26 @@ class GenerationOptions:
     """Draw from those at least this much times as likely as the likeliest."""
     typical_p: float = 1.0
     """Draw from those of nearly expected surprise that hold this share of the probability."""
+    top_h: float | None = None
+    """Draw from the likeliest whose entropy is no more than this share of the distribution's."""
+    epsilon_cutoff: float = 0.0
+    """Draw from those at least this likely."""
+    eta_cutoff: float = 0.0
+    """Draw from those at least this likely, or less where the distribution is flat."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that occurred, in the prompt too, are less likely."""
+    encoder_repetition_penalty: float = 1.0
+    """Above 1, tokens of the prompt are more likely."""
     no_repeat_ngram_size: int = 0
     """No sequence of that many tokens occurs twice, the prompt included."""
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     """Sequences of tokens that are never generated."""
     suppress_tokens: tuple[int, ...] = ()
     """Tokens that are never generated."""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """Tokens that no answer begins with."""
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    """Sequences of tokens, and what is added to the score of the last one behind the others."""
     eos_token_id: tuple[int, ...] = ()
     """Any of these ends an answer."""
     pad_token_id: int | None = None
@@ -59,6 +75,8 @@ class GenerationOptions:
     """Above 0, beam search prefers long answers, below it short ones."""
     early_stopping: bool | Literal["never"] = False
     """When beam search ends: True at num_beams answers, False when better ones are unlikely, "never" when impossible."""
+    renormalize_logits: bool = False
+    """Whether beam search adds up log-probabilities of what the other options left."""
     prompt_lookup_num_tokens: int = 0
     """Guess that many tokens at most from what followed the same words before, and check them in one decoder call."""
     logprobs: bool = False
@@ -75,19 +93,17 @@ class GenerationOptions:
         Raises:
             ModelFolderError: an option is wrong, or one that would change answers is not known here.
         """
-        text = config.get("text_config")
-        places = (generation, config, text if isinstance(text, dict) else {})
-        eos = next((c["eos_token_id"] for c in places if c.get("eos_token_id") is not None), None)
-        chosen = {name: generation[name] for name in _CHECKS if generation.get(name) is not None}
-        if not chosen.get("do_sample"):  # what only sampling reads may be anything
-            chosen = {name: value for name, value in chosen.items() if name not in _SAMPLING or _is_right(name, value)}
-        unknown = [name for name, neutral in _NOT_OFFERED.items() if generation.get(name) not in (None, *neutral)]
         try:
-            if unknown:
-                raise PromptError(f"it sets {', '.join(unknown)}, which this package does not offer. Remove it to go without.")
-            return cls()._with(chosen if eos is None else chosen | {"eos_token_id": eos})
+            chosen = options_in(generation, config, _CHECKS)
+            if not chosen.get("do_sample"):  # what only sampling reads may be anything
+                chosen = {name: value for name, value in chosen.items() if name not in _SAMPLING or _is_right(name, value)}
+            options = cls()._with(chosen)
+            options._check_together()
         except PromptError as error:
-            raise ModelFolderError(f"generation_config.json cannot be used: {error}") from error
+            raise ModelFolderError(
+                f"generation_config.json cannot be used: {error} Change that in the checkpoint's file and export again."
+            ) from error
+        return options
 
     def replace(self, **options: Any) -> GenerationOptions:
         """These options with some changed; None keeps one.
@@ -107,6 +123,9 @@ class GenerationOptions:
                 raise PromptError(f"{name} is {given[name]!r}, but do_sample is False. Give do_sample=True, or leave {name} out.")
             if name in _BEAMS and changed.num_beams == 1:
                 raise PromptError(f"{name} is {given[name]!r}, but num_beams is 1. Give num_beams above 1, or leave {name} out.")
+        least, most = changed.min_new_tokens, changed.max_new_tokens
+        if "min_new_tokens" in given and least is not None and most is not None and least > most:
+            raise PromptError(f"min_new_tokens is {least}, more than max_new_tokens, {most}. Lower it.")
         changed._check_together()
         return changed
 
@@ -116,10 +135,6 @@ class GenerationOptions:
     def _check_together(self) -> None:
         """Raise PromptError for options that exclude each other."""
         beams, several = self.num_beams, self.num_return_sequences
-        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
-            raise PromptError(
-                f"min_new_tokens is {self.min_new_tokens}, more than max_new_tokens, {self.max_new_tokens}. Lower it."
-            )
         if several > 1 and beams == 1 and not self.do_sample:
             raise PromptError(
                 f"num_return_sequences is {several}, but greedy answers would all be equal. Give do_sample=True or num_beams."
@@ -143,15 +158,71 @@ class GenerationOptions:
                 )
 
     def new_tokens(self, prompt_tokens: int, max_positions: int) -> int:
-        """How many tokens may follow a prompt: what was asked for, or without that what is usual and fits."""
+        """How many tokens may follow a prompt: what was asked for, or without that what is usual and fits.
+
+        Raises:
+            PromptError: the prompt has as many as prompt and answer together may have.
+        """
         if self.max_new_tokens is not None:
             return self.max_new_tokens
-        return max(1, self.min_new_tokens, min(DEFAULT_MAX_NEW_TOKENS, max_positions - prompt_tokens))
+        if self.max_length is None:
+            return max(1, self.least_new_tokens(prompt_tokens), min(DEFAULT_MAX_NEW_TOKENS, max_positions - prompt_tokens))
+        if prompt_tokens >= self.max_length:
+            raise PromptError(
+                f"The prompt has {prompt_tokens} tokens, and max_length, {self.max_length}, counts prompt and answer together. "
+                "Give max_new_tokens, or a larger max_length."
+            )
+        return max(1, min(self.max_length, max_positions) - prompt_tokens)
+
+    def least_new_tokens(self, prompt_tokens: int) -> int:
+        """How many tokens follow a prompt before an end token may."""
+        return max(0, self.min_length - prompt_tokens) if self.min_new_tokens is None else self.min_new_tokens
 
     @property
     def banned(self) -> list[tuple[int, ...]]:
         """The bad words, but for end tokens, which the reference lets through."""
         return [word for word in self.bad_words_ids if len(word) > 1 or word[0] not in self.eos_token_id]
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "max_new_tokens": values.whole(1),
+    "max_length": values.whole(1),
+    "min_new_tokens": values.whole(0),
+    "min_length": values.whole(0),
+    "do_sample": values.flag,
+    "temperature": values.number(1e-5, 1e5),
+    "top_k": values.whole(0),
+    "top_p": values.number(0, 1),
+    "min_p": values.number(0, 1),
+    "typical_p": values.number(1e-5, 1),
+    "top_h": values.number(1e-5, 1),
+    "epsilon_cutoff": values.number(0, 1),
+    "eta_cutoff": values.number(0, 1),
+    "repetition_penalty": values.number(1e-5, 1e5),
+    "encoder_repetition_penalty": values.number(1e-5, 1e5),
+    "no_repeat_ngram_size": values.whole(0),
+    "bad_words_ids": values.words,
+    "suppress_tokens": values.token_ids,
+    "begin_suppress_tokens": values.token_ids,
+    "sequence_bias": values.biases,
+    "eos_token_id": values.token_ids,
+    "pad_token_id": values.whole(-1 << 31),
+    "stop_strings": values.strings,
+    "seed": values.whole(0),
+    "num_return_sequences": values.whole(1),
+    "num_beams": values.whole(1),
+    "length_penalty": values.number(-9, 9),
+    "early_stopping": values.early,
+    "renormalize_logits": values.flag,
+    "prompt_lookup_num_tokens": values.whole(0),
+    "logprobs": values.flag,
+    "top_logprobs": values.whole(0),
+    "echo": values.flag,
+}
+assert list(_CHECKS) == [field.name for field in fields(GenerationOptions)]
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("length_penalty", "early_stopping", "renormalize_logits")
 
 
 def _is_right(name: str, value: Any) -> bool:
@@ -160,106 +231,3 @@ def _is_right(name: str, value: Any) -> bool:
     except PromptError:
         return False
     return True
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _whole(least: int) -> Callable[[str, Any], int]:
-    def check(name: str, value: Any) -> int:
-        if not _is_whole(value) or not least <= value < 1 << 31:
-            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}, below 2³¹.")
-        return int(value)
-
-    return check
-
-
-def _number(low: float, high: float) -> Callable[[str, Any], float]:
-    def check(name: str, value: Any) -> float:
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            raise PromptError(f"{name} is {value!r:.60}. Give a number from {low:g} to {high:g}.")
-        return float(value)
-
-    return check
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise PromptError(f"{name} is {value!r:.60}. Give True or False.")
-    return bool(value)
-
-
-def _ids(name: str, values: Any) -> tuple[int, ...]:
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if _is_whole(values):
-        values = [values]
-    if isinstance(values, list | tuple) and all(_is_whole(v) and 0 <= v < 1 << 31 for v in values):
-        return tuple(int(v) for v in values)
-    raise PromptError(f"{name} has {values!r:.60}. Give whole numbers from 0.")
-
-
-def _words(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
-    if not isinstance(values, list | tuple) or not all(isinstance(word, list | tuple) for word in values):
-        raise PromptError(f"{name} is {values!r:.60}. Give a list of lists of token ids.")
-    words = tuple(_ids(name, word) for word in values)
-    if not all(words):
-        raise PromptError(f"{name} has an empty sequence. Give at least one token id in each.")
-    return words
-
-
-def _strings(name: str, values: Any) -> tuple[str, ...]:
-    values = [values] if isinstance(values, str) else values
-    if not isinstance(values, list | tuple) or not all(isinstance(v, str) and v for v in values):
-        raise PromptError(f"{name} is {values!r:.60}. Give a string that is not empty, or a list of such strings.")
-    return tuple(values)
-
-
-def _early(name: str, value: Any) -> bool | Literal["never"]:
-    if isinstance(value, str) and value == "never":
-        return "never"
-    if not isinstance(value, bool | np.bool_):
-        raise PromptError(f'{name} is {value!r:.60}. Give True, False or "never".')
-    return bool(value)
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "max_new_tokens": _whole(1),
-    "min_new_tokens": _whole(0),
-    "do_sample": _flag,
-    "temperature": _number(1e-5, 1e5),
-    "top_k": _whole(0),
-    "top_p": _number(0, 1),
-    "min_p": _number(0, 1),
-    "typical_p": _number(1e-5, 1),
-    "repetition_penalty": _number(1e-5, 1e5),
-    "no_repeat_ngram_size": _whole(0),
-    "bad_words_ids": _words,
-    "suppress_tokens": _ids,
-    "eos_token_id": _ids,
-    "pad_token_id": _whole(0),
-    "stop_strings": _strings,
-    "seed": _whole(0),
-    "num_return_sequences": _whole(1),
-    "num_beams": _whole(1),
-    "length_penalty": _number(-9, 9),
-    "early_stopping": _early,
-    "prompt_lookup_num_tokens": _whole(0),
-    "logprobs": _flag,
-    "top_logprobs": _whole(0),
-    "echo": _flag,
-}
-assert list(_CHECKS) == [field.name for field in fields(GenerationOptions)]
-
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-_BEAMS = ("length_penalty", "early_stopping")
-_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "begin_suppress_tokens": ([],), "diversity_penalty": (0,), "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "exponential_decay_length_penalty": (),
-    "forced_bos_token_id": (), "forced_eos_token_id": (), "guidance_scale": (1,), "min_length": (0,), "num_beam_groups": (1,),
-    "penalty_alpha": (0,), "renormalize_logits": (False,), "sequence_bias": ({}, []), "top_h": (), "watermarking_config": (),
-}  # fmt: skip
-"""Options of the reference that would change an answer, and the values at which they do not; a folder that sets another is
-refused rather than answered otherwise."""

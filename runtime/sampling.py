@@ -26,6 +26,15 @@ def bad_words(history: Sequence[int], words: Iterable[Sequence[int]]) -> list[in
     return [last for *prefix, last in words if list(history[-len(prefix) :]) == prefix]
 
 
+def sequence_bias(scores: Scores, history: Sequence[int], biases: Iterable[tuple[Sequence[int], np.float32]]) -> None:
+    """Add to the scores of tokens that end a sequence of which a history has the rest, in place."""
+    added = np.zeros_like(scores)
+    for (*prefix, last), bias in biases:
+        if not prefix or list(history[-len(prefix) :]) == prefix:
+            added[last] += bias
+    scores += added
+
+
 def top_k(scores: Scores, k: int, scratch: Scores | None = None) -> Keep:
     """The k best and whatever equals the last of them."""
     if k >= len(scores):
@@ -67,6 +76,32 @@ def typical_p(scores: Scores, mass: float) -> Keep:
     keep = distance[order] <= distance[order[last]]
     keep[0] = True
     return _unsorted(keep, order)
+
+
+def top_h(scores: Scores, share: float, most: int = 100) -> Keep:
+    """The likeliest, of the `most` best, whose entropy adds up to no more than a share of theirs all together."""
+    order = np.argsort(-scores, kind="stable")[:most]
+    logs = log_softmax(scores[order])
+    with np.errstate(invalid="ignore"):
+        entropies = np.nan_to_num(-np.exp(logs) * logs)
+    chosen = np.cumsum(entropies, dtype=np.float32) <= np.float32(share) * entropies.sum(dtype=np.float32)
+    chosen[0] = True
+    keep = np.zeros(len(scores), bool)
+    keep[order[chosen]] = True
+    return keep
+
+
+def epsilon_cutoff(scores: Scores, epsilon: float) -> Keep:
+    """Those at least that likely, or the best."""
+    keep: Keep = (softmax(scores) >= np.float32(epsilon)) | (scores == scores.max())
+    return keep
+
+
+def eta_cutoff(scores: Scores, eta: float) -> Keep:
+    """The same, with a lower bar where the distribution is flat."""
+    logs = log_softmax(scores)
+    entropy = -(np.exp(logs) * logs).sum()
+    return epsilon_cutoff(scores, min(np.float32(eta), np.sqrt(np.float32(eta)) * np.exp(-entropy)))
 
 
 def softmax(scores: Scores) -> Scores:

@@ -20,6 +20,8 @@ class History:
     ids: list[int]
     new: int = 0
     """How many of them were generated."""
+    unseen: int = 0
+    """Tokens of a prompt that came as embeddings, and are not among `ids`."""
     _seen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     _followers: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
     _read: int = 0
@@ -34,9 +36,14 @@ class History:
         """The tokens behind the prompt."""
         return self.ids[len(self.ids) - self.new :]
 
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens in front of those."""
+        return self.ids[: len(self.ids) - self.new]
+
     def fork(self) -> History:
         """A copy that goes its own way."""
-        return History(list(self.ids), self.new)
+        return History(list(self.ids), self.new, self.unseen)
 
     def seen(self) -> NDArray[np.int64]:
         """Each token once."""
@@ -66,9 +73,17 @@ class TokenChooser:
         never = {word[0] for word in words if len(word) == 1} | {i for i in options.suppress_tokens if i < vocab_size}
         self.never: NDArray[np.int64] = np.array(sorted(never), np.int64)
         """Tokens that are not chosen at any time."""
+        self._begin = np.array([i for i in options.begin_suppress_tokens if i < vocab_size], np.int64)
+        self._biases = [(ids, np.float32(bias)) for ids, bias in options.sequence_bias if max(ids) < vocab_size]
         self._ends = np.array([i for i in options.eos_token_id if i < vocab_size], np.int64)
         self._looks_back = bool(
-            self._words or options.no_repeat_ngram_size or options.repetition_penalty != 1.0 or options.min_new_tokens
+            self._words
+            or self._biases
+            or self._begin.size
+            or options.no_repeat_ngram_size
+            or options.min_new_tokens
+            or options.min_length
+            or not options.repetition_penalty == options.encoder_repetition_penalty == 1.0
         )
         self._scratch: NDArray[np.float32] = np.empty(vocab_size, np.float32)
 
@@ -100,6 +115,8 @@ class TokenChooser:
         options = self.options
         if options.temperature != 1.0:
             scores /= np.float32(options.temperature)
+        if options.top_h is not None:
+            scores[~sampling.top_h(scores, options.top_h)] = -np.inf
         keep = sampling.top_k(scores, options.top_k, self._scratch) if options.top_k else np.isfinite(scores)
         tokens = np.flatnonzero(keep & (scores > -np.inf))
         left = scores[tokens]
@@ -107,6 +124,8 @@ class TokenChooser:
             (sampling.top_p, options.top_p, 1.0),
             (sampling.min_p, options.min_p, None),
             (sampling.typical_p, options.typical_p, 1.0),
+            (sampling.epsilon_cutoff, options.epsilon_cutoff, 0.0),
+            (sampling.eta_cutoff, options.eta_cutoff, 0.0),
         ):
             if value is not None and value != off:
                 kept = rule(left, value)
@@ -121,14 +140,20 @@ class TokenChooser:
 
     def _constrain_by_history(self, scores: NDArray[np.float32], history: History) -> None:
         options = self.options
+        if self._biases:
+            sampling.sequence_bias(scores, history.ids, self._biases)
+        if options.encoder_repetition_penalty != 1.0 and history.prompt:
+            sampling.repetition_penalty(scores, np.unique(history.prompt), 1 / options.encoder_repetition_penalty)
         if options.repetition_penalty != 1.0:
             sampling.repetition_penalty(scores, history.seen(), options.repetition_penalty)
         if options.no_repeat_ngram_size:
             scores[history.repeating(options.no_repeat_ngram_size)] = -np.inf
         if self._words:
             scores[sampling.bad_words(history.ids, self._words)] = -np.inf
-        if history.new < options.min_new_tokens:
+        if history.new < options.least_new_tokens(history.unseen + len(history.ids) - history.new):
             scores[self._ends] = -np.inf
+        if not history.new:
+            scores[self._begin] = -np.inf
 
 
 def nothing_left() -> PromptError:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from idefics2_onnx import ModelFolderError, PromptError
 from idefics2_onnx.runtime.generation_options import GenerationOptions
-from parity import photos
+from parity import photos, tensors
 from small_models import SMALL_MODELS
+from transformers import GenerationConfig
 
 A, B, C = photos()
 BATCHES = [  # 24 prompts: (texts, images, splitting)
@@ -29,6 +30,12 @@ OPTIONS = {
     "bad_words": {"bad_words_ids": [[i] for i in range(60, 120)] + [[7, 8], [200, 201, 202]]},
     "suppress_tokens": {"suppress_tokens": list(range(3, 150))},
     "several_ends": {"eos_token_id": list(range(100, 150))},
+    "min_length": {"min_length": 40, "eos_token_id": list(range(40, 200))},
+    "begin_suppress_tokens": {"begin_suppress_tokens": list(range(3, 150))},
+    "sequence_bias": {"sequence_bias": [[[i], 2.0 - i / 40] for i in range(60, 160)] + [[[i, 9], 30.0] for i in range(0, 260, 3)]},
+    "encoder_repetition_penalty": {"encoder_repetition_penalty": 2.5},
+    "beams_renormalised": {"num_beams": 3, "renormalize_logits": True, "suppress_tokens": list(range(3, 150)), "eos_token_id": list(range(0, 260, 6))},
+    "beams_looking_back": {"num_beams": 3, "min_length": 40, "encoder_repetition_penalty": 0.5, "sequence_bias": [[[7, 8], 5.0]], "eos_token_id": list(range(0, 260, 6))},
     "all_at_once": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "suppress_tokens": [5, 6, 7], "min_new_tokens": 4, "eos_token_id": list(range(60))},
     "beams": {"num_beams": 3},
     "beams_ends": {"num_beams": 4, "eos_token_id": list(range(0, 260, 6))},
@@ -39,6 +46,8 @@ OPTIONS = {
     "beams_several": {"num_beams": 4, "num_return_sequences": 3, "eos_token_id": list(range(0, 260, 12))},
 }  # fmt: skip
 NEW_TOKENS = 14
+SEES_PADDING = {"no_repeat_ngram_size", "min_length", "max_length", "encoder_repetition_penalty"}
+"""Options for which the reference counts a batch's padding among the prompt's tokens."""
 
 
 def answers(ids, width, ends):
@@ -57,7 +66,7 @@ def test_option_equals_the_reference(name, option, model, reference):
     for texts, images, splitting in BATCHES:
         inputs = theirs.inputs(texts, images, splitting)
         width = inputs["input_ids"].shape[1]
-        if "no_repeat_ngram_size" in options:  # the reference counts a batch's padding among the sequences that occurred
+        if options.keys() & SEES_PADDING:
             singles = [theirs.inputs([text], [own], splitting) for text, own in zip(texts, images, strict=True)]
             expected = [answers(theirs.generate(i, **options), i["input_ids"].shape[1], ends) for i in singles]
             expected = [answer for prompt in expected for answer in prompt]
@@ -185,17 +194,70 @@ def test_options_come_from_the_folder_and_are_overridden():
     assert (options.do_sample, options.temperature, options.eos_token_id, options.max_new_tokens) == (True, 0.3, (7,), 5)
     assert options.replace(do_sample=False, top_k=None).top_k == 50  # the folder's temperature waits for sampling
     assert GenerationOptions.from_configs({}, {"text_config": {"eos_token_id": [3, 4]}}).eos_token_id == (3, 4)
-    with pytest.raises(ModelFolderError, match="sets guidance_scale, which this package does not offer"):
-        GenerationOptions.from_configs({"guidance_scale": 2.0}, {})
     with pytest.raises(ModelFolderError, match="generation_config.json cannot be used: temperature is 'hot'"):
         GenerationOptions.from_configs({"temperature": "hot", "do_sample": True}, {})
     assert GenerationOptions.from_configs({"temperature": 0.0}, {}).temperature == 1.0  # read by nobody without sampling
-    with pytest.raises(ModelFolderError, match="forced_eos_token_id"):
-        GenerationOptions.from_configs({"forced_eos_token_id": 0}, {})
     numpy = options.replace(
         eos_token_id=np.array(4), suppress_tokens=np.array([1, 2]), seed=np.int64(3), early_stopping=np.bool_(False)
     )
     assert (numpy.eos_token_id, numpy.suppress_tokens, numpy.seed) == ((4,), (1, 2), 3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pad_token_id": -1}, {"eos_token_id": [-1, 100]}, {"suppress_tokens": [-1]}, {"begin_suppress_tokens": [162, 999]},
+        {"max_length": 12}, {"max_length": 12.0}, {"max_length": 12, "max_new_tokens": 3}, {"min_length": -1},
+        {"min_length": 30, "max_length": 9, "eos_token_id": list(range(40, 200))}, {"min_new_tokens": 30, "max_new_tokens": 4},
+        {"min_length": 9, "min_new_tokens": 0, "eos_token_id": list(range(40, 200))}, {"guidance_scale": 1},
+        {"sequence_bias": [[[40], -10.0], [[40], 9.0]]}, {"encoder_repetition_penalty": 3.0}, {"renormalize_logits": True},
+        {"temperature": "hot", "top_p": 7, "top_k": -1, "epsilon_cutoff": 5.0, "eta_cutoff": "x", "top_h": 3.0},
+        {"early_stopping": 1, "num_beams": 2}, {"num_beams": 2, "prompt_lookup_num_tokens": 3, "penalty_alpha": 0.6},
+        {"diversity_penalty": 0.5, "penalty_alpha": 0.6, "top_k": 1}, {"no_repeat_ngram_size": -1}, {"do_sample": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_generation_configs_mean_what_they_mean_to_the_reference(config, model, reference, monkeypatch):
+    """Odd values included; with max_new_tokens=10 where the config says nothing about length."""
+    ours, theirs = model("plain"), reference("plain")
+    monkeypatch.setattr(ours, "options", GenerationOptions.from_configs(theirs.model.generation_config.to_dict() | config, {}))
+    monkeypatch.setattr(theirs.model, "generation_config", GenerationConfig(**theirs.model.generation_config.to_dict() | config))
+    inputs = theirs.inputs(["abcabc"], [[]], False)
+    length = {} if config.keys() & {"max_length", "max_new_tokens"} else {"max_new_tokens": 10}
+    expected = theirs.model.generate(**tensors(inputs), **length).numpy()
+    assert np.array_equal(ours.generate(**inputs, **length), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"guidance_scale": 2.0}, "it sets guidance_scale to 2.0, which this package does not offer"),
+        ({"forced_eos_token_id": 0}, "forced_eos_token_id"),
+        ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
+        ({"num_beams": 2, "do_sample": True}, "num_beams is 2 and do_sample True"),
+        ({"num_return_sequences": 2}, "greedy answers would all be equal"),
+        ({"max_length": "12"}, "max_length is '12'"),
+        ({"do_sample": "false"}, "do_sample is 'false'. Give True or False"),
+        ({"sequence_bias": {"40": 1.0}}, "sequence_bias is"),
+        ({"sequence_bias": [[[40], "x"]]}, "sequence_bias is"),
+        ({"sequence_bias": [[40, 1.0]]}, "sequence_bias is"),
+        ({"epsilon_cutoff": "x", "do_sample": True}, "epsilon_cutoff is 'x'"),
+    ],
+)
+def test_generation_configs_that_no_answer_could_follow(config, words):
+    with pytest.raises(ModelFolderError, match=f"generation_config.json cannot be used: .*{words}.* and export again"):
+        GenerationOptions.from_configs(config, {})
+
+
+def test_max_length_counts_the_prompt(model):
+    ours = model("plain")
+    assert len(ours.generate("abc", raw=True, max_length=9, eos_token_id=[999]).token_ids) == 5
+    assert len(ours.generate("abc", raw=True, max_length=10**6, eos_token_id=[999]).token_ids) == 508  # the model's positions
+    embeds = np.ones((1, 6, 64), np.float32)
+    assert ours.generate(inputs_embeds=embeds, max_length=9, min_length=9, eos_token_id=list(range(261))).shape == (1, 3)
+    with pytest.raises(PromptError, match="has 4 tokens, and max_length, 4, counts prompt and answer"):
+        ours.generate("abc", raw=True, max_length=4)
 
 
 def test_logprobs_are_the_models_own(model):

@@ -26,6 +26,11 @@ RULES = [
     {"min_p": 1.0},
     {"typical_p": 0.2},
     {"typical_p": 0.9},
+    {"top_h": 0.3},
+    {"top_h": 0.9, "top_k": 0},
+    {"epsilon_cutoff": 0.02},
+    {"eta_cutoff": 0.3},
+    {"top_k": 0, "top_h": 0.8, "top_p": 0.95, "epsilon_cutoff": 0.003, "eta_cutoff": 0.01},
     {"temperature": 1.7, "top_k": 60, "top_p": 0.8, "min_p": 0.02, "typical_p": 0.7},
     {"top_k": 0, "top_p": 0.9, "typical_p": 0.5},
 ]
@@ -36,6 +41,8 @@ def warpers(rule):
     made = []
     if rule.get("temperature", 1.0) != 1.0:
         made.append(reference.TemperatureLogitsWarper(rule["temperature"]))
+    if rule.get("top_h") is not None:
+        made.append(reference.TopHLogitsWarper(rule["top_h"]))
     if rule.get("top_k", 50):
         made.append(reference.TopKLogitsWarper(rule.get("top_k", 50)))
     if rule.get("top_p", 1.0) < 1.0:
@@ -44,6 +51,10 @@ def warpers(rule):
         made.append(reference.MinPLogitsWarper(rule["min_p"]))
     if rule.get("typical_p", 1.0) < 1.0:
         made.append(reference.TypicalLogitsWarper(rule["typical_p"]))
+    if rule.get("epsilon_cutoff"):
+        made.append(reference.EpsilonLogitsWarper(rule["epsilon_cutoff"]))
+    if rule.get("eta_cutoff"):
+        made.append(reference.EtaLogitsWarper(rule["eta_cutoff"]))
     return made
 
 

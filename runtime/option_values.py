@@ -1,0 +1,84 @@
+"""What a generation option's value may be: each check gives the value in its normal form, or raises PromptError with the name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from .errors import PromptError
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def whole(least: int) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if not is_whole(value) or not least <= value < 1 << 31:
+            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}, below 2³¹.")
+        return int(value)
+
+    return check
+
+
+def number(low: float, high: float) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        if not is_number(value) or not low <= value <= high:
+            raise PromptError(f"{name} is {value!r:.60}. Give a number from {low:g} to {high:g}.")
+        return float(value)
+
+    return check
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise PromptError(f"{name} is {value!r:.60}. Give True or False.")
+    return bool(value)
+
+
+def token_ids(name: str, values: Any) -> tuple[int, ...]:
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if is_whole(values):
+        values = [values]
+    if isinstance(values, list | tuple) and all(is_whole(v) and 0 <= v < 1 << 31 for v in values):
+        return tuple(int(v) for v in values)
+    raise PromptError(f"{name} has {values!r:.60}. Give whole numbers from 0.")
+
+
+def words(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(word, list | tuple) for word in values):
+        raise PromptError(f"{name} is {values!r:.60}. Give a list of lists of token ids.")
+    found = tuple(token_ids(name, word) for word in values)
+    if not all(found):
+        raise PromptError(f"{name} has an empty sequence. Give at least one token id in each.")
+    return found
+
+
+def biases(name: str, values: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Of pairs with one sequence the last counts, as in the reference."""
+    pairs = isinstance(values, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in values)
+    if not pairs or not all(is_number(bias) and not np.isnan(bias) for _, bias in values):
+        raise PromptError(f"{name} is {values!r:.60}. Give a list of pairs of token ids and a number: [[[7, 9], -2.0]].")
+    return tuple(dict(zip(words(name, [ids for ids, _ in values]), (float(bias) for _, bias in values), strict=True)).items())
+
+
+def strings(name: str, values: Any) -> tuple[str, ...]:
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) and v for v in values):
+        raise PromptError(f"{name} is {values!r:.60}. Give a string that is not empty, or a list of such strings.")
+    return tuple(values)
+
+
+def early(name: str, value: Any) -> bool | Literal["never"]:
+    if isinstance(value, str) and value == "never":
+        return "never"
+    if not isinstance(value, bool | np.bool_):
+        raise PromptError(f'{name} is {value!r:.60}. Give True, False or "never".')
+    return bool(value)
