@@ -15,6 +15,7 @@ from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
+from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
 from .quantise import Quantisation, folder_bytes, quantise
@@ -60,14 +61,16 @@ def export_model(
         precision: of the weights. In fp16 the connector computes in fp32; bf16 runs on CUDA only; "int8" and "int4" are made
             for CPUs, and a Quantisation says more.
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
-        verify: compare with the reference afterwards: "auto" as a whole where the memory is free, else layer by layer.
+        verify: open the folder on every device that is there and compare it with the reference afterwards: "auto" as a whole
+            where the memory is free, else layer by layer. "never" does neither; the files beside the graphs are always checked.
         revision: commit, branch or tag of a hub id.
         calibrate: folder of pictures and prompts.txt to measure activations on, for int8 and int4; default: built-in ones.
         adapter: folder of a LoRA adapter in PEFT's layout, to merge into the weights.
         keep: keep a folder that fails its comparison, as ``<folder>-differs``.
 
     Raises:
-        CheckpointError: the checkpoint cannot be exported, or not to there; nothing is left under `folder`.
+        CheckpointError: the checkpoint cannot be exported, or not to there, or the folder does not open; nothing is left under
+            `folder`.
         ParityError: the folder is not what the checkpoint is; nothing is left under `folder` either.
     """
     set_heap()
@@ -97,6 +100,7 @@ def export_model(
             if remark:
                 listener.say(remark)
             write_processor_files(processor, model.config, partial)
+        check_files(partial, checkpoint, model.sizes)
         smooth: dict[Quantisation, SourceModel] = {}
         if quantisation:
             largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
@@ -131,6 +135,8 @@ def export_model(
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":
+            for line in open_folder(partial):
+                listener.say(line)
             try:
                 whole = True if verify == "always" else None
                 verification = verify_in_subprocess(partial, checkpoint.folder, whole, model.adapter)

@@ -32,6 +32,10 @@ class ChatTemplate:
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form), **variables)
         self._environment, self._source = environment, source
 
+    def check(self) -> None:
+        """Raise PromptError unless it is valid Jinja."""
+        assert self._template is not None
+
     @cached_property
     def _template(self) -> Template:
         """Compiled when it is first used: raw prompts do without."""

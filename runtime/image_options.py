@@ -10,6 +10,7 @@ from PIL import Image
 
 from .errors import PromptError
 from .geometry import Box, Size, resized
+from .option_values import is_whole
 from .pixels import Layout, MeanStd
 
 _LARGEST = 1e30
@@ -79,12 +80,12 @@ def _normal(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) == 2:
             value = {"height": value[0], "width": value[1]}
         keys = set(value) if isinstance(value, dict) else set()
-        positive = keys and all(isinstance(edge, int) and edge > 0 for edge in value.values())
+        positive = keys and all(is_whole(edge) and edge > 0 for edge in value.values())
         if keys not in ({"shortest_edge", "longest_edge"}, {"height", "width"}) or not positive:
             raise PromptError(f"size is {value!r}. Give shortest_edge and longest_edge, or height and width, in pixels.")
         return dict(value)
     if name == "resample":
-        if not isinstance(value, int) or value not in set(Image.Resampling):
+        if not is_whole(value) or value not in set(Image.Resampling):
             raise PromptError(f"resample is {value!r}. Give one of Pillow's filters, a number from 0 to 5.")
         return int(value)
     if name == "rescale_factor":

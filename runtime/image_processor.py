@@ -59,7 +59,8 @@ class Idefics2ImageProcessor:
     def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **options: Any) -> Idefics2ImageProcessor:
         """From the preprocessor_config.json of a model folder or checkpoint, or the one nested in processor_config.json."""
         folder = Path(folder)
-        config: Any = find_json(folder, "processor_config.json").get("image_processor") or find_json(folder, CONFIG)
+        nested_options: Any = find_json(folder, "processor_config.json").get("image_processor")
+        config: Any = nested_options or find_json(folder, CONFIG)
         if not config or not isinstance(config, dict):
             raise ModelFolderError(f"{folder} has no image options in {CONFIG}. Give a model folder or a checkpoint.")
         # Configs also hold keys of other classes: processor_class, image_processor_type, …
@@ -67,7 +68,10 @@ class Idefics2ImageProcessor:
         try:
             processor = cls(**{name: value for name, value in config.items() if name in known and value is not None})
         except PromptError as error:
-            raise ModelFolderError(f"{folder}'s {CONFIG} cannot be used: {error}") from error
+            place = f"{folder}'s {'processor_config.json' if nested_options else CONFIG}"
+            raise ModelFolderError(
+                f"{place} cannot be used: {error} Change that there, in a checkpoint, and export again."
+            ) from error
         processor.options = processor.options.replace(**options)
         processor.allow_urls = allow_urls
         return processor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,15 +14,15 @@ from .card_options import CardOptions
 from .chat import Chat
 from .device import Provider
 from .engine import Engine
-from .errors import ModelFolderError, PromptError
+from .errors import PromptError
 from .feature_cache import DEFAULT_IMAGE_CACHE
 from .folder import ModelFolder
 from .generation import Generator
 from .generation_options import GenerationOptions
+from .host_files import HostFiles
 from .image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .prefix_cache import PrefixCache
-from .processor import Idefics2Processor
 from .prompt import Message
 from .request import Request, is_batch
 from .sample import Sample
@@ -48,13 +47,14 @@ class Idefics2:
     Attributes:
         folder: the folder's path and manifest.
         options: how to generate, from generation_config.json.
+        processor: prompts and images → arrays, ids → text.
         engine: the three graphs as verbs.
     """
 
-    def __init__(self, folder: ModelFolder, engine: Engine, allow_urls: bool = False, prefix_cache: int = 0) -> None:
-        self.folder, self.engine, self._allow_urls = folder, engine, allow_urls
+    def __init__(self, folder: ModelFolder, files: HostFiles, engine: Engine, prefix_cache: int = 0) -> None:
+        self.folder, self.engine = folder, engine
+        self.options, self.processor = files.options, files.processor
         self._prefixes = PrefixCache(prefix_cache) if prefix_cache else None
-        self.options = GenerationOptions.from_configs(folder.json("generation_config.json"), folder.json("config.json"))
 
     @classmethod
     def from_pretrained(
@@ -91,20 +91,9 @@ class Idefics2:
             if isinstance(size, bool) or not isinstance(size, int) or size < 0:
                 raise PromptError(f"{name} is {size!r:.60}. Give a number of bytes, 0 for none.")
         folder = ModelFolder.open(source, revision)
+        files = HostFiles.read(folder.path, folder.manifest.model, allow_urls)  # first, as it takes less time than the graphs
         sessions = open_sessions(folder, device, providers, session_options, card_options)
-        return cls(folder, Engine.open(folder, sessions, image_cache), allow_urls, prefix_cache)
-
-    @cached_property
-    def processor(self) -> Idefics2Processor:
-        """Prompts and images → arrays, ids → text."""
-        processor = Idefics2Processor.from_pretrained(self.folder.path, allow_urls=self._allow_urls)
-        sizes = self.folder.manifest.model
-        if processor.image_seq_len != sizes.image_seq_len:
-            raise ModelFolderError(
-                f"processor_config.json gives an image {processor.image_seq_len} tokens, the model {sizes.image_seq_len}. "
-                "Export or download the model again."
-            )
-        return processor
+        return cls(folder, files, Engine.open(folder, sessions, image_cache), prefix_cache)
 
     @property
     def providers(self) -> list[str]:

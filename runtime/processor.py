@@ -18,6 +18,7 @@ from .errors import ModelFolderError, PromptError
 from .folder import find_json
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
+from .option_values import is_whole
 from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
 from .tokenizer import (
     Padding,
@@ -69,20 +70,26 @@ class Idefics2Processor:
             image_options: options of the image processor in place of the folder's.
         """
         folder = Path(folder)
-        tokenizer, config = load_tokenizer(folder), find_json(folder, "tokenizer_config.json")
+        config = find_json(folder, "tokenizer_config.json")
         special = {name: _content(config[name]) for name in _SPECIALS if config.get(name) is not None}
+        tokenizer = load_tokenizer(folder)
         pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
         image_seq_len = find_json(folder, "processor_config.json").get("image_seq_len", 64)
-        if not isinstance(image_seq_len, int) or image_seq_len < 1:
+        if not is_whole(image_seq_len) or image_seq_len < 1:
             raise ModelFolderError(f"{folder}'s processor_config.json has image_seq_len {image_seq_len!r}. Download it again.")
+        try:
+            padding_side = check_side(config.get("padding_side") or ("left" if is_llama(config) else "right"))
+            truncation_side = check_side(config.get("truncation_side") or "right", "truncation_side")
+        except PromptError as error:
+            raise ModelFolderError(f"{folder}'s tokenizer_config.json cannot be used: {error}") from error
         return cls(
             Idefics2ImageProcessor.from_pretrained(folder, allow_urls=allow_urls, **image_options),
             tokenizer,
             image_seq_len,
             load_chat_template(folder, special),
             0 if pad is None else pad,
-            check_side(config.get("padding_side") or ("left" if is_llama(config) else "right")),
-            check_side(config.get("truncation_side") or "right", "truncation_side"),
+            padding_side,
+            truncation_side,
             special.get("bos_token"),
         )
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from .engine import Engine
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
+from .host_files import HostFiles
 from .prefill import embed_prompts
-from .processor import Idefics2Processor
 from .sample import Sample
 from .sessions import open_sessions
 
@@ -25,7 +25,7 @@ def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[
     """
     folder.check(on_bytes=on_bytes)
     yield f"files: {len(folder.manifest.files)} complete, sizes and SHA-256 as in the manifest"
-    Idefics2Processor.from_pretrained(folder.path)
+    HostFiles.read(folder.path, folder.manifest.model)
     yield "processor: tokenizer, image options and chat template readable"
     try:
         sessions = open_sessions(folder, device)

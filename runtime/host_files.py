@@ -1,0 +1,41 @@
+"""What a host reads of a model folder besides its graphs: how to generate, and the processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..graphs.contract import ModelSizes
+from .errors import ModelFolderError
+from .folder import find_json
+from .generation_options import GenerationOptions
+from .processor import Idefics2Processor
+from .prompt import IMAGE
+
+
+@dataclass(frozen=True)
+class HostFiles:
+    """The configs, the tokenizer and the chat template of a folder, read and found to suit its graphs."""
+
+    options: GenerationOptions
+    processor: Idefics2Processor
+
+    @classmethod
+    def read(cls, folder: Path, sizes: ModelSizes, allow_urls: bool = False) -> HostFiles:
+        """Read the files for graphs of these sizes.
+
+        Raises:
+            ModelFolderError: one of them cannot be used, or is of another model.
+        """
+        options = GenerationOptions.from_configs(find_json(folder, "generation_config.json"), find_json(folder, "config.json"))
+        processor = Idefics2Processor.from_pretrained(folder, allow_urls=allow_urls)
+        if processor.image_seq_len != sizes.image_seq_len:
+            raise ModelFolderError(
+                f"processor_config.json gives an image {processor.image_seq_len} tokens, the model {sizes.image_seq_len}. "
+                "Export or download the model again."
+            )
+        if (found := processor.tokenizer.token_to_id(IMAGE)) != sizes.image_token_id:
+            raise ModelFolderError(
+                f"tokenizer.json has {IMAGE} at {found}, the model at {sizes.image_token_id}. Export or download the model again."
+            )
+        return cls(options, processor)
