@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .. import graphs
 from ..graphs.contract import ARGMAX
+from .bound import Bound
 from .errors import ProviderError
 
 if TYPE_CHECKING:
@@ -42,19 +43,19 @@ class Argmax:
     def __init__(self, session: ort.InferenceSession, logits: ort.OrtValue, never: NDArray[np.int64], storage: Storage) -> None:
         bias = np.zeros(logits.shape()[-1], np.float32)
         bias[never] = -np.inf
-        self._session, self._binding = session, session.io_binding()
-        self._binding.bind_ortvalue_input("logits", logits)
-        self._binding.bind_ortvalue_input("bias", storage.tensor(bias))
+        self._session, self._bound = session, Bound(session)
+        self._bound.input("logits", logits)
+        self._bound.input("bias", storage.tensor(bias))
         for name in ("token_ids", "total"):
-            self._binding.bind_output(name, "cpu")
+            self._bound.binding.bind_output(name, "cpu")
 
     def __call__(self) -> tuple[list[int], NDArray[np.float32]]:
         """The best token of every row, and the sum of its logits, which is finite only if they are."""
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._bound.binding)
         except Exception as error:
             raise _failed(error) from error
-        ids, total = (value.numpy() for value in self._binding.get_outputs())
+        ids, total = (value.numpy() for value in self._bound.binding.get_outputs())
         return ids[:, 0].tolist(), total
 
 

@@ -64,7 +64,7 @@ class Storage:
         import onnxruntime as ort
 
         try:
-            return ort.OrtValue.ortvalue_from_numpy(array, self.device, self.card)
+            return _owned(ort.OrtValue.ortvalue_from_numpy(array, self.device, self.card), array)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise ProviderError(
@@ -151,15 +151,19 @@ class Buffer:
         pointer = self._value.data_ptr() + offset * storage.item_bytes
         name = storage.session.get_outputs()[0].name
         binding.bind_output(name, storage.device, storage.card, storage.element_type, shape, pointer)
-        part = binding.get_outputs()[0]
-        part.owner = self._value  # the address is good as long as this lives
-        return part
+        return _owned(binding.get_outputs()[0], self._value)
 
 
 def _wrap(array: NDArray[Any], element_type: int) -> ort.OrtValue:
     import onnxruntime as ort
 
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, element_type)
+    return _owned(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, element_type), array)
+
+
+def _owned(value: ort.OrtValue, memory: Any) -> ort.OrtValue:
+    """A tensor over some memory, which is good as long as the tensor lives: versions differ in whether it holds on to that."""
+    value.owner = memory
+    return value
 
 
 def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..graphs.contract import ModelSizes, key_value_names
+from .bound import Bound
 from .buffer import Buffer, Storage
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 GROWTH = 256
 """Tokens of room that are added at least when a cache is full."""
@@ -39,12 +36,12 @@ class KeyValueCache:
         """What the buffers take."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def bind(self, binding: ort.IOBinding, first_row: int, batch: int) -> None:
+    def bind(self, bound: Bound, first_row: int, batch: int) -> None:
         """Bind some rows of every buffer as past input and as present output."""
         for name, buffer in self._buffers.items():
             value = buffer.rows(first_row, first_row + batch)
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+            bound.input(name, value)
+            bound.output(name.replace("past_key_values", "present"), value)
 
     def reserve(self, tokens: int, limit: int) -> None:
         """Make room for that many tokens a row, and for some more up to a limit; buffer by buffer, to need little memory."""

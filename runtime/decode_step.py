@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .argmax import Argmax
+from .bound import Bound
 from .buffer import Storage
 from .cache import KeyValueCache
 from .engine import Engine, run
@@ -45,16 +46,16 @@ class DecodeStep:
             self._argmax = Argmax(engine.argmax, self._logits.value, np.empty(0, np.int64) if never is None else never, storage)
         embeds = storage.buffer(batch, 1, 1, hidden).rows(0, batch, (batch, 1, hidden))
 
-        self._embedding = engine.sessions.embedding.io_binding()
-        self._embedding.bind_ortvalue_input("input_ids", self._ids.value)
-        self._embedding.bind_ortvalue_input("feature_rows", _HostInput((batch, 1), storage, -1).value)
-        self._embedding.bind_ortvalue_input("image_features", storage.buffer(0, 1, 1, hidden).rows(0, 0, (0, hidden)))
-        self._embedding.bind_ortvalue_output("inputs_embeds", embeds)
-        self._decoder = engine.sessions.decoder.io_binding()
-        self._decoder.bind_ortvalue_input("inputs_embeds", embeds)
-        self._decoder.bind_ortvalue_input("attention_mask", self._mask.value)
-        self._decoder.bind_ortvalue_input("logit_positions", _HostInput((batch, 1), storage).value)
-        self._decoder.bind_ortvalue_output("logits", self._logits.value)
+        self._embedding = Bound(engine.sessions.embedding)
+        self._embedding.input("input_ids", self._ids.value)
+        self._embedding.input("feature_rows", _HostInput((batch, 1), storage, -1).value)
+        self._embedding.input("image_features", storage.buffer(0, 1, 1, hidden).rows(0, 0, (0, hidden)))
+        self._embedding.output("inputs_embeds", embeds)
+        self._decoder = Bound(engine.sessions.decoder)
+        self._decoder.input("inputs_embeds", embeds)
+        self._decoder.input("attention_mask", self._mask.value)
+        self._decoder.input("logit_positions", _HostInput((batch, 1), storage).value)
+        self._decoder.output("logits", self._logits.value)
         cache.bind(self._decoder, 0, batch)
         self._recording = self._record() if engine.sessions.options.cuda_graph else None
 
@@ -84,15 +85,15 @@ class DecodeStep:
         np.copyto(self._mask.array, self._held)
         self._mask.push()
         sessions = self._engine.sessions
-        run("embedding", sessions.embedding, self._embedding, interruptible=False)
+        run("embedding", sessions.embedding, self._embedding.binding, interruptible=False)
         if self._recording is not None:
             try:
-                run("decoder", sessions.decoder, self._decoder, interruptible=False, recording=self._recording)
+                run("decoder", sessions.decoder, self._decoder.binding, interruptible=False, recording=self._recording)
             except ProviderError as error:  # the step is done again, which writes the same numbers to the same places
                 _log.warning("%s Steps go on without a CUDA graph.", error)
                 self._recording = None
         if self._recording is None:
-            run("decoder", sessions.decoder, self._decoder, interruptible=False)
+            run("decoder", sessions.decoder, self._decoder.binding, interruptible=False)
         held += 1
 
     def _record(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from .argmax import open_argmax
+from .bound import Bound
 from .buffer import Buffer, Storage
 from .cache import KeyValueCache
 from .device import CPU, CUDA, on_card
@@ -110,12 +111,12 @@ class Engine:
         embeds = self.storage.buffer(batch, 1, seq, hidden)
         features = features or self._feature_buffer(0)
         tiles = features.shape[0]
-        binding = self.sessions.embedding.io_binding()
-        self._bind(binding, "input_ids", ids)
-        self._bind(binding, "feature_rows", np.full_like(ids, -1) if rows is None else rows)
-        binding.bind_ortvalue_input("image_features", features.rows(0, tiles, (tiles * self.sizes.image_seq_len, hidden)))
-        binding.bind_ortvalue_output("inputs_embeds", embeds.rows(0, batch, (batch, seq, hidden)))
-        run("embedding", self.sessions.embedding, binding)
+        bound = Bound(self.sessions.embedding)
+        self._bind(bound, "input_ids", ids)
+        self._bind(bound, "feature_rows", np.full_like(ids, -1) if rows is None else rows)
+        bound.input("image_features", features.rows(0, tiles, (tiles * self.sizes.image_seq_len, hidden)))
+        bound.output("inputs_embeds", embeds.rows(0, batch, (batch, seq, hidden)))
+        run("embedding", self.sessions.embedding, bound.binding)
         return embeds
 
     def embeds_from(self, values: NDArray[Any]) -> Buffer:
@@ -181,28 +182,36 @@ class Engine:
         width = seq if int(tokens.max()) == int(new.max()) else int(tokens.max())
         assert max(width, int(tokens.max())) <= cache.capacity, "the caller reserves the room"
         session = self.sessions.prompt if graph == "prompt" else self.sessions.decoder
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
-        self._bind(binding, "attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
-        self._bind(binding, "logit_positions", positions)
+        bound = Bound(session)
+        bound.input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
+        self._bind(bound, "attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
+        self._bind(bound, "logit_positions", positions)
         logits = HostOutput((*positions.shape, self.sizes.vocab_size), self.storage)
-        binding.bind_ortvalue_output("logits", logits.value)
-        cache.bind(binding, first_row, batch)
-        run(graph, session, binding)
+        bound.output("logits", logits.value)
+        cache.bind(bound, first_row, batch)
+        run(graph, session, bound.binding)
         cache.tokens[first_row : first_row + batch] = tokens
         return logits.pull()
 
-    def check_finite(self, logits: NDArray[np.float32], features: Sequence[Buffer] = ()) -> None:
-        """Raise ModelFolderError, naming the graph to blame, if logits are not numbers to choose a token by."""
+    def check_finite(
+        self,
+        logits: NDArray[np.float32],
+        features: Sequence[Buffer] = (),
+        graph: Literal["decoder", "prompt"] = "decoder",
+    ) -> None:
+        """Raise ModelFolderError, naming the graph to blame, if logits are not numbers to choose a token by.
+
+        `graph` computed them, of images with these features.
+        """
         if not logits.size or (np.isfinite(logits.max()) and np.isfinite(logits.min())):
             return
-        graph: GraphName = "prompt" if self.reads_apart and features else "decoder"
+        blamed: GraphName = "prompt" if graph == "prompt" and self.reads_apart else "decoder"
         if not all(np.isfinite(buffer.read()).all() for buffer in features):
-            graph = "vision"
+            blamed = "vision"
         advice = "Export the model again with --fp32 or --bf16, which overflow later."
         if self.sessions.vision.get_outputs()[0].type == "tensor(float)":
             advice = "Its weights may be damaged: run `idefics2-onnx verify`."
-        raise ModelFolderError(f"{graph_file(graph)} ({self.precision[graph]}) computed numbers that are not finite. {advice}")
+        raise ModelFolderError(f"{graph_file(blamed)} ({self.precision[blamed]}) computed numbers that are not finite. {advice}")
 
     def _encode(self, tiles: Sequence[Tile]) -> Buffer:
         """Features of tiles of one size."""
@@ -210,11 +219,11 @@ class Engine:
         grid = height // self.sizes.patch_size, width // self.sizes.patch_size
         encoded = self._feature_buffer(len(tiles))
         shape = (len(tiles), self.sizes.image_seq_len, self.sizes.hidden_size)
-        binding = self.sessions.vision.io_binding()
-        self._bind(binding, "pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
-        self._bind(binding, "position_ids", position_ids(*grid, self.sizes.positions_per_side))
-        binding.bind_ortvalue_output("image_features", encoded.rows(0, len(tiles), shape))
-        run("vision", self.sessions.vision, binding)
+        bound = Bound(self.sessions.vision)
+        self._bind(bound, "pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
+        self._bind(bound, "position_ids", position_ids(*grid, self.sizes.positions_per_side))
+        bound.output("image_features", encoded.rows(0, len(tiles), shape))
+        run("vision", self.sessions.vision, bound.binding)
         return encoded
 
     def _groups(self, tiles: Sequence[Tile], wanted: Sequence[int]) -> list[list[int]]:
@@ -230,12 +239,12 @@ class Engine:
             groups += [members[i : i + step] for i in range(0, len(members), step)]
         return groups
 
-    def _bind(self, binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    def _bind(self, bound: Bound, name: str, array: NDArray[Any]) -> None:
         """An array of the host's. To a card it is copied here and now: a run would not wait for a copy of the binding's own."""
         if self.storage.device == "cpu":
-            binding.bind_cpu_input(name, array)
+            bound.array(name, array)
         else:
-            binding.bind_ortvalue_input(name, self.storage.tensor(array))
+            bound.input(name, self.storage.tensor(array))
 
     def _feature_buffer(self, tiles: int) -> Buffer:
         return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)

@@ -58,7 +58,7 @@ def read_prompts(
         every = np.broadcast_to(np.arange(new.max()), (len(new), int(new.max())))
         positions = np.ascontiguousarray(every) if everywhere else new[:, None] - 1
         logits = engine.decode(embeds, new, cache, positions, row, "prompt")
-        engine.check_finite(logits, own)
+        engine.check_finite(logits, own, "prompt")
         timings.prompt_tokens += int(new.sum())
         yield PromptLogits(row, begin, logits)
 
