@@ -13,6 +13,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from .call_options import image_options_among
 from .chat_template import ChatTemplate, load_chat_template
 from .errors import ModelFolderError, PromptError
 from .folder import find_json
@@ -115,7 +116,8 @@ class Idefics2Processor:
             padding: True (or "longest") pads shorter prompts, "max_length" all of them to `max_length`.
             truncation: cut prompts to `max_length` tokens; a prompt whose image tokens would be cut is refused. None cuts
                 where `max_length` is given and padding is not.
-            image_options: options of the image processor for this call, do_image_splitting among them.
+            image_options: options of the image processor for this call, do_image_splitting among them; the reference's other
+                options may be given with values that change nothing.
 
         Returns:
             input_ids, attention_mask: int64 [batch, seq], with text.
@@ -128,6 +130,7 @@ class Idefics2Processor:
             raise PromptError("Neither text nor images were given. Give at least one of them.")
         if return_tensors not in ("np", None):
             raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
+        image_options = image_options_among(image_options)
         if text is None:
             return self.image_processor(images, return_tensors=return_tensors, upright=True, **image_options)
         texts = [text] if isinstance(text, str) else text
@@ -193,6 +196,7 @@ class Idefics2Processor:
         texts = [self.chat_template.render(conversation, add_generation_prompt) for conversation in conversations]
         if not tokenize:
             if options:
+                image_options_among(options)
                 raise PromptError(f"{next(iter(options))!r} is no option here. The processor's own need tokenize=True.")
             return texts if batch else texts[0]
         images = [images_in(conversation) for conversation in conversations]

@@ -20,7 +20,7 @@ def folder(tmp_path) -> Path:
 
 def refused(folder: Path | str, match: str) -> None:
     with pytest.raises(Idefics2OnnxError, match=match) as caught:
-        Idefics2.from_pretrained(folder).processor.tokenizer  # noqa: B018
+        Idefics2.from_pretrained(folder)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
 
@@ -102,6 +102,21 @@ def test_a_graph_that_is_no_graph(folder):
         ("processor_config.json", b'{"image_processor": [1]}', "no image options"),
         ("preprocessor_config.json", b'{"size": {"shortest_edge": "a", "longest_edge": 5}}', "cannot be used: size"),
         ("preprocessor_config.json", b'{"image_std": [0, 1, 1]}', "cannot be used: image_std"),
+        (
+            "preprocessor_config.json",
+            b'{"do_image_splitting": 1}',
+            "preprocessor_config.json cannot be used: do_image_splitting is 1",
+        ),
+        ("preprocessor_config.json", b'{"do_pad": "false"}', "cannot be used: do_pad is 'false'"),
+        ("preprocessor_config.json", b'{"size": {"height": true, "width": 5}}', "cannot be used: size"),
+        ("preprocessor_config.json", b'{"rescale_factor": "0.1"}', "cannot be used: rescale_factor is '0.1'"),
+        (
+            "processor_config.json",
+            b'{"image_processor": {"do_resize": 0}}',
+            "processor_config.json cannot be used: do_resize is 0",
+        ),
+        ("processor_config.json", b'{"image_seq_len": true}', "image_seq_len True"),
+        ("tokenizer_config.json", b'{"extra_special_tokens": {"a_token": 5}}', "is not a tokenizer"),
         ("tokenizer_config.json", b'{"pad_token": 5}', "special token 5"),
         ("tokenizer_config.json", b'{"padding_side": "top"}', "'top'"),
         ("generation_config.json", b"{", "not readable JSON"),

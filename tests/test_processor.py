@@ -292,6 +292,42 @@ def test_calls_that_are_refused(call, match, both):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"text_kwargs": {"padding": True}}, "text_kwargs is the reference's group of options"),
+        ({"images_kwargs": {"do_pad": False}}, "images_kwargs is the reference's group"),
+        ({"common_kwargs": {"return_tensors": "np"}}, "common_kwargs is the reference's group"),
+        ({"return_token_type_ids": True}, "return_token_type_ids is True, an option of the reference's tokenizer"),
+        ({"return_attention_mask": False}, "return_attention_mask is False, an option of the reference's tokenizer"),
+        ({"is_split_into_words": True}, "is_split_into_words is True, an option of the reference's tokenizer"),
+        ({"stride": 2}, "stride is 2, an option of the reference's tokenizer"),
+        ({"text_pair": "y"}, "text_pair is 'y', an option of the reference's tokenizer"),
+        ({"continue_final_message": True}, "an option of the reference's chat template"),
+        ({"videos": ["a.mp4"]}, "an option of the reference's processor"),
+        ({"temperature": 2}, "no image option 'temperature'"),
+    ],
+)
+def test_options_are_called_what_they_are(options, match, both):
+    for call in ({"text": "x"}, {"images": photo("chelsea", 9, 9)}):
+        with pytest.raises(PromptError, match=match):
+            both[0](**call, **options)
+    if "temperature" not in options:
+        with pytest.raises(PromptError, match=match):
+            both[0].apply_chat_template(CHATS[0], **options)
+
+
+def test_options_that_change_nothing_are_taken(both):
+    ours, reference = both
+    options = {
+        "return_token_type_ids": False,
+        "return_attention_mask": True,
+        "return_length": False,
+        "is_split_into_words": False,
+    }
+    same(ours(text="x", text_kwargs={}, verbose=True, stride=0, **options), reference(text="x", return_tensors="np", **options))
+
+
 def test_image_errors_come_through(both):
     with pytest.raises(ImageError, match="There is no image file"):
         both[0](text="<image>", images="nowhere.jpg")
