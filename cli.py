@@ -17,8 +17,11 @@ import click
 from . import __version__
 from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
+from .runtime import standard_streams
 from .runtime.device import DEVICES, place
 from .runtime.errors import ProviderError
+from .runtime.requirement import explain, requirements, unfit
+from .runtime.standard_streams import json_text
 
 if TYPE_CHECKING:
     from .runtime.answer import Generation
@@ -60,15 +63,38 @@ _pixel_option = click.option("--max-image-pixels", type=click.IntRange(1), help=
 class _Group(click.Group):
     """Turns this package's errors into one sentence; any other exception is a bug and keeps its traceback."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        standard_streams.prepare()
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            if not (failed := standard_streams.give_up()):
+                raise
+            _say(f"Error: {' and '.join(failed)} cannot be written ({error.strerror}). Free some space or write elsewhere.")
+            raise SystemExit(1) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Idefics2OnnxError as error:
             raise click.ClickException(str(error)) from error
+        except Exception as error:
+            extras = ["export"] if f"{__package__}.export" in sys.modules else []
+            if not isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort | OSError) and (
+                reason := explain(error, *extras, *_onnx_runtimes())
+            ):
+                raise click.ClickException(reason) from error
+            raise
+
+
+def _onnx_runtimes() -> list[str]:
+    """The extra of the ONNX Runtime that is installed, or of the plain one."""
+    return ["gpu"] if any(each.found for each in requirements("gpu")) else ["cpu"]
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    with suppress(OSError):  # a full disk behind stderr does not end hours of work
+        click.echo(line, err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -224,7 +250,7 @@ def run(
             click.echo()
     if as_json:
         shown = [asdict(result) for result in results]
-        click.echo(json.dumps(shown if len(shown) > 1 else shown[0], ensure_ascii=False))
+        click.echo(json_text(shown if len(shown) > 1 else shown[0]))
     for line in results[0].timings.lines() if stats else [_timing_line(results[0])]:
         _say(line)
 
@@ -312,9 +338,7 @@ def bench(
             texts.append(text_speed)
             bars.advance(1)
     if as_json:
-        click.echo(
-            json.dumps({"folder": str(opened.folder.path), "providers": opened.providers} | benches.as_dict(images, texts))
-        )
+        click.echo(json_text({"folder": str(opened.folder.path), "providers": opened.providers} | benches.as_dict(images, texts)))
     else:
         click.echo(benches.table(images, texts))
     if plot is not None:
@@ -344,7 +368,7 @@ def preview(
     processor = Idefics2Processor.from_pretrained(ModelFolder.open(_choose_model(model)).path, allow_urls=True)
     shown = previews.preview(processor, images, **({"do_image_splitting": False} if no_split else {}))
     if as_json:
-        click.echo(json.dumps(shown.to_dict()))
+        click.echo(json_text(shown.to_dict()))
         return
     try:
         previews.draw(shown, [Path(image).name for image in images]).save(output)
@@ -363,7 +387,7 @@ def info(folder: str | None, as_json: bool) -> None:
     opened = ModelFolder.open(_choose_model(folder))
     facts = _facts(opened.path, opened.manifest)
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        click.echo(json_text(facts, indent=2))
         return
     manifest, prompt = opened.manifest, facts["prompt"]
     click.echo(f"{opened.path}")
@@ -415,7 +439,7 @@ def verify(folder: str | None, against: str | None, adapter: Path | None, device
             for line in verification.lines():
                 click.echo(line)
             if "+" in opened.manifest.source and "+" not in precise.source:
-                click.echo(f"The folder was made from {opened.manifest.source}: name the adapter with --adapter.", err=True)
+                _say(f"The folder was made from {opened.manifest.source}: name the adapter with --adapter.")
         readers = [graph for graph in ("prompt", "decoder") if graph in opened.manifest.graphs]
         for reader in readers:
             name = f"{reader}, " if len(readers) > 1 else ""
@@ -434,7 +458,7 @@ def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
 
     examination = examine(folder, device)
     if as_json:
-        click.echo(json.dumps(examination.to_dict(), ensure_ascii=False, indent=2))
+        click.echo(json_text(examination.to_dict(), indent=2))
     else:
         for finding in examination.findings:
             click.echo(finding)
@@ -532,12 +556,10 @@ def _raise_pixel_limit(pixels: int | None) -> None:
 
 
 def _exporter() -> Any:
-    try:
-        from . import export as exporter
-    except ModuleNotFoundError as error:
-        if "idefics2-onnx[export]" in str(error):
-            raise click.ClickException(str(error)) from error
-        raise
+    from . import export as exporter
+
+    if others := unfit("export"):
+        _say(f"Not tested with {', '.join(map(str, others))}. If anything fails: pip install 'idefics2-onnx[export]'")
     return exporter
 
 
@@ -602,16 +624,19 @@ class _Bars:
 
     def start(self, step: str, total: int) -> None:
         self.finish()
-        self._bar = click.progressbar(
-            length=total, label=f"{step:10}", file=sys.stderr, show_eta=True, item_show_func=lambda text: text
-        )
-        self._bar.__enter__()
+        with suppress(OSError):
+            self._bar = click.progressbar(
+                length=total, label=f"{step:10}", file=sys.stderr, show_eta=True, item_show_func=lambda text: text
+            )
+            self._bar.__enter__()
 
     def advance(self, done: int) -> None:
         if self._bar is not None:
-            self._bar.update(done, f"{_bytes(self._bar.pos + done)} of {_bytes(self._bar.length)}")
+            with suppress(OSError):
+                self._bar.update(done, f"{_bytes(self._bar.pos + done)} of {_bytes(self._bar.length)}")
 
     def finish(self) -> None:
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
+            with suppress(OSError):
+                self._bar.__exit__(None, None, None)
             self._bar = None

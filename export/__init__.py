@@ -1,5 +1,8 @@
 """How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
+from ..runtime.requirement import explain
+from .errors import RequirementError
+
 try:
     from .listener import Listener
     from .pipeline import ExportReport, export_model
@@ -7,11 +10,9 @@ try:
     from .verification.agreement import Agreement, agreement, open_layered
     from .verification.difference import Verification
     from .verification.verify import verify_folder
-except ModuleNotFoundError as error:
-    if error.name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
-        raise ModuleNotFoundError(
-            f"Exporting needs {error.name}, which is not installed. Run: pip install 'idefics2-onnx[export]'", name=error.name
-        ) from error
+except Exception as error:  # a package that is missing, or of a version that fails in its own way as it is imported
+    if reason := explain(error, "export"):
+        raise RequirementError(reason) from error
     raise
 
 __all__ = [

@@ -48,6 +48,7 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
     ours leaves nothing; an interruption, a crash or a full disk leaves what was made, and `say` is told so.
     """
     made: list[Path] = []
+    named, target = target, Path(os.path.realpath(target))  # through links: a folder cannot be renamed onto one
     root = target.parent / f".{target.name}.partial"
     lock = FileLock(root / _LOCK, blocking=False)
 
@@ -56,10 +57,12 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
         shutil.rmtree(root, ignore_errors=True)
 
     try:
-        if os.path.ismount(target) or target.resolve() == Path.cwd():
-            raise CheckpointError(f"{target} cannot be replaced by a finished folder. Choose one that does not exist with -o.")
+        if target.is_symlink():
+            raise CheckpointError(f"{named} is a link that leads in a circle. Remove it or choose another folder with -o.")
+        if os.path.ismount(target) or target == Path.cwd():
+            raise CheckpointError(f"{named} cannot be replaced by a finished folder. Choose one that does not exist with -o.")
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise CheckpointError(f"{target} already exists and is not an empty folder. Remove it or choose another with -o.")
+            raise CheckpointError(f"{named} already exists and is not an empty folder. Remove it or choose another with -o.")
         made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         root.mkdir(exist_ok=True)
@@ -85,11 +88,11 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
         discard()
         made = []
     except Timeout as error:
-        raise CheckpointError(f"Another export to {target} is running. Wait for it or choose another folder with -o.") from error
+        raise CheckpointError(f"Another export to {named} is running. Wait for it or choose another folder with -o.") from error
     except OSError as error:
         advice = "Free some space, run it again to go on," if error.errno in _FULL else "Choose"
         choice = " or choose another with -o." if error.errno in _FULL else " another with -o."
-        raise CheckpointError(f"{target} cannot be written ({error.strerror or error}). {advice}{choice}") from error
+        raise CheckpointError(f"{named} cannot be written ({error.strerror or error}). {advice}{choice}") from error
     finally:
         lock.release()
         for parent in made:

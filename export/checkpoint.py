@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
+from ..runtime.errors import ModelFolderError, first_line
+from ..runtime.hub import HUB_ID, download
 from .direct_io import read_direct
 from .errors import CheckpointError
 
 DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_FILES = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template.json",
+    "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", *_TOKENIZERS, _INDEX, _SINGLE,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS,
+)  # fmt: skip
+"""Of a hub repository, what an export reads besides the weights of an index."""
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
 _ROWS_AT_ONCE = 256
 _DTYPES = {
@@ -127,15 +133,12 @@ class Checkpoint:
         folder = Path(source)
         if os.path.isdir(folder):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
             return cls(folder, folder.resolve().name, None, _locate(folder))
-        if os.path.lexists(folder) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        if os.path.lexists(folder) or not HUB_ID.fullmatch(str(source)):
             raise CheckpointError(f"{source!s:.200} is neither a folder nor a hub id like {DEFAULT_CHECKPOINT}. Check the path.")
         try:
-            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=_FILES))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise CheckpointError(
-                f"{source} is not a folder here and could not be downloaded from the hub ({_first_line(error)}). "
-                "Check the name and the connection, or give a folder."
-            ) from error
+            folder = _download(str(source), revision)
+        except ModelFolderError as error:
+            raise CheckpointError(str(error)) from error
         return cls(folder, str(source), folder.name, _locate(folder))
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
@@ -148,6 +151,17 @@ class Checkpoint:
         return self.read(name, 0, shape[0] if shape else 1).reshape(shape)
 
 
+def _download(hub_id: str, revision: str | None) -> Path:
+    """Configs, tokenizer and one set of weights: a repository may hold others in sub-folders and in other formats."""
+    processor = ("preprocessor_config.json", "processor_config.json")
+    needed = [("config.json",), _TOKENIZERS, processor, (_SINGLE, _INDEX)]  # an adapter's repository needs none of them
+    folder = download(hub_id, revision, _FILES, [(*names, ADAPTER_CONFIG) for names in needed])
+    if not (folder / _SINGLE).is_file() and (folder / _INDEX).is_file():
+        names = sorted(set(_weight_map(folder).values()))
+        download(hub_id, folder.name, names, [[name] for name in names])
+    return folder
+
+
 def read_json(path: Path) -> Any:
     """A parsed JSON file of a checkpoint; CheckpointError if it is missing or not JSON."""
     try:
@@ -155,18 +169,15 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}. Give a folder with a whole checkpoint.") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({_first_line(error)}). Download it again.") from error
+        raise CheckpointError(f"{path} is not readable JSON ({first_line(error)}). Download it again.") from error
 
 
 def _locate(folder: Path) -> dict[str, Stored]:
     if (folder / _SINGLE).is_file():  # first, as in transformers: an index beside it is left over from another save
         return read_header(folder / _SINGLE)
     if (folder / _INDEX).is_file():
-        index = read_json(folder / _INDEX)
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download it again.")
-        names = sorted(set(map(str, weight_map.values())))
+        weight_map = _weight_map(folder)
+        names = sorted(set(weight_map.values()))
     elif (folder / ADAPTER_CONFIG).is_file():
         return {}
     elif any(folder.glob("*.bin")):
@@ -178,12 +189,22 @@ def _locate(folder: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{folder} has neither {_SINGLE} nor {_INDEX}. Give a folder with a whole checkpoint.")
     tensors: dict[str, Stored] = {}
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{folder / _INDEX} names the file {name!r}, which is not a safetensors file beside it.")
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} lacks the weights file {name}, which its index names. Download it again.")
         tensors.update({key: place for key, place in read_header(folder / name).items() if weight_map.get(key) == name})
     return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Which file holds each tensor, by the index."""
+    index = read_json(folder / _INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download it again.")
+    for name in map(str, weight_map.values()):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{folder / _INDEX} names the file {name!r}, which is not a safetensors file beside it.")
+    return {key: str(name) for key, name in weight_map.items()}
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -198,7 +219,7 @@ def read_header(path: Path) -> dict[str, Stored]:
             header.pop("__metadata__", None)
             found = {name: _location(name, path, 8 + length, entry) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path} has a damaged header ({_first_line(error)}). Download it again.") from error
+            raise CheckpointError(f"{path} has a damaged header ({first_line(error)}). Download it again.") from error
     for name, tensor in found.items():
         if tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize > size:
             raise CheckpointError(f"{path} is incomplete: {size} bytes end before the tensor {name} does. Download it again.")
@@ -212,7 +233,3 @@ def _location(name: str, path: Path, data: int, entry: dict[str, Any]) -> FileTe
     if min((begin, *shape), default=0) < 0 or (entry["dtype"] in _DTYPES and end - begin != math.prod(shape) * dtype.itemsize):
         raise ValueError(f"{end - begin} bytes for shape {shape}")
     return FileTensor(name, path, dtype, shape, data + begin)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

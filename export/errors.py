@@ -9,3 +9,7 @@ class CheckpointError(Idefics2OnnxError, ValueError):
 
 class ParityError(Idefics2OnnxError, ArithmeticError):
     """An exported graph's outputs differ from the reference's by more than the stated floor."""
+
+
+class RequirementError(Idefics2OnnxError, ImportError):
+    """A package that exporting needs is not installed, cannot be imported, or has not what the exporter calls."""

@@ -8,7 +8,8 @@ The whole tree::
     ├── PromptError (ValueError)               a prompt, a chat or its options cannot be used             (runtime)
     ├── ImageError (ValueError)                an image cannot be read or processed                       (runtime)
     ├── CheckpointError (ValueError)           a checkpoint cannot be exported                            (export)
-    └── ParityError (ArithmeticError)          an exported graph computes something else than the reference (export)
+    ├── ParityError (ArithmeticError)          an exported graph computes something else than the reference (export)
+    └── RequirementError (ImportError)         a package that exporting needs is missing or unfit           (export)
 
 Every message states the fact, with its numbers or names, and then what to do.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from .folder import ModelFolder
 from .libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
 from .machine import BF16_UNITS, INT8_UNITS, Machine
 from .prefill import embed_prompts
+from .requirement import Requirement, requirements
 from .sample import Sample
 from .sessions import open_sessions, placement
 
@@ -74,9 +74,7 @@ def examine(source: str | Path | None = None, device: str | None = None) -> Exam
 def _versions() -> Iterator[Finding]:
     import onnxruntime as ort
 
-    found = {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "tokenizers")}
-    others = ", ".join(f"{name} {version}" for name, version in found.items())
-    yield Finding("versions", "ok", f"idefics2-onnx {__version__}, Python {platform.python_version()}, {others}")
+    yield Finding("versions", "ok", f"idefics2-onnx {__version__}, Python {platform.python_version()}")
     cuda = getattr(ort, "cuda_version", "")
     built = f"built for CUDA {cuda}" if cuda else "built for CPUs"
     yield Finding("versions", "ok", f"ONNX Runtime {ort.__version__}, {built}")
@@ -100,6 +98,20 @@ def _hardware(machine: Machine) -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     if clash := clashing_packages():
         yield Finding("packages", "wrong", clash)
+    for each in requirements():
+        yield _package(each, "pip install idefics2-onnx", needed=True)
+    for extra in ("cpu", "gpu", "export"):
+        for each in requirements(extra):
+            # Few machines export, and one of the two ONNX Runtimes is enough.
+            if each.found:
+                yield _package(each, f"pip install 'idefics2-onnx[{extra}]'", needed=False)
+
+
+def _package(requirement: Requirement, install: str, needed: bool) -> Finding:
+    if requirement.fits:
+        return Finding("package", "ok", str(requirement))
+    status: Status = "wrong" if needed and not requirement.found else "note"
+    return Finding("package", status, f"{requirement}. Run: {install}")
 
 
 def _libraries(machine: Machine) -> Iterator[Finding]:

@@ -15,4 +15,10 @@ class ImageError(Idefics2OnnxError, ValueError):
     """An image cannot be read or processed."""
 
 
-__all__ = ["Idefics2OnnxError", "ImageError", "ModelFolderError", "PromptError", "ProviderError"]
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, in one printable line of at most 300 characters; its name if it says nothing."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)[:300].rstrip(".")
+
+
+__all__ = ["Idefics2OnnxError", "ImageError", "ModelFolderError", "PromptError", "ProviderError", "first_line"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from .errors import ModelFolderError
+from .hub import HUB_ID, download
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 """The model that ships with the package."""
@@ -23,7 +23,6 @@ PROCESSOR_FILES = (
     "tokenizer_config.json", "chat_template.json", "chat_template.jinja",
 )  # fmt: skip
 """What the runtime reads besides the graphs: in a model folder only what the manifest vouches for."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class ModelFolder:
         Raises:
             ModelFolderError: not a model folder, or a file of it is missing, has another size, or (up to 64 MiB) another hash.
         """
-        path = DEMO if source is None else Path(source)
+        path = _demo() if source is None else Path(source)
         if not os.path.isdir(path):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
-            if not _HUB_ID.fullmatch(str(source)) or os.path.exists(path):  # noqa: PTH110
+            if not HUB_ID.fullmatch(str(source)) or os.path.exists(path):  # noqa: PTH110
                 raise ModelFolderError(f"{source!s:.200} is not a folder. Give a model folder made by `idefics2-onnx export`.")
             path = _download(str(source), revision)
         folder = cls(path, _manifest(path))
@@ -125,15 +124,18 @@ def _hash_matches(path: Path, entry: FileEntry, on_bytes: Callable[[int], None])
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    """Of a repository that may hold much else, the manifest and then what it lists."""
+    folder = download(hub_id, revision, [MANIFEST], [[MANIFEST]])
+    if not (folder / MANIFEST).is_file():
+        raise ModelFolderError(f"{hub_id} on the hub has no {MANIFEST}, so it is no model folder. Export it first.")
+    names = list(_manifest(folder).files)
+    return download(hub_id, folder.name, names, [[name] for name in names])
 
-    try:
-        # Only what a model folder can hold: a repository may keep its checkpoint beside it.
-        patterns = ["*.json", "*.onnx", "*.onnx.data", "*.jinja"]
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's errors have many bases; all mean that there is no folder
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+
+def _demo() -> Path:
+    if not DEMO.is_dir():
         raise ModelFolderError(
-            f"{hub_id} is not a folder here and could not be downloaded from the hub ({reason}). "
-            "Check the name and the connection, or give a folder."
-        ) from error
+            f"The demo model that comes with the package is missing: there is no folder {DEMO}. Name a model folder, install "
+            "idefics2-onnx again, or add its files to the frozen app (PyInstaller: --collect-data idefics2_onnx)."
+        )
+    return DEMO

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import urllib.request
 import warnings
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -14,15 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .download import download, is_url
 from .errors import ImageError
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | Path | bytes | IO[bytes]
 """A Pillow image, an array, a path, a ``data:`` or http(s) URL, a file's bytes, or an open binary file."""
-
-MAX_DOWNLOAD = 256 << 20
-"""Bytes of an image behind a URL."""
-_TIMEOUT = 30
-"""Seconds without an answer before a download fails."""
 
 
 def open_image(source: ImageSource, allow_urls: bool = False) -> Image.Image | NDArray[Any]:
@@ -64,8 +59,8 @@ def read_source(source: ImageSource, allow_urls: bool = False) -> bytes | Image.
         content = bytes(source)
     elif isinstance(source, str) and source.startswith("data:"):
         content = _data_url(source)
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
-        content = _download(_allowed(source, allow_urls))
+    elif isinstance(source, str) and is_url(source):
+        content = download(_allowed(source, allow_urls))
     elif isinstance(source, str | Path):
         content = _file(source).read_bytes()
     elif hasattr(source, "read"):
@@ -91,8 +86,8 @@ def _open_named(source: str | Path, allow_urls: bool) -> Image.Image:
     name = str(source)
     if name.startswith("data:"):
         return _open(io.BytesIO(_data_url(name)), "The data: URL")
-    if name.startswith(("http://", "https://")):
-        return _open(io.BytesIO(_download(_allowed(name, allow_urls))), name)
+    if is_url(name):
+        return _open(io.BytesIO(download(_allowed(name, allow_urls))), name)
     return _open(_file(source), name)
 
 
@@ -163,14 +158,3 @@ def _data_url(url: str) -> bytes:
         return base64.b64decode(body, validate=False)
     except (binascii.Error, ValueError) as error:
         raise ImageError(f"The data: URL is not valid base64 ({error}). Encode the image's bytes again.") from error
-
-
-def _download(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310  http(s) was checked
-            content: bytes = response.read(MAX_DOWNLOAD + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{url:.200} could not be downloaded ({error}). Check the address.") from error
-    if len(content) > MAX_DOWNLOAD:
-        raise ImageError(f"{url:.200} has more than {MAX_DOWNLOAD:,} bytes. Give a smaller image.")
-    return content

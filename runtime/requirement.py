@@ -1,0 +1,93 @@
+"""The packages that this one needs: the versions that its own metadata names, and those that are installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+
+from .errors import first_line
+
+_PACKAGE = "idefics2-onnx"
+_INDIRECT = (("export", "safetensors"),)
+"""What an extra's packages bring."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One package.
+
+    Attributes:
+        needed: versions as pip writes them, such as ">=5.23,<5.24".
+        found: the version that is installed; None if none is.
+    """
+
+    name: str
+    needed: str
+    found: str | None
+    fits: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.found or 'is not installed'} ({self.needed} needed)"
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What the package needs at all, or (by an extra's name) what that extra adds; empty in an app without its metadata."""
+    from packaging.requirements import InvalidRequirement
+    from packaging.requirements import Requirement as Line
+
+    try:
+        lines = importlib.metadata.requires(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found = []
+    for text in lines:
+        try:
+            line = Line(text)
+        except InvalidRequirement:
+            continue
+        always = line.marker is None or line.marker.evaluate({"extra": ""})
+        if always if not extra else not always and line.marker is not None and line.marker.evaluate({"extra": extra}):
+            found.append(_requirement(line.name, ",".join(sorted(map(str, line.specifier), reverse=True))))
+    return found
+
+
+def unfit(*extras: str) -> list[Requirement]:
+    """Those that are installed in a version that does not fit, of the package's own and of some extras."""
+    needed = [*requirements(), *(each for extra in extras for each in requirements(extra))]
+    return [each for each in needed if each.found and not each.fits]
+
+
+def explain(error: Exception, *extras: str) -> str:
+    """An exception in one sentence if a package that is missing, broken or of another version is to blame; else nothing."""
+    name = (getattr(error, "name", None) or "").partition(".")[0].replace("_", "-")
+    if isinstance(error, ModuleNotFoundError) and name:
+        for extra in ("", *extras):
+            if name in [each.name for each in requirements(extra)] or (extra, name) in _INDIRECT:
+                doing = "Exporting needs" if extra == "export" else "This needs"
+                return f"{doing} {error.name}, which is not installed. Run: {_install(extra)}"
+    others = unfit(*extras)
+    if others:
+        extra = next((extra for extra in extras if any(each in others for each in requirements(extra))), "")
+        return f"This does not work with {', '.join(map(str, others))}: {first_line(error)}. Run: {_install(extra)}"
+    if isinstance(error, ImportError) and name != _PACKAGE:
+        return f"A package that is installed cannot be imported ({first_line(error)}). Run: {_install(*extras[:1])}"
+    return ""
+
+
+def _install(extra: str = "") -> str:
+    return f"pip install '{_PACKAGE}[{extra}]'" if extra else f"pip install {_PACKAGE}"
+
+
+def _requirement(name: str, needed: str) -> Requirement:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        found: str | None = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    try:
+        fits = found is not None and SpecifierSet(needed).contains(found, prereleases=True)
+    except InvalidVersion:
+        fits = False
+    return Requirement(name, needed or "any", found, fits)
