@@ -68,9 +68,10 @@ class _Group(click.Group):
         try:
             return super().main(*arguments, **options)
         except OSError as error:
-            if not (failed := standard_streams.give_up()):
+            if not standard_streams.raised_in(click.echo, error):
                 raise
-            _say(f"Error: {' and '.join(failed)} cannot be written ({error.strerror}). Free some space or write elsewhere.")
+            standard_streams.give_up()
+            _say(f"Error: The output cannot be written ({error.strerror}). Free some space or write elsewhere.")
             raise SystemExit(1) from error
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -93,7 +94,7 @@ def _onnx_runtimes() -> list[str]:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # a full disk behind stderr does not end hours of work
+    with standard_streams.dropping():
         click.echo(line, err=True)
 
 
@@ -624,7 +625,7 @@ class _Bars:
 
     def start(self, step: str, total: int) -> None:
         self.finish()
-        with suppress(OSError):
+        with standard_streams.dropping():
             self._bar = click.progressbar(
                 length=total, label=f"{step:10}", file=sys.stderr, show_eta=True, item_show_func=lambda text: text
             )
@@ -632,11 +633,11 @@ class _Bars:
 
     def advance(self, done: int) -> None:
         if self._bar is not None:
-            with suppress(OSError):
+            with standard_streams.dropping():
                 self._bar.update(done, f"{_bytes(self._bar.pos + done)} of {_bytes(self._bar.length)}")
 
     def finish(self) -> None:
         if self._bar is not None:
-            with suppress(OSError):
+            with standard_streams.dropping():
                 self._bar.__exit__(None, None, None)
             self._bar = None

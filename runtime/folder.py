@@ -133,9 +133,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
 
 
 def _demo() -> Path:
-    if not DEMO.is_dir():
+    if not (DEMO / MANIFEST).is_file():
+        missing = f"file {DEMO / MANIFEST}" if DEMO.is_dir() else f"folder {DEMO}"
         raise ModelFolderError(
-            f"The demo model that comes with the package is missing: there is no folder {DEMO}. Name a model folder, install "
+            f"The demo model that comes with the package is missing: there is no {missing}. Name a model folder, install "
             "idefics2-onnx again, or add its files to the frozen app (PyInstaller: --collect-data idefics2_onnx)."
         )
     return DEMO

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _STREAMS = {"stdin": ("r", "replace"), "stdout": ("w", "replace"), "stderr": ("w", "backslashreplace")}
@@ -24,17 +26,30 @@ def prepare() -> None:
             stream.reconfigure(errors=errors)
 
 
-def give_up() -> list[str]:
-    """Names of those that cannot be written, by a full disk or a terminal that is gone; what they hold is dropped."""
-    failed = []
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+def raised_in(function: Callable[..., object], error: BaseException) -> bool:
+    """Whether an exception comes out of a function's own lines, such as a write to a stream that only it writes to."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is getattr(function, "__code__", None)
+
+
+def give_up() -> None:
+    """Drop what a stream holds that cannot be written, by a full disk or a terminal that is gone."""
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            failed.append(name)
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python tries again, and fails, as it ends
-    return failed
+
+
+@contextmanager
+def dropping() -> Iterator[None]:
+    """Write remarks: a full disk behind stderr does not end hours of work."""
+    try:
+        yield
+    except OSError:
+        give_up()
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

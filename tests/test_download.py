@@ -72,7 +72,9 @@ def test_addresses_as_people_write_them(path, asked, serve):
 
 def test_hosts_in_other_letters_and_schemes_in_capitals(serve, monkeypatch):
     real, asked = socket.getaddrinfo, []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **options: (asked.append(host), real("127.0.0.1", *rest, **options))[1])
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **options: (asked.append(host), real("127.0.0.1", *rest, **options))[1]
+    )
     assert download(serve(GOOD, "bücher.example") + "/a.png") == BODY
     assert asked == ["xn--bcher-kva.example"]
     picture = io.BytesIO()
@@ -130,7 +132,9 @@ def test_addresses_that_are_none(url, serve, monkeypatch):
     refused(url, "could not be downloaded")
 
 
-@pytest.mark.parametrize("proxy", ["nonsense", "http://", "http://a:b:c", "socks5://127.0.0.1:9", "http://127.0.0.1:9", "http://[", "\udcff"])
+@pytest.mark.parametrize(
+    "proxy", ["nonsense", "http://", "http://a:b:c", "socks5://127.0.0.1:9", "http://127.0.0.1:9", "http://[", "\udcff"]
+)
 def test_proxies_that_are_none(proxy, serve, monkeypatch):
     monkeypatch.setenv("http_proxy", proxy)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: (_ for _ in ()).throw(socket.gaierror(-2, "Name not known")))

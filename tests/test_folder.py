@@ -163,3 +163,13 @@ def test_self_check_sees_what_is_not_finite(folder):
     _replace(folder, "decoder.onnx.data", bytes(data))
     with pytest.raises(ModelFolderError, match="not finite"):
         list(check_folder(ModelFolder.open(folder)))
+
+
+def test_an_app_without_the_demo(monkeypatch, tmp_path):
+    """A frozen app that its maker gave no data files."""
+    monkeypatch.setattr("idefics2_onnx.runtime.folder.DEMO", tmp_path / "absent")
+    with pytest.raises(ModelFolderError, match="demo model .* is missing: there is no folder .*absent.*Name a model folder"):
+        Idefics2.from_pretrained()
+    (tmp_path / "absent").mkdir()
+    with pytest.raises(ModelFolderError, match="demo model .* is missing: there is no file .*absent"):
+        Idefics2.from_pretrained()

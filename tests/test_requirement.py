@@ -1,0 +1,146 @@
+"""Packages that are missing, broken, or of other versions than the package's own metadata names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from idefics2_onnx.cli import main
+from idefics2_onnx.runtime import doctor
+from idefics2_onnx.runtime.requirement import explain, requirements, unfit
+
+EXPORT = {"torch", "transformers", "onnx", "onnxscript", "onnx-ir", "psutil", "filelock"}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Let packages have other versions; None takes one away."""
+    versions, real = {}, importlib.metadata.version
+
+    def version(name):
+        if versions.get(name, "") is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions.get(name) or real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    return versions
+
+
+def test_the_ranges_are_those_of_the_metadata():
+    assert {each.name for each in requirements("export")} == EXPORT
+    assert {each.name for each in requirements()} == {"numpy", "pillow", "tokenizers", "huggingface_hub", "jinja2", "click"}
+    assert [each.name for each in requirements("cpu")] == ["onnxruntime"]
+    needed = {each.name: each.needed for each in requirements("export")}
+    assert needed["transformers"] == ">=5.23,<5.24"
+    assert unfit("cpu", "export") == []  # with versions like 2.13.0+cpu
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "fits"),
+    [
+        ("transformers", "4.57.1", False),
+        ("transformers", "5.24.0", False),
+        ("transformers", "5.23.1.dev0", True),
+        ("torch", "2.13.1+cu130", True),
+        ("torch", "2.14.0a0", False),
+        ("onnxscript", "0.6.0", False),
+        ("onnx-ir", "not a version", False),
+    ],
+)
+def test_which_versions_fit(name, version, fits, installed):
+    installed[name] = version
+    assert [each.name for each in unfit("export")] == ([] if fits else [name])
+
+
+def test_the_doctor_lists_them(installed):
+    installed |= {"transformers": "4.57.1", "tokenizers": "0.20.0", "onnx": None, "pillow": None}
+    findings = [finding for finding in doctor.examine().findings if finding.topic == "package"]
+    found = {finding.text.split()[0]: finding for finding in findings}
+    assert found["transformers"].status == "note"
+    assert found["transformers"].text == ("transformers 4.57.1 (>=5.23,<5.24 needed). Run: pip install 'idefics2-onnx[export]'")
+    assert found["tokenizers"].status == "note"
+    assert found["pillow"].status == "wrong"
+    assert found["numpy"].status == "ok"
+    assert "onnx" not in found
+
+
+def test_an_app_without_metadata(monkeypatch):
+    def requires(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    assert requirements("export") == []
+    assert explain(AttributeError("x"), "export") == ""
+    assert CliRunner().invoke(main, ["doctor"], catch_exceptions=False).exit_code == 0
+
+
+def test_exporting_with_another_version_says_so(installed, tmp_path):
+    installed["transformers"] = "5.30.0"
+    result = CliRunner().invoke(main, ["export", str(tmp_path)], catch_exceptions=False)
+    assert "Not tested with transformers 5.30.0 (>=5.23,<5.24 needed)" in result.stderr
+    assert "neither model.safetensors nor" in result.stderr
+
+
+def test_a_failure_with_another_version_names_it(installed, monkeypatch):
+    """In whatever way a package fails that does not have what is called; with the right versions it keeps its traceback."""
+
+    def fail(*_, **__):
+        raise AttributeError("module 'transformers' has no attribute 'Idefics2Config'")
+
+    monkeypatch.setattr("idefics2_onnx.export.export_model", fail)
+    with pytest.raises(AttributeError):
+        CliRunner().invoke(main, ["export", "x"], catch_exceptions=False)
+    installed["transformers"] = "4.30.0"
+    result = CliRunner().invoke(main, ["export", "x"], catch_exceptions=False)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: This does not work with transformers 4.30.0 (>=5.23,<5.24 needed): module 'transformers' has no attribute "
+        "'Idefics2Config'. Run: pip install 'idefics2-onnx[export]'"
+    )
+
+
+PLANTED = """
+import sys, types, importlib.metadata as metadata
+real = metadata.version
+metadata.version = lambda name: {VERSIONS}.get(name) or real(name)
+
+class Planted:
+    def find_spec(self, name, path=None, target=None):
+        if name in {NAMES}:
+            raise {ERROR}
+
+sys.meta_path.insert(0, Planted())
+from idefics2_onnx.cli import main
+main({ARGUMENTS}, prog_name="x")
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "versions", "arguments", "match"),
+    [
+        ("transformers", "ImportError('tokenizers>=9 is required')", {"transformers": "6.0"}, "export", "transformers 6.0 .>=5.23,<5.24 needed.: tokenizers>=9"),
+        ("torch", "AttributeError('no attribute uint64')", {"torch": "1.9"}, "export", "torch 1.9 .*no attribute uint64"),
+        ("onnx_ir", "RuntimeError('built for another NumPy')", {"onnx-ir": "0.1"}, "export", "onnx-ir 0.1 .*another NumPy"),
+        ("onnx_ir", "ImportError('cannot import name x')", {}, "export", "cannot be imported .cannot import name x.*pip install 'idefics2-onnx.export"),
+        ("torch", "ModuleNotFoundError('gone', name='torch')", {}, "export", "Exporting needs torch, which is not installed"),
+        ("onnxruntime", "ModuleNotFoundError('gone', name='onnxruntime')", {}, "run", "needs onnxruntime, which is not installed.*onnxruntime|cpu"),
+        ("onnxruntime", "ImportError('DLL load failed')", {}, "run", "cannot be imported .DLL load failed"),
+        ("tokenizers", "AttributeError('x')", {"tokenizers": "0.1"}, "run", "tokenizers 0.1 .>=0.22 needed.: x"),
+        ("huggingface_hub", "ImportError('x')", {"huggingface_hub": "0.3"}, "hub", "huggingface_hub 0.3"),
+    ],
+)  # fmt: skip
+def test_packages_that_fail_as_they_are_imported(names, error, versions, arguments, match, tmp_path):
+    asked = {"export": ["export", "x"], "run": ["run", "Hi"], "hub": ["run", "Hi", "-m", "a/b"]}[arguments]
+    code = PLANTED.replace("{VERSIONS}", repr(versions)).replace("{NAMES}", repr([names])).replace("{ERROR}", error)
+    run = subprocess.run(
+        [sys.executable, "-c", code.replace("{ARGUMENTS}", repr(asked))], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert re.search(match, last), last
