@@ -1,11 +1,12 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make test   install everything, lint, type-check, test
+# make test-edges   2,000 hostile calls of the command line
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check clean
+.PHONY: run test test-edges check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +29,9 @@ test: .venv/.everything .venv/.package
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p idefics2_onnx
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
+
+test-edges: .venv/.everything .venv/.package
+	OMP_NUM_THREADS=1 $(BIN)/python tests/edge_fuzz.py --cases 2000 --seed 0
 
 clean:
 	rm -rf .venv build dist *.egg-info

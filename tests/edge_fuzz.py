@@ -3,7 +3,7 @@
     python tests/edge_fuzz.py --cases 2000 --seed 0
 
 A case fails if it ends in anything but an exit status of 0, 1 or 2, shows a traceback, or takes longer than 60 s. What a case
-does depends on the seed and its number alone; `--only NUMBER` does one again. Needs Linux.
+does depends on the seed and its number alone; `--first NUMBER --cases 1` does one again. Needs Linux.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def arguments(rng: random.Random, place: Place) -> Case:
     """Any command with any of its options, in any order."""
     name = rng.choice([*(name for name in main.commands if name not in ("export", "bench")), "bench", "export"])
     words = [name] if rng.random() < 0.97 else [rng.choice(TEXTS)]
-    for option in rng.sample(main.commands[name].params, rng.randrange(5)):
+    for option in rng.sample(main.commands[name].params, min(rng.randrange(5), len(main.commands[name].params))):
         if option.name in ("rounds", "batches", "prompt_tokens", "new_tokens") and name == "bench":
             words += [option.opts[-1], rng.choice(["1", "0", "-1", "2", "x", ""])]
         elif option.param_type_name == "option":
@@ -319,7 +319,7 @@ def environments(rng: random.Random, place: Place) -> Case:
 def streams(rng: random.Random, place: Place) -> Case:
     """Encodings, closed streams, full disks, readers that leave, in a program of its own."""
     encoding = rng.choice(["ascii", "cp1252", "cp437", "utf-16", "shift-jis", "utf-8:strict", "latin-1", "koi8-r", "utf-7"])
-    redirections = ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1", "</dev/full", "<folder", "| head -c 1", "2>&1 | head -c 1"]  # fmt: skip
+    redirections = ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1", "</dev/full", "| head -c 1", "2>&1 | head -c 1"]  # fmt: skip
     words = [["run", rng.choice(["Hi", "画 é", "\udcff"]), "--max-new-tokens", "3"], ["run", "Hi", "--json", "--max-new-tokens", "3"], ["chat", "--max-new-tokens", "2"], ["doctor", "--json"], ["info"], ["--help"], ["run", "\udcff画.png", "Hi"], ["preview", "sound.png", "-o", "\udcff画.png"], ["verify"]]  # fmt: skip
     typed = "Hi\n画 é\n".encode() + rng.randbytes(20) + b"\n"
     return Case(rng.choice(words), typed, {"PYTHONIOENCODING": encoding}, rng.choice(redirections))
@@ -516,8 +516,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="number of one case")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
     asked = parser.parse_args()
-    numbers = range(asked.cases) if asked.only is None else range(asked.only, asked.only + 1)
+    numbers = range(asked.first, asked.first + asked.cases)
     with tempfile.TemporaryDirectory() as temporary:
         sys.exit(run_cases(numbers, asked.seed, write_small_checkpoint(Path(temporary) / "checkpoint")) > 0)
