@@ -517,7 +517,7 @@ def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
             raise click.UsageError(f"There is no {noun} {name!r}. The options are {', '.join(known)}.")
         try:
             options[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[name] = {"True": True, "False": False}.get(value, value)
     return options
 

@@ -103,7 +103,7 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
 def _workplace(root: Path, plan: dict[str, Any]) -> Workplace:
     """A workplace as it was left by a run with this plan, or empty."""
     written = root / "plan.json"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         if json.loads(written.read_text()) == plan and (root / "folder").is_dir():
             (root / "folder" / MANIFEST).unlink(missing_ok=True)  # it is written last
             return Workplace(root, resumed=True)

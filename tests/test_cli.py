@@ -158,3 +158,8 @@ def test_export_run_and_verify(cli, checkpoint, tmp_path):
 def test_help_names_every_command(cli):
     text = cli("--help").stdout
     assert all(command in text for command in ("export", "info", "run", "verify"))
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a":' * 50_000, "9" * 10_000, "\udcff", ""])
+def test_option_values_that_are_no_json_are_text(value, cli):
+    assert error_of(cli("run", "Hi", "-O", f"top_p={value}", exit_code=1)).startswith("Error: ")
