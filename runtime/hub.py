@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import ModelFolderError
 from .hub_failure import explain
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """``owner/name``."""
 
 

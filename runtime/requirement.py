@@ -59,10 +59,11 @@ def unfit(*extras: str) -> list[Requirement]:
 
 def explain(error: Exception, *extras: str) -> str:
     """An exception in one sentence if a package that is missing, broken or of another version is to blame; else nothing."""
-    name = (getattr(error, "name", None) or "").partition(".")[0].replace("_", "-")
+    module = (getattr(error, "name", None) or "").partition(".")[0]
+    name = {"PIL": "pillow"}.get(module, module).replace("_", "-")
     if isinstance(error, ModuleNotFoundError) and name:
         for extra in ("", *extras):
-            if name in [each.name for each in requirements(extra)] or (extra, name) in _INDIRECT:
+            if name in [each.name.replace("_", "-") for each in requirements(extra)] or (extra, name) in _INDIRECT:
                 doing = "Exporting needs" if extra == "export" else "This needs"
                 return f"{doing} {error.name}, which is not installed. Run: {_install(extra)}"
     others = unfit(*extras)

@@ -127,6 +127,8 @@ main({ARGUMENTS}, prog_name="x")
         ("torch", "RuntimeError('built for another NumPy')", {"numpy": "1.20"}, "export", "numpy 1.20 .*another NumPy"),
         ("torch", "ImportError('cannot import name x')", {}, "export", "cannot be imported .cannot import name x.*pip install 'idefics2-onnx.export"),
         ("onnxruntime", "ModuleNotFoundError('gone', name='onnxruntime')", {}, "run", "needs onnxruntime, which is not installed.*idefics2-onnx.cpu"),
+        ("PIL", "ModuleNotFoundError('gone', name='PIL')", {}, "run", "needs PIL, which is not installed. Run: pip install idefics2-onnx$"),
+        ("huggingface_hub", "ModuleNotFoundError('gone', name='huggingface_hub')", {}, "hub", "needs huggingface_hub, which is not"),
         ("onnxruntime", "ImportError('DLL load failed')", {}, "run", "cannot be imported .DLL load failed"),
         ("tokenizers", "AttributeError('x')", {"tokenizers": "0.1"}, "run", "tokenizers 0.1 .>=0.22 needed.: x"),
         ("huggingface_hub", "ImportError('x')", {"huggingface_hub": "0.3"}, "hub", "huggingface_hub 0.3"),
