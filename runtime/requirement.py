@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import first_line
 
@@ -70,6 +72,9 @@ def explain(error: Exception, *extras: str) -> str:
     if others:
         extra = next((extra for extra in extras if any(each in others for each in requirements(extra))), "")
         return f"This does not work with {', '.join(map(str, others))}: {first_line(error)}. Run: {_install(extra)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and Path(frames[-1].filename).parts[-2:] == ("huggingface_hub", "constants.py"):
+        return f"A variable that huggingface_hub reads has no such value ({first_line(error)}). Check those that begin with HF_."
     if isinstance(error, ImportError) and name != _PACKAGE:
         return f"A package that is installed cannot be imported ({first_line(error)}). Run: {_install(*extras[:1])}"
     return ""

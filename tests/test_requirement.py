@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -145,3 +146,16 @@ def test_packages_that_fail_as_they_are_imported(names, error, versions, argumen
     last = run.stderr.splitlines()[-1]
     assert last.startswith("Error: ")
     assert re.search(match, last), last
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
+@pytest.mark.parametrize("arguments", [["run", "Hi", "-m", "a/b"], ["export", "a/b"]])
+def test_variables_that_huggingface_hub_cannot_read(variable, arguments, tmp_path):
+    """It reads them as it is imported."""
+    code = "from idefics2_onnx.cli import main; main(prog_name='x')"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=os.environ | {variable: "é"}, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert re.match("Error: A variable that huggingface_hub reads .*'é'.*begin with HF_", run.stderr.splitlines()[-1])
