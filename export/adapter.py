@@ -33,7 +33,7 @@ def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], adapter: Checkp
 
 
 class _Merging:
-    """An adapter's changes, one after another: new base tensors first, then what is added to them."""
+    """An adapter's changes, one after another: new base tensors and rows first, then what is added to them."""
 
     def __init__(self, checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint) -> None:
         self.tensors, self.names = dict(checkpoint.tensors), dict(names)
@@ -61,11 +61,13 @@ class _Merging:
     def change_modules(self) -> None:
         targets = {module: self._target(module, parts) for module, parts in self._found.parts.items()}
         numbers = self._config.ranks_and_scales(self._by_name.get(module, module) for module in targets)
-        for module, parts in self._found.parts.items():
-            if "trainable_tokens_delta" in parts:
-                self._replace_rows(module, targets[module], dict(parts))
-            else:
-                self._add_product(module, targets[module], dict(parts), *numbers[self._by_name.get(module, module)])
+        rows = [module for module, parts in self._found.parts.items() if "trainable_tokens_delta" in parts]
+        for module in rows:  # first: the head that is tied to such a table may have a pair of its own, on top of them
+            self._replace_rows(module, targets[module], dict(self._found.parts[module]))
+        for module in (module for module in targets if module not in rows):
+            self._add_product(
+                module, targets[module], dict(self._found.parts[module]), *numbers[self._by_name.get(module, module)]
+            )
 
     def _add_product(self, module: str, target: str, parts: dict[str, Found], rank: int, scale: float) -> None:
         base, pair = self.tensors[self.names[target]], next((pair for pair in _PAIRS if pair[0] in parts), _PAIRS[0])
@@ -104,7 +106,11 @@ class _Merging:
         tied = {name.removesuffix(".weight"): name for name in self._tied(target)}
         rows = self._config.token_indices([module, *tied], base.shape[0])
         self._check_shape(values, (len(rows), *base.shape[1:]))
-        follow = [name for other, name in tied.items() if other not in self._found.parts and target == TABLES[0]]
+        follow = [
+            name
+            for other, name in tied.items()
+            if target == TABLES[0] and "trainable_tokens_delta" not in self._found.parts.get(other, {})
+        ]
         for parameter in (target, *follow):  # peft gives the head that is tied to the table of tokens the same rows
             self._change(parameter, RowsReplaced(self.tensors[self.names[parameter]], tuple(rows), values.tensor))
         self._all_used(parts)

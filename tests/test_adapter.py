@@ -78,6 +78,7 @@ def merged(checkpoint, adapter):
         ("plain", {"r": 2, "target_modules": r".*text_model.*(q|v)_proj|.*\.fc1", "trainable_token_indices": [3, 7, 200], "fan_in_fan_out": True}),
         ("window", {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 7], "save_embedding_layers": True}),
         ("window", {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 7]}}),
+        ("window", {"r": 2, "target_modules": ["q_proj", "lm_head"], "trainable_token_indices": {"embed_tokens": [3, 7]}}),
         ("window", {"r": 2, "lora_alpha": 1, "target_modules": ["embed_tokens"], "ensure_weight_tying": True}),
         ("window", {"r": 2, "target_modules": ["q_proj", "embed_tokens"], "init_lora_weights": "mica"}),
         ("bf16_checkpoint", {"r": 2, "target_modules": ["o_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True, "layers_to_transform": [0]}),
