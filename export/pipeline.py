@@ -61,7 +61,7 @@ def export_model(
         precision: of the weights. In fp16 the connector computes in fp32; bf16 runs on CUDA only; "int8" and "int4" are made
             for CPUs, and a Quantisation says more.
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
-        verify: open the folder on every device that is there and compare it with the reference afterwards: "auto" as a whole
+        verify: compare the folder with the checkpoint afterwards and open it on every device that is there: "auto" as a whole
             where the memory is free, else layer by layer. "never" does neither; the files beside the graphs are always checked.
         revision: commit, branch or tag of a hub id.
         calibrate: folder of pictures and prompts.txt to measure activations on, for int8 and int4; default: built-in ones.
@@ -135,20 +135,26 @@ def export_model(
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":
+            verification = _compare(partial, model, verify, spoilt if keep else None, listener)
             for line in open_folder(partial):
                 listener.say(line)
-            try:
-                whole = True if verify == "always" else None
-                verification = verify_in_subprocess(partial, checkpoint.folder, whole, model.adapter)
-            except CheckpointError as error:
-                if verify == "always":
-                    raise
-                listener.say(f"Not compared, but kept: {error}")  # hours of export are not thrown away for want of memory
-            else:
-                for line in verification.lines():
-                    listener.say(line)
-                _raise_on_faults(verification, partial, spoilt if keep else None)
     return ExportReport(target, manifest, verification)
+
+
+def _compare(folder: Path, model: SourceModel, verify: Verify, spoilt: Path | None, listener: Listener) -> Verification | None:
+    """Compare a folder with its checkpoint; None, and a line, if that could not be done and `verify` is "auto"."""
+    try:
+        whole = True if verify == "always" else None
+        verification = verify_in_subprocess(folder, model.checkpoint.folder, whole, model.adapter)
+    except CheckpointError as error:
+        if verify == "always":
+            raise
+        listener.say(f"Not compared, but kept: {error}")  # hours of export are not thrown away for want of memory
+        return None
+    for line in verification.lines():
+        listener.say(line)
+    _raise_on_faults(verification, folder, spoilt)
+    return verification
 
 
 def _raise_on_faults(verification: Verification, folder: Path, spoilt: Path | None) -> None:

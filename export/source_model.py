@@ -30,8 +30,6 @@ class SourceModel:
     """Of each parameter."""
     names: dict[str, str]
     """The model's parameters → the checkpoint's tensors."""
-    changed: bool
-    """Whether the tensors are not simply the files' (unpacked from integers, or merged with an adapter)."""
     adapter: Path | None = None
     """Folder of the adapter that is merged into the checkpoint."""
     remark: str | None = None
@@ -56,7 +54,7 @@ class SourceModel:
                 sizes, shapes, tied = model_sizes(config)
         checkpoint, names = _divide_projection(checkpoint, names)
         folder = tuning.folder if tuning is not None else None
-        return cls(checkpoint, config, sizes, shapes, names, bool(quantised or tuning), folder, remark)
+        return cls(checkpoint, config, sizes, shapes, names, folder, remark)
 
     def stored(self, parameter: str) -> Stored:
         return self.checkpoint.tensors[self.names[parameter]]

@@ -41,7 +41,7 @@ def _weight(folder: Path, graph: str, name: str, change: Callable[[np.ndarray], 
     view = data.T if outputs_last and data.ndim == 2 else data
     if found.data_type == onnx.TensorProto.BFLOAT16:
         wide = (np.asarray(view).astype(np.uint32) << 16).view(np.float32)
-        changed = change(wide.copy())
+        changed = np.asarray(change(wide.copy()), np.float32)
         view[...] = (changed.view(np.uint32) >> 16).astype(np.uint16)
     else:
         view[...] = change(np.array(view)).astype(view.dtype)

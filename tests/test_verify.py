@@ -120,6 +120,12 @@ def test_numbers_past_fp16_are_said_to_be_that(copy, tmp_path):
     with pytest.raises(ParityError, match=r"does not fit its type: decoder\.onnx \(layer 1, gate\).* Export it with --fp32, or"):
         export_model(copy, tmp_path / "out", "fp16")
     assert export_model(copy, tmp_path / "out", "fp32").verification
+    tensors["model.text_model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(
+        ParityError, match=r"itself computes numbers that are not finite, in float64, too: decoder \(layer 1, gate"
+    ):
+        export_model(copy, tmp_path / "damaged", "fp32")
 
 
 def test_errors_are_measured_by_channel():

@@ -59,6 +59,8 @@ class Difference:
     reference: Error
     least: float
     """What both errors may be in any case: a rounding for each operation in a row, for references that are lucky."""
+    finite: bool = True
+    """Whether the truth is."""
 
     @property
     def allowed(self) -> Error:
@@ -129,6 +131,11 @@ class Verification:
         failed = sorted((d for d in self.differences if not d.passed), key=lambda d: -d.excess)
         if any(d.overflows for d in failed) and not self.faults:
             first = next(d for d in self.differences if d.overflows)
+            if not first.finite:
+                raise ParityError(
+                    f"The checkpoint itself computes numbers that are not finite, in float64, too: {first.graph} ({first.what}). "
+                    "Its weights are damaged. Download it again."
+                )
             raise ParityError(f"This model does not fit its type: {first}. Export it with --fp32, or with --bf16 for CUDA.")
         found = [*self.faults, *map(str, failed)]
         if found:

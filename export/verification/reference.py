@@ -75,7 +75,8 @@ class Reference:
         dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
         exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
         least = roundings(part) * torch.finfo(dtype).eps
-        return Difference(graph, what, self.arithmetic.name, Error.of(found, exact), Error.of(rounded, exact), least)
+        errors = Error.of(found, exact), Error.of(rounded, exact)
+        return Difference(graph, what, self.arithmetic.name, *errors, least, bool(np.isfinite(exact).all()))
 
 
 def as_quantised(folder: Path, manifest: Manifest, source: SourceModel, graph: GraphName) -> SourceModel:
