@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2, ImageError, PromptError
+from idefics2_onnx import Idefics2, ImageError, ModelFolderError, PromptError
+from idefics2_onnx.runtime.engine import Engine
+from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.inputs import with_answers
 from parity import photo, photos
 
@@ -154,3 +158,14 @@ def test_end_tokens_are_not_banned_and_pad_the_rest(model, reference):
     assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()
     unset = type(ours.options)(eos_token_id=(7, 2))
     assert with_answers(np.array([[1], [1]]), [[5, 7], [5]], unset).tolist() == [[1, 5, 7], [1, 5, 7]]
+
+
+@pytest.mark.parametrize("images", [None, [photo("chelsea", 40, 40)]])
+def test_the_graph_that_read_the_prompt_is_the_one_that_is_blamed(images, monkeypatch):
+    """In a folder with one for prompts, text alone included."""
+    ours = Idefics2.from_pretrained(DEMO)
+    sessions = replace(ours.engine.sessions, prompt=ours.engine.sessions.embedding)
+    ours.engine = Engine(sessions, ours.engine.sizes, ours.engine.precision | {"prompt": "int8"})
+    monkeypatch.setattr(ours.engine, "decode", lambda *_: np.full((1, 1, ours.engine.sizes.vocab_size), np.nan, np.float32))
+    with pytest.raises(ModelFolderError, match=r"prompt.onnx \(int8\) computed numbers that are not finite"):
+        ours.generate("What?", images)
