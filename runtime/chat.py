@@ -131,8 +131,8 @@ class Chat:
         self._close()
         text = json.dumps([_portable(message) for message in self._messages], ensure_ascii=False, indent=1)
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
+            partial = path.with_name(f".{path.name}.partial-{os.getpid()}")  # ValueError of "." and "/"
             try:
                 partial.write_text(text, "utf-8")
                 partial.replace(path)

@@ -21,7 +21,7 @@ def prepare() -> None:
     for name, (mode, errors) in _STREAMS.items():
         stream = getattr(sys, name)
         if stream is None or stream.closed:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  open until the program ends
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors=errors))  # noqa: SIM115, PTH123  open until the program ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
 

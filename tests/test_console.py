@@ -81,6 +81,9 @@ def test_mistakes_are_said_and_the_chat_goes_on(ours, tmp_path):
         (f"/load {tmp_path}", "cannot be read as a chat"),
         ("/save ~nobody-here/x/y", "cannot be written"),
         ("/save a\0b", "cannot be written"),
+        ("/save .", "cannot be written"),
+        ("/save ..", "cannot be written"),
+        ("/save /", "cannot be written"),
         ("<image> without one", "has 1 <image> but 0 images"),
     ]:
         screen.type(line)

@@ -57,6 +57,12 @@ def test_closed_streams(closed, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the streams")
+def test_a_closed_stream_takes_any_letters():
+    run = subprocess.run(["/bin/sh", "-c", '"$0" -c "$1" >&-', sys.executable, SAY], input=b"\xff\n", capture_output=True)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_behind_a_stream(unbuffered):
