@@ -131,6 +131,8 @@ class Chat:
         self._close()
         text = json.dumps([_portable(message) for message in self._messages], ensure_ascii=False, indent=1)
         path = Path(path)
+        if os.path.lexists(path) and not path.is_file():
+            raise PromptError(f"The chat cannot be written to {path}, which is no file. Choose another file.")
         try:
             partial = path.with_name(f".{path.name}.partial-{os.getpid()}")  # ValueError of "." and "/"
             try:

@@ -3,7 +3,7 @@
     python tests/edge_fuzz.py --cases 2000 --seed 0
 
 A case fails if it ends in anything but an exit status of 0, 1 or 2, shows a traceback, or takes longer than 60 s of processor
-time. What a case does depends on the seed and its number alone; `--first NUMBER --cases 1` does one again. Needs Linux.
+time. Each runs in a folder of its own, and no case names a file that it could write elsewhere. What a case does depends on the seed and its number alone; `--first NUMBER --cases 1` does one again. Needs Linux.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ LIMIT = 60
 """Seconds of processor time, of which another program on the machine takes nothing away; and of waiting, five times as many."""
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TEXTS = [
-    "", " ", "Hi", "What is it?", "-", "--", "---x", "-m", ".", "..", "/", "~", "~nobody/x", "é", "画像", "\U0001f600", "\udcff", "a\udc80b",
+    "", " ", "Hi", "What is it?", "-", "--", "---x", "-m", ".", "..", "/nowhere/x", "~", "~nobody/x", "é", "画像", "\U0001f600", "\udcff", "a\udc80b",
     "\x1b[31m", "\t", "a\nb", "%s%n", "{x}", "{{ x }}", "{% if", "<image>", "<image><image>", "</s><s>", "<end_of_utterance>",
-    "x" * 300, "x" * 5000, "a/b", "a/b/c", "nobody/nothing", "../..", "/dev/null", "/dev/full", "/proc/self/mem", "/etc/passwd", "C:\\x",
+    "x" * 300, "x" * 5000, "a/b", "a/b/c", "nobody/nothing", "../..", "C:\\x",
     "http://", "http://[", "http://127.0.0.1:9/a b.png", "ftp://a/b.png", "file:///etc/passwd", "data:", "data:image/png;base64,",
     "data:image/png;base64,AAAA", "data:,x", "HTTP://127.0.0.1:9/é", "a=b", "=", "\u202e", "\ufeff", "null", "NaN", "true", "[]",
 ]  # fmt: skip
@@ -461,7 +461,9 @@ def prepared(rng: random.Random, checkpoint: Path) -> Iterator[Place]:
     """A folder of its own, and everything else as it was afterwards."""
     before, pixels = Path.cwd(), Image.MAX_IMAGE_PIXELS
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
-        place = Place(Path(root), checkpoint)
+        place = Place(Path(root) / "a" / "b" / "c", checkpoint)  # "../.." leads nowhere else
+        place.root.mkdir(parents=True)
+        _patch.setenv("HOME", root)
         connect(_patch, "http://127.0.0.1:9", str(place.root / "cache"))
         _patch.delenv("IDEFICS2_ONNX_MODEL", raising=False)
         _patch.setenv("XDG_STATE_HOME", root)

@@ -70,7 +70,8 @@ def test_a_conversation(ours, tmp_path):
 
 
 def test_mistakes_are_said_and_the_chat_goes_on(ours, tmp_path):
-    screen = Screen(ours, max_new_tokens=3)
+    screen, pipe = Screen(ours, max_new_tokens=3), tmp_path / "pipe"
+    os.mkfifo(pipe)  # as little a file as a device, which a chat must not stand in for
     for line, remark in [
         ("/image none.png", "There is no image file none.png"),
         ("/image", "/image needs a path"),
@@ -84,6 +85,7 @@ def test_mistakes_are_said_and_the_chat_goes_on(ours, tmp_path):
         ("/save .", "cannot be written"),
         ("/save ..", "cannot be written"),
         ("/save /", "cannot be written"),
+        (f"/save {pipe}", "which is no file"),
         ("<image> without one", "has 1 <image> but 0 images"),
     ]:
         screen.type(line)
