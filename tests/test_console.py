@@ -142,18 +142,16 @@ def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
 
     class Endless:
         def run_with_iobinding(self, binding, options):
-            self.options, started = options, time.monotonic()
-            while not options.terminate and time.monotonic() - started < 20:
+            assert threading.current_thread() is not threading.main_thread()
+            self.options = options
+            os.kill(os.getpid(), signal.SIGINT)
+            while not options.terminate:
                 time.sleep(0.01)
 
     session = Endless()
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    started = time.monotonic()
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
         run("vision", session, None)
     assert session.options.terminate
-    assert time.monotonic() - started < 10
 
 
 def test_chat_command_reads_lines(tmp_path, demo, monkeypatch):

@@ -34,10 +34,8 @@ def test_interrupted_export(how, checkpoint, tmp_path):
     """Stopped half way, an export leaves no folder under its name, and the next run goes on from there."""
     target, part = tmp_path / "out", tmp_path / ".out.partial"
     process = subprocess.Popen([sys.executable, "-c", EXPORT, checkpoint("plain"), target], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
     while not (part / "folder" / "vision.onnx").exists():
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(how)
     assert process.wait() != 0

@@ -150,5 +150,5 @@ def test_one_model_in_several_threads(exported):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     assert found == {i: [ids] * 3 for i, ids in enumerate(expected)}
