@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 _EXAMPLE_TOKENS = 256
+_LONGEST_LINE = 1 << 20
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
 
@@ -289,7 +290,7 @@ def chat(
         with _line_editing():
             console.run(lambda: input("> "))
     else:
-        console.run(input)
+        console.run(_read_line)
 
 
 @main.command()
@@ -520,6 +521,16 @@ def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             options[name] = {"True": True, "False": False}.get(value, value)
     return options
+
+
+def _read_line() -> str:
+    """The next line of stdin; an endless one does not fill the memory."""
+    line = sys.stdin.readline(_LONGEST_LINE)
+    if not line:
+        raise EOFError
+    if len(line) == _LONGEST_LINE and not line.endswith("\n"):
+        raise click.ClickException(f"A line of the input has more than {_LONGEST_LINE:,} letters. Write shorter messages.")
+    return line
 
 
 def _size(text: str) -> tuple[int, int]:

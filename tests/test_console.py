@@ -167,6 +167,15 @@ def test_chat_command_reads_lines(tmp_path, demo, monkeypatch):
     assert "There is no command /nope" in result.stderr
 
 
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["chat"], input="/help\n" + "\0" * (1 << 20) + "more\n", catch_exceptions=False)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: A line of the input has more than 1,048,576 letters. Write shorter messages."
+    )
+
+
 def test_bench_command_measures_what_was_asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["bench", "--rounds", "1", "--image", "60x80", "--prompt-tokens", "5", "--batch", "2", "--new-tokens", "4"]
