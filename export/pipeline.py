@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,8 +86,8 @@ def export_model(
     quantisation, dtype = _plan(precision)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
-    spoilt = target.with_name(f"{target.name}-differs")
-    if keep and spoilt.exists():
+    spoilt = Path(f"{target.resolve()}-differs") if keep else None
+    if spoilt is not None and os.path.lexists(spoilt):
         raise CheckpointError(f"{spoilt} already exists, where --keep puts a folder that fails. Remove it first.")
     given = {"checkpoint": checkpoint.folder, "adapter": model.adapter, "calibrate": calibrate}
     plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
@@ -135,7 +136,7 @@ def export_model(
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":
-            verification = _compare(partial, model, verify, spoilt if keep else None, listener)
+            verification = _compare(partial, model, verify, spoilt, listener)
             for line in open_folder(partial):
                 listener.say(line)
     return ExportReport(target, manifest, verification)

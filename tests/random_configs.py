@@ -117,25 +117,25 @@ def main() -> None:
             if seed % 4 == 3:
                 make_loud(checkpoint, seed)
             for name in chosen.precisions:
-                flavours = ["standard"] if config.text_config.head_dim % 16 else ["fused", "standard"]
-                for flavour in flavours if name in ("fp32", "fp16", "bf16") else [None]:
-                    folder = Path(place) / f"{name}-{flavour}"
-                    export_model(checkpoint, folder, PRECISIONS[name], attention=flavour, verify="never")
-                    found = compare(folder, SourceModel.open(checkpoint), whole=True)
-                    compared += 1
-                    worst = max(found.differences, key=lambda difference: difference.excess)
-                    wrong = [d for d in found.differences if not d.passed]
-                    refused += bool(wrong or found.faults)
-                    ratios += [
-                        max(d.ours.relative / d.reference.relative, d.ours.largest / d.reference.largest)
-                        for d in found.differences
-                        if d.reference.relative > d.least
-                    ]
-                    mark = "REFUSED" if wrong or found.faults else "passed"
-                    print(
-                        f"{mark} {seed} {name} {flavour} {worst.excess:.2f} of what is allowed: {worst} {found.faults[:2]}",
-                        flush=True,
-                    )
+                standard = config.text_config.head_dim % 16 or seed % 2
+                flavour: Any = ("standard" if standard else "fused") if name in ("fp32", "fp16", "bf16") else None
+                folder = Path(place) / f"{name}-{flavour}"
+                export_model(checkpoint, folder, PRECISIONS[name], attention=flavour, verify="never")
+                found = compare(folder, SourceModel.open(checkpoint), whole=True)
+                compared += 1
+                worst = max(found.differences, key=lambda difference: difference.excess)
+                wrong = [d for d in found.differences if not d.passed]
+                refused += bool(wrong or found.faults)
+                ratios += [
+                    max(d.ours.relative / d.reference.relative, d.ours.largest / d.reference.largest)
+                    for d in found.differences
+                    if d.reference.relative > d.least
+                ]
+                mark = "REFUSED" if wrong or found.faults else "passed"
+                print(
+                    f"{mark} {seed} {name} {flavour} {worst.excess:.2f} of what is allowed: {worst} {found.faults[:2]}",
+                    flush=True,
+                )
     print(f"{compared} exports of {chosen.count} models, {refused} refused; a graph's error over the reference's: ", end="")
     print(f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "–")
 

@@ -146,11 +146,11 @@ def test_export_run_and_verify(cli, checkpoint, tmp_path):
     """The documented sequence: export here, then run with the folder just made."""
     exported = cli("export", checkpoint("plain"), "--fp16")
     assert exported.stdout == "plain-fp16\n"
-    assert "decoder (logits" in exported.stderr
+    assert "decoder.onnx (" in exported.stderr
     assert "Using plain-fp16." in cli("run", CAT, "What is it?", "--max-new-tokens", 2).stderr
     assert "decoder.onnx: " in cli("verify").stdout
     against = cli("verify", "plain-fp16", "--against", checkpoint("plain")).stdout
-    assert "decoder (logits" in against
+    assert "decoder.onnx (" in against
     assert "already exists" in error_of(cli("export", checkpoint("plain"), exit_code=1))
     assert "neither a folder nor a hub id" in error_of(cli("export", "nothing", exit_code=1))
 

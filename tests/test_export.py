@@ -87,7 +87,7 @@ def test_standard_attention_is_chosen_with_a_line(checkpoint, tmp_path):
     report = export_model(checkpoint("odd_heads"), tmp_path / "out", "fp32", listener=Lines())
     assert report.manifest.attention == "standard"
     assert "head_dim 24" in Lines.said[0]
-    assert [line.split()[0] for line in Lines.said[1:]] == ["vision", "embedding", "decoder"]
+    assert [line.split()[0] for line in Lines.said[1:]] == ["vision.onnx", "embedding.onnx", "decoder.onnx", "equal"]
 
 
 def test_output_folder_that_is_in_use(checkpoint, tmp_path):

@@ -10,7 +10,7 @@ from idefics2_onnx import Idefics2
 from idefics2_onnx.export import Listener, export_model, opening, pipeline
 from idefics2_onnx.export.bundle import write_manifest
 from idefics2_onnx.export.errors import CheckpointError
-from idefics2_onnx.export.verify import Verification
+from idefics2_onnx.export.verification.difference import Verification
 
 
 @pytest.mark.parametrize(
