@@ -318,8 +318,8 @@ def _open_vino(folder: ModelFolder, graph: GraphName) -> Any:
 
     if folder.manifest.quantisation and folder.manifest.dtype == "fp32" and not INT8_UNITS & set(instructions()):
         raise ProviderError(
-            f"OpenVINO adds products of 8-bit numbers in 16 bits on processors without 8-bit units ({', '.join(instructions())}): they "
-            f"overflow, and {graph_file(graph)} would be a fifth off. Choose --device cpu, or export with --fp16."
+            f"On processors without 8-bit units ({', '.join(instructions())}) OpenVINO's sums of 8-bit products overflow, and "
+            f"{graph_file(graph)} would be a fifth off. Choose --device cpu, or export with --fp16."
         )
     session = OpenVinoSession(folder.file(graph_file(graph)))
     _check_interface(folder, graph, session)

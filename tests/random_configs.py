@@ -129,7 +129,7 @@ def main() -> None:
                 ratios += [
                     max(d.ours.relative / d.reference.relative, d.ours.largest / d.reference.largest)
                     for d in found.differences
-                    if d.reference.relative > d.least
+                    if d.reference.relative > d.least.relative
                 ]
                 mark = "REFUSED" if wrong or found.faults else "passed"
                 print(

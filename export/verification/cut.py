@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,34 @@ class Cut:
             return run(session, **inputs)
 
 
-def roundings(part: ir.Model) -> int:
-    """The most operations in a row that round: what comes out may carry so many roundings."""
-    depths: dict[ir.Value | None, int] = {}
+def roundings(part: ir.Model) -> tuple[float, float]:
+    """The most roundings in a row that what comes out may carry: one for each operation, and with those inside of sums.
+
+    A sum of n products rounds n times; its errors add up like a random walk, to √n ÷ 2 of a type's epsilon.
+    """
+    depths: dict[ir.Value | None, tuple[float, float]] = {}
     for node in part.graph:
-        before = max((depths.get(value, 0) for value in node.inputs), default=0)
-        for value in node.outputs:
-            depths[value] = before + (node.op_type not in _MOVES)
-    return max(1, *(depths.get(value, 0) for value in part.graph.outputs))
+        before = [depths.get(value, (0.0, 0.0)) for value in node.inputs] or [(0.0, 0.0)]
+        rounds = node.op_type not in _MOVES
+        inside = max(float(rounds), _terms(node) ** 0.5 / 2)
+        depth = max(d for d, _ in before) + rounds, max(d for _, d in before) + inside
+        depths |= dict.fromkeys(node.outputs, depth)
+    found = [depths.get(value, (0.0, 0.0)) for value in part.graph.outputs]
+    return max(1.0, *(d for d, _ in found)), max(1.0, *(d for _, d in found))
+
+
+def _terms(node: ir.Node) -> int:
+    """How many products each number that comes out of a node with a matrix of weights sums; 0 of others."""
+    if node.op_type == "MatMulNBits":
+        return node.attributes["K"].as_int()
+    matrix = node.inputs[1] if len(node.inputs) > 1 else None
+    widening = matrix.producer() if matrix is not None else None
+    if widening is not None and widening.op_type == "Cast":
+        matrix = widening.inputs[0]
+    if matrix is None or matrix.shape is None or node.op_type not in ("MatMul", "MatMulIntegerToFloat", "Conv"):
+        return 0
+    shape = [size for size in matrix.shape if isinstance(size, int)]
+    return math.prod(shape[1:]) if node.op_type == "Conv" else shape[0]
 
 
 def whole_prompt(sizes: ModelSizes, embeds: Tensor) -> dict[str, Tensor]:

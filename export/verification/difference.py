@@ -57,16 +57,18 @@ class Difference:
     """What the reference computed with."""
     ours: Error
     reference: Error
-    least: float
-    """What both errors may be in any case: a rounding for each operation in a row, for references that are lucky."""
+    least: Error
+    """What the errors may be in any case, for references that are lucky: a rounding for each operation in a row, and in the
+    largest error, which few numbers make, those inside of sums, too."""
     finite: bool = True
     """Whether the truth is."""
 
     @property
     def allowed(self) -> Error:
         """The largest errors that pass."""
-        relative, largest = (MARGIN * error for error in (self.reference.relative, self.reference.largest))
-        return Error(max(relative, self.least), max(largest, self.least))
+        return Error(
+            max(MARGIN * self.reference.relative, self.least.relative), max(MARGIN * self.reference.largest, self.least.largest)
+        )
 
     @property
     def overflows(self) -> bool:
@@ -112,7 +114,7 @@ class Verification:
     def from_dict(cls, content: dict[str, Any]) -> Verification:
         """What `dataclasses.asdict` has made of one, from JSON."""
         differences = [
-            Difference(**{**found, "ours": Error(**found["ours"]), "reference": Error(**found["reference"])})
+            Difference(**found | {name: Error(**found[name]) for name in ("ours", "reference", "least")})
             for found in content["differences"]
         ]
         return cls(differences, content["equal"], content["faults"], content["not_run"])

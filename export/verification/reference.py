@@ -74,7 +74,7 @@ class Reference:
         graph: Any = part.graph.name
         dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
         exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
-        least = roundings(part) * torch.finfo(dtype).eps
+        least = Error(*(count * torch.finfo(dtype).eps for count in roundings(part)))
         errors = Error.of(found, exact), Error.of(rounded, exact)
         return Difference(graph, what, self.arithmetic.name, *errors, least, bool(np.isfinite(exact).all()))
 
