@@ -49,6 +49,16 @@ def exports(machine: str) -> str:
     return table(("export", "folder", "time", "plain copies", "ratio", "peak memory"), rows)
 
 
+def as_typed() -> str:
+    """The command with its comparison, in a sentence."""
+    run = read("export-fp16-as-typed-avx2.json")
+    peaks = (f"{run[key] / 1e9:.2f} GB" for key in ("peak_rss_bytes", "peak_rss_bytes_of_its_processes"))
+    return (
+        f"{run['precision']} took {run['seconds']:.0f} s (plain copies {run['copying']:.0f} s) and\n"
+        f"a peak of {' and, in the process that compares, of '.join(peaks)}."
+    )
+
+
 def speed(machine: str) -> str:
     found = read(f"cpu-full-{machine}.json")
     peer, rows = found["results"][PEER], []
@@ -140,7 +150,7 @@ def text() -> str:
         for name, make in (("MACHINE", machine), ("EXPORTS", exports), ("SPEED", speed), ("GOALS", goals), ("MEMORY", memory))
     }
     sections |= {
-        "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
+        "TYPED": as_typed(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
     found = Path(__file__).with_name("report.md").read_text()
