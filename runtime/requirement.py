@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,8 @@ class Requirement:
 
 def requirements(extra: str = "") -> list[Requirement]:
     """What the package needs at all, or (by an extra's name) what that extra adds; empty in an app without its metadata."""
+    import importlib.metadata  # not above: the command line's help is to be quick
+
     from packaging.requirements import InvalidRequirement
     from packaging.requirements import Requirement as Line
 
@@ -85,6 +86,8 @@ def _install(extra: str = "") -> str:
 
 
 def _requirement(name: str, needed: str) -> Requirement:
+    import importlib.metadata
+
     from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion
 

@@ -33,16 +33,17 @@ class Error:
     """Largest difference, each channel measured by its own size: a loud one must not hide the others, nor be judged by them."""
 
     @classmethod
-    def of(cls, found: NDArray[np.floating], truth: NDArray[np.float64]) -> Error:
-        """Arrays of one shape, channels last."""
+    def of(cls, found: NDArray[np.floating], truth: NDArray[np.float64], like: NDArray[np.float64] | None = None) -> Error:
+        """Arrays of one shape, channels last; `like` has the channels' sizes, None: the truth itself."""
         difference = found.astype(np.float64) - truth
-        sizes = np.sqrt(np.square(truth.reshape(-1, truth.shape[-1])).mean(0))
+        measured = truth if like is None else like
+        sizes = np.sqrt(np.square(measured.reshape(-1, truth.shape[-1])).mean(0))
         # A channel that happens to be near 0 here is not measured by that.
         sizes = np.maximum(sizes, np.median(sizes))
-        norm, quietest = float(np.linalg.norm(truth)), float(sizes.mean()) or 1.0
+        norm, usual = float(np.linalg.norm(truth)), float(sizes.mean()) or 1.0
         return cls(
             float(np.linalg.norm(difference)) / (norm or 1.0),
-            float((np.abs(difference) / np.where(sizes > 0, sizes, quietest)).max(initial=0.0)),
+            float((np.abs(difference) / np.where(sizes > 0, sizes, usual)).max(initial=0.0)),
         )
 
 

@@ -55,8 +55,13 @@ class _Pieces:
     call: dict[str, Tensor]
     """Inputs of the graph that every piece gets."""
 
-    def compare(self, what: str, given: dict[str, Tensor], output: str, compute: _Compute) -> tuple[Difference, Tensor]:
-        """The piece from values of the graph to another, beside compute(model, *values); with the truth about it."""
+    def compare(
+        self, what: str, given: dict[str, Tensor], output: str, compute: _Compute, like: _Compute | None = None
+    ) -> tuple[Difference, Tensor]:
+        """The piece from values of the graph to another, beside compute(model, *values); with the truth about it.
+
+        `like` computes what the sizes of the output's channels are taken from, where they are not its own.
+        """
         part = self.cut.part(list(self.call | given), [output])
         types = {value.name: value.dtype for value in part.graph.inputs}
         halves = {name: x.to(torch.float16 if types[name] == ir.DataType.FLOAT16 else torch.float32) for name, x in given.items()}
@@ -66,7 +71,8 @@ class _Pieces:
             needed = {spec.name for spec in session.get_inputs()}
             feeds = {name: x for name, x in (self.call | halves).items() if name in needed}
             (found,) = run(session, **feeds)
-        return self.reference.compare(part, what, found, truth, own), truth
+        sizes = like(self.reference.truth, *(x.double() for x in halves.values())) if like is not None else None
+        return self.reference.compare(part, what, found, truth, own, sizes), truth
 
 
 def _image(image: Tensor, manifest: Manifest) -> dict[str, Tensor]:
@@ -150,12 +156,18 @@ def _gated(
         gated: Tensor = mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
         return gated
 
+    def ungated(model: Any, x: Tensor) -> Tensor:
+        """An activation is right to a share of what it reads: of a large negative number it leaves nothing but rounding."""
+        mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
+        product: Tensor = mlp.gate_proj(normed) * mlp.up_proj(normed)
+        return product
+
     def down(model: Any, x: Tensor, gated: Tensor) -> Tensor:
         added: Tensor = x + layer(model).mlp.down_proj(gated)
         return added
 
     middle = pieces.cut.input_of(f"{at}.mlp.down_proj.weight")
-    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate)
+    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate, ungated)
     second, result = pieces.compare(f"{what}, down", {border: x, middle: gated}, following, down)
     return [first, second], result
 

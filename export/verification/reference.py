@@ -69,13 +69,16 @@ class Reference:
         """compute(model, *given) of both, the truth from the same numbers widened."""
         return compute(self.truth, *(x.double() for x in given)), compute(self.own, *given)
 
-    def compare(self, part: ir.Model, what: str, found: NDArray[np.float32], truth: Tensor, own: Tensor) -> Difference:
-        """What a graph, or a part of one, has computed beside what both references have, arrays of one shape."""
+    def compare(
+        self, part: ir.Model, what: str, found: NDArray[np.float32], truth: Tensor, own: Tensor, like: Tensor | None = None
+    ) -> Difference:
+        """What a graph, or a part of one, has computed beside both references' results, in arrays of one shape."""
         graph: Any = part.graph.name
         dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
         exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
         least = Error(*(count * torch.finfo(dtype).eps for count in roundings(part)))
-        errors = Error.of(found, exact), Error.of(rounded, exact)
+        sizes = like.numpy() if like is not None else None
+        errors = Error.of(found, exact, sizes), Error.of(rounded, exact, sizes)
         return Difference(graph, what, self.arithmetic.name, *errors, least, bool(np.isfinite(exact).all()))
 
 
