@@ -7,6 +7,7 @@ the bound follows the model: wide sums, deep stacks and loud channels raise both
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,8 @@ from ...graphs.contract import GRAPHS, GraphName
 from ..errors import ParityError
 
 MARGIN = 4
-"""Two right ways to round one computation differ in luck: over 40 random models the graph's error was 0.3 to 1.9 times the
-reference's (tests/random_configs.py). A fault that is worth a name is further off."""
+"""Two right ways to round one computation differ in luck (tests/random_configs.py prints by how much); a fault that is worth a
+name is further off."""
 _NAMED = 3
 """Faults that an error message names."""
 
@@ -45,6 +46,12 @@ class Error:
             float(np.linalg.norm(difference)) / (norm or 1.0),
             float((np.abs(difference) / np.where(sizes > 0, sizes, usual)).max(initial=0.0)),
         )
+
+    @classmethod
+    def largest_of(cls, errors: Iterable[Error]) -> Error:
+        """Of several computations of one thing, the largest of each measure."""
+        pairs = np.array([(error.relative, error.largest) for error in errors])
+        return cls(*pairs.max(0).tolist())
 
 
 @dataclass(frozen=True)

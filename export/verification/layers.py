@@ -23,7 +23,7 @@ from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .difference import Difference
 from .example import Example, position_ids
 from .graphs import load_graph, opened, run
-from .reference import Reference, patch_grid
+from .reference import COPIES, Reference, patch_grid
 
 _Compute = Callable[..., Tensor]
 _Layer = Callable[[Any], Any]
@@ -65,7 +65,7 @@ class _Pieces:
         part = self.cut.part(list(self.call | given), [output])
         types = {value.name: value.dtype for value in part.graph.inputs}
         halves = {name: x.to(torch.float16 if types[name] == ir.DataType.FLOAT16 else torch.float32) for name, x in given.items()}
-        truth, own = self.reference.both(compute, *halves.values())
+        truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
         part.graph.name = self.cut.graph
         with opened(part) as session:
             needed = {spec.name for spec in session.get_inputs()}
@@ -82,10 +82,11 @@ def _image(image: Tensor, manifest: Manifest) -> dict[str, Tensor]:
 def _vision(pieces: _Pieces, pixels: Tensor) -> Iterator[Difference]:
     cut, encoder = pieces.cut, pieces.reference.truth.model.vision_model.encoder
     borders = [*cut.borders(VISION_NORM), cut.input_of(LAST_VISION_NORM)]
-    grid = patch_grid(pieces.reference.truth, pixels)
-
     found, x = pieces.compare(
-        "patches", {"pixel_values": pixels}, borders[0], lambda model, pixels: model.model.vision_model.embeddings(pixels, grid)
+        "patches",
+        {"pixel_values": pixels},
+        borders[0],
+        lambda model, pixels: model.model.vision_model.embeddings(pixels, patch_grid(model, pixels)),
     )
     yield found
     for index, (border, following) in enumerate(itertools.pairwise(borders)):

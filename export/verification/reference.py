@@ -23,6 +23,9 @@ from .cut import roundings
 from .difference import Difference, Error
 from .folder_matrix import FolderMatrix, folder_matrices
 
+COPIES = 3
+"""Times that the reference computes in the folder's type: where one rounding decides, one time may be lucky."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -65,9 +68,18 @@ class Reference:
         """A parameter as the folder stores it, float64."""
         return self.arithmetic.stored(self.source.checkpoint.read_all(self.source.names[name])).double()
 
-    def both(self, compute: Callable[..., Tensor], *given: Tensor) -> tuple[Tensor, Tensor]:
-        """compute(model, *given) of both, the truth from the same numbers widened."""
-        return compute(self.truth, *(x.double() for x in given)), compute(self.own, *given)
+    def both(self, compute: Callable[..., Tensor], *given: Tensor, copies: int = 1) -> tuple[Tensor, Tensor]:
+        """compute(model, *given) of both, the truth from the same numbers widened.
+
+        With `copies`, `given` have a batch of 1, and the folder's type computes it so many times along that axis: once from them
+        and else from neighbours of each number, a rounding away.
+        """
+        generator, batches = torch.Generator().manual_seed(0), []
+        for x in given:
+            step = 1 + torch.finfo(x.dtype).eps * (2.0 * torch.randint(0, 2, (copies, *x.shape[1:]), generator=generator) - 1)
+            near = (x.double() * step).to(x.dtype) if copies > 1 else x
+            batches.append(torch.cat([x, near[1:]]) if copies > 1 else x)
+        return compute(self.truth, *(x.double() for x in given)), compute(self.own, *batches)
 
     def compare(
         self, part: ir.Model, what: str, found: NDArray[np.float32], truth: Tensor, own: Tensor, like: Tensor | None = None
@@ -76,9 +88,10 @@ class Reference:
         graph: Any = part.graph.name
         dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
         exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
+        copies = rounded[None] if rounded.shape == exact.shape else rounded[:, None]
         least = Error(*(count * torch.finfo(dtype).eps for count in roundings(part)))
         sizes = like.numpy() if like is not None else None
-        errors = Error.of(found, exact, sizes), Error.of(rounded, exact, sizes)
+        errors = Error.of(found, exact, sizes), Error.largest_of(Error.of(copy, exact, sizes) for copy in copies)
         return Difference(graph, what, self.arithmetic.name, *errors, least, bool(np.isfinite(exact).all()))
 
 
@@ -89,14 +102,14 @@ def as_quantised(folder: Path, manifest: Manifest, source: SourceModel, graph: G
 
 
 def features(model: Any, pixels: Tensor) -> Tensor:
-    """What a reference makes of one image [1, 3, height, width] → [latents, hidden]."""
+    """What a reference makes of images [images, 3, height, width] → [images, latents, hidden]."""
     grid = patch_grid(model, pixels)
     seen = model.model.vision_model(pixel_values=pixels, patch_attention_mask=grid).last_hidden_state
-    found: Tensor = model.model.connector(seen, attention_mask=grid.flatten(1))[0]
+    found: Tensor = model.model.connector(seen, attention_mask=grid.flatten(1))
     return found
 
 
 def patch_grid(model: Any, pixels: Tensor) -> Tensor:
-    """The reference's mask of whole patches, all true."""
+    """The reference's mask of whole patches, all true, for each image."""
     patch = model.config.vision_config.patch_size
-    return torch.ones(1, pixels.shape[2] // patch, pixels.shape[3] // patch, dtype=torch.bool)
+    return torch.ones(len(pixels), pixels.shape[2] // patch, pixels.shape[3] // patch, dtype=torch.bool)

@@ -15,7 +15,7 @@ from ..source_model import SourceModel
 from .difference import Difference
 from .example import STEPS, Example, position_ids
 from .graphs import load_graph, opened_folder, run
-from .reference import Reference, features
+from .reference import COPIES, Reference, features
 
 
 @torch.no_grad()
@@ -27,9 +27,9 @@ def compare_whole(folder: Path, manifest: Manifest, source: SourceModel, unround
     with opened_folder(folder, "vision", manifest.dtype) as session:
         for number, image in enumerate(example.images):
             given = image[None].to(half)
-            actual = run(session, pixel_values=given, position_ids=position_ids(image, manifest))[0][0]
-            truth, own = reference.both(features, given)
-            images.append(truth.to(half))
+            actual = run(session, pixel_values=given, position_ids=position_ids(image, manifest))[0]
+            truth, own = reference.both(features, given, copies=COPIES)
+            images.append(truth[0].to(half))
             yield reference.compare(graph, f"image_features of image {number + 1}", actual, truth, own)
     graph, embeds, table = load_graph(folder, "embedding"), [], torch.cat(images)
     with opened_folder(folder, "embedding", manifest.dtype) as session:
@@ -62,7 +62,9 @@ def _decoder(
     width, batch = int(lengths.max()), len(embeds)
     answered = reference.own.model.text_model.embed_tokens(answers)
     expected = [
-        reference.both(lambda model, x: model.lm_head(model.model.text_model(inputs_embeds=x[None]).last_hidden_state)[0], whole)
+        reference.both(
+            lambda model, x: model.lm_head(model.model.text_model(inputs_embeds=x).last_hidden_state), whole[None], copies=COPIES
+        )
         for whole in map(torch.cat, zip(embeds, answered, strict=True))
     ]
     shape = (batch, sizes.num_key_value_heads, width + STEPS, sizes.head_dim)
@@ -76,5 +78,5 @@ def _decoder(
             for row, (truth, own) in enumerate(expected):
                 here = slice(0, int(lengths[row])) if step == 0 else slice(int(lengths[row]) + step - 1, int(lengths[row]) + step)
                 what = f"logits of prompt {row + 1}" + (f", step {step}" if step else "")
-                yield reference.compare(graph, what, logits[row, : here.stop - here.start], truth[here], own[here])
+                yield reference.compare(graph, what, logits[row, : here.stop - here.start], truth[0, here], own[:, here])
             x, positions = answered[:, step : step + 1], np.zeros((batch, 1), np.int64)
