@@ -76,15 +76,18 @@ class Reference:
         """
         generator, batches = torch.Generator().manual_seed(0), []
         for x in given:
-            step = 1 + torch.finfo(x.dtype).eps * (2.0 * torch.randint(0, 2, (copies, *x.shape[1:]), generator=generator) - 1)
-            near = (x.double() * step).to(x.dtype) if copies > 1 else x
-            batches.append(torch.cat([x, near[1:]]) if copies > 1 else x)
+            signs = 2.0 * torch.randint(0, 2, (copies - 1, *x.shape[1:]), generator=generator) - 1
+            near = [(x.double() * (1 + torch.finfo(x.dtype).eps * signs)).to(x.dtype)] if copies > 1 else []
+            batches.append(torch.cat([x, *near]))
         return compute(self.truth, *(x.double() for x in given)), compute(self.own, *batches)
 
     def compare(
         self, part: ir.Model, what: str, found: NDArray[np.float32], truth: Tensor, own: Tensor, like: Tensor | None = None
     ) -> Difference:
-        """What a graph, or a part of one, has computed beside both references' results, in arrays of one shape."""
+        """What a graph, or a part of one, has computed, beside both references' results.
+
+        Arrays of one shape, but that `own` may have copies along its first axis; `like` as in `Error.of`.
+        """
         graph: Any = part.graph.name
         dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
         exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
