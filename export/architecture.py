@@ -16,6 +16,12 @@ from .trace import TORCH_DTYPES, fake_mode, fake_model
 
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 """Rope types whose angles depend on the position alone, and so fit one table."""
+_MAX_WIDTH = 1 << 24
+_TEXT_WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+_VISION_WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
+_PERCEIVER_WIDTHS = (
+    "hidden_size", "resampler_n_latents", "resampler_n_heads", "resampler_head_dim", "num_key_value_heads",
+)  # fmt: skip
 
 
 def load_config(checkpoint: Checkpoint) -> Idefics2Config:
@@ -44,11 +50,12 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
     except Exception as error:  # transformers' validation raises several kinds; all mean the same here
         reason = str(error).strip().replace("\n", " ") or type(error).__name__
         raise CheckpointError(f"{checkpoint.source}'s config.json is not a valid Idefics2 config: {reason}") from error
-    _check(config, checkpoint.source)
+    _check(config, checkpoint.source, len(checkpoint.tensors))
     return config
 
 
-def _check(config: Idefics2Config, source: str) -> None:
+def _check(config: Idefics2Config, source: str, tensors: int) -> None:
+    """Raise CheckpointError for what no graph can express, and for sizes that no checkpoint of so many `tensors` has."""
     text, vision, perceiver = config.text_config, config.vision_config, config.perceiver_config
     rope = text.rope_parameters["rope_type"]
     if rope not in ROPE_TYPES:
@@ -62,18 +69,27 @@ def _check(config: Idefics2Config, source: str) -> None:
     for key, value in (("image_size", vision.image_size), ("patch_size", vision.patch_size)):
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{source}'s vision model has the {key} {value}. Only one positive number can be exported.")
+    if vision.image_size < vision.patch_size:
+        raise CheckpointError(
+            f"{source} has images of {vision.image_size} pixels, but patches of {vision.patch_size}. Check config.json."
+        )
     if vision.num_channels != 3:
         raise CheckpointError(f"{source}'s vision model takes {vision.num_channels} channels. Only 3 (RGB) can be exported.")
-    for name, size, least, most in (
-        ("num_hidden_layers", text.num_hidden_layers, 1, 10_000),
-        ("max_position_embeddings", text.max_position_embeddings, 1, 1 << 24),
-        ("sliding_window", 1 if text.sliding_window is None else text.sliding_window, 1, 1 << 31),
-        ("resampler_n_latents", perceiver.resampler_n_latents, 1, 1 << 16),
-        ("rope_theta", text.rope_parameters["rope_theta"], 1, 1 << 62),
+    for part, name, size, least, most in (
+        *(("text", name, getattr(text, name), 1, _MAX_WIDTH) for name in _TEXT_WIDTHS),
+        *(("vision", name, getattr(vision, name), 1, _MAX_WIDTH) for name in _VISION_WIDTHS),
+        *(("perceiver", name, getattr(perceiver, name), 1, _MAX_WIDTH) for name in _PERCEIVER_WIDTHS),
+        ("text", "num_hidden_layers", text.num_hidden_layers, 1, tensors),
+        ("vision", "num_hidden_layers", vision.num_hidden_layers, 1, tensors),
+        ("perceiver", "resampler_depth", perceiver.resampler_depth, 1, tensors),
+        ("text", "max_position_embeddings", text.max_position_embeddings, 1, 1 << 20),
+        ("text", "sliding_window", 1 if text.sliding_window is None else text.sliding_window, 1, 1 << 31),
+        ("text", "rope_theta", text.rope_parameters["rope_theta"], 1, 1 << 62),
     ):
-        if not least <= size <= most:
+        if not isinstance(size, int | float) or not least <= size <= most:
+            why = ", the number of its tensors" if most == tensors else ""
             raise CheckpointError(
-                f"{source}'s config has the {name} {size}, which is not from {least} to {most}. Check config.json."
+                f"{source}'s {part} config has the {name} {size!r:.40}, not from {least} to {most}{why}. Check config.json."
             )
     for name, total, by in (
         ("text heads by key/value heads", text.num_attention_heads, text.num_key_value_heads),

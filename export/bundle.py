@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from ..graphs.errors import Idefics2OnnxError
 from .errors import CheckpointError
+from .journal import sync_files
 
 _LOCK = "lock"
 """Held by the process that works there."""
@@ -84,6 +85,7 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
             else:
                 say(f"What is done so far stays in {root}. The same command goes on from there.")
             raise
+        sync_files(workplace.folder)
         workplace.folder.rename(target)
         discard()
         made = []

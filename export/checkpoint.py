@@ -28,6 +28,7 @@ _FILES = (
 )  # fmt: skip
 """Of a hub repository, what an export reads besides the weights of an index."""
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
+_LONGEST_NAME = 255  # bytes, as file systems have it
 _ROWS_AT_ONCE = 256
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
@@ -112,7 +113,13 @@ class FileTensor:
         data = read_direct(self.path, self.offset + start * row, length)
         if len(data) != length:
             raise CheckpointError(f"{self.path.name} ended inside the tensor {self.name}. Download it again.")
-        return torch.from_numpy(data).view(self.dtype).reshape(stop - start, *self.shape[1:])
+        found = torch.from_numpy(data).view(self.dtype).reshape(stop - start, *self.shape[1:])
+        # NaN is its own smallest and largest; isfinite takes a hundred times as long.
+        if found.is_floating_point() and found.numel() and not torch.stack(found.aminmax()).isfinite().all():
+            raise CheckpointError(
+                f"{self.path.name}'s tensor {self.name} holds numbers that are not finite. Download or save the checkpoint again."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -202,8 +209,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download it again.")
     for name in map(str, weight_map.values()):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{folder / _INDEX} names the file {name!r}, which is not a safetensors file beside it.")
+        if Path(name).name != name or not name.endswith(".safetensors") or len(name.encode(errors="replace")) > _LONGEST_NAME:
+            raise CheckpointError(f"{folder / _INDEX} names the file {name!r:.100}, which is not a safetensors file beside it.")
     return {key: str(name) for key, name in weight_map.items()}
 
 
@@ -218,7 +225,7 @@ def read_header(path: Path) -> dict[str, Stored]:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             found = {name: _location(name, path, 8 + length, entry) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise CheckpointError(f"{path} has a damaged header ({first_line(error)}). Download it again.") from error
     for name, tensor in found.items():
         if tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize > size:

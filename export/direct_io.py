@@ -64,15 +64,25 @@ class DirectWriter:
             if self._waiting == _BUFFER:
                 self._flush(_BUFFER)
 
+    def sync(self) -> int:
+        """Wait for the disk, and say how many bytes are on it: all but a few that wait to be written."""
+        os.fsync(self._file.fileno())
+        return self._written
+
+    def finish(self) -> None:
+        """Write what is still waiting; nothing more may be written."""
+        size = self.position
+        self._flush(self._waiting + -self._waiting % _ALIGNMENT)
+        self._file.truncate(size)
+        self._written = size
+
     def __enter__(self) -> DirectWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if error is None:
-                size = self.position
-                self._flush(self._waiting + -self._waiting % _ALIGNMENT)
-                self._file.truncate(size)
+                self.finish()
         finally:
             self._file.close()
 

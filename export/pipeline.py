@@ -90,8 +90,8 @@ def export_model(
     if spoilt is not None and os.path.lexists(spoilt):
         raise CheckpointError(f"{spoilt} already exists, where --keep puts a folder that fails. Remove it first.")
     given = {"checkpoint": checkpoint.folder, "adapter": model.adapter, "calibrate": calibrate}
-    plan: dict[str, Any] = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
-    plan |= {"code": code_digest(), "tools": _versions(), "dtype": dtype, "attention": flavour}
+    before = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
+    plan: dict[str, Any] = before | {"code": code_digest(), "tools": _versions(), "dtype": dtype, "attention": flavour}
     plan |= {"quantisation": asdict(quantisation) if quantisation else None}
     with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan, listener.say) as workplace:
         if workplace.resumed:
@@ -119,7 +119,10 @@ def export_model(
                 source_model = smooth[wanted] if wanted else model
                 graph = store_narrow(quantise(version, wanted, source_model) if wanted else version, dtype)
                 listener.start(graph.name, graph_bytes(graph))
-                files |= write_graph(graph, source_model, partial, listener.advance)
+                files |= write_graph(graph, source_model, workplace, listener.advance)
+        for kind, read in given.items():
+            if read is not None and fingerprint(Path(read)) != before[kind]:
+                raise CheckpointError(f"The files in {read} changed while they were read. Export again when they stand still.")
         files |= {path.name: file_entry(path) for path in sorted(partial.iterdir()) if path.name not in files}
         manifest = Manifest(
             precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),

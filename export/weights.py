@@ -19,8 +19,10 @@ from torch import Tensor
 from ..graphs.contract import FileEntry, data_file, graph_file
 from ..runtime.parallel import in_parallel
 from .awq import AwqMatrix
+from .bundle import Workplace
 from .checkpoint import Stored
 from .direct_io import DirectWriter
+from .journal import Journal
 from .packing import Groups, Packing
 from .source_model import SourceModel
 from .trace import PackedWeight, TracedGraph, Weight
@@ -44,34 +46,36 @@ def graph_bytes(graph: TracedGraph) -> int:
     return sum(_bytes(graph, name) for name in (*graph.weights, *packed))
 
 
-def write_graph(graph: TracedGraph, model: SourceModel, folder: Path, progress: Progress) -> dict[str, FileEntry]:
-    """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into `folder`; returns their sizes and hashes.
+def write_graph(graph: TracedGraph, model: SourceModel, workplace: Workplace, progress: Progress) -> dict[str, FileEntry]:
+    """Write ``<graph>.onnx`` and ``<graph>.onnx.data`` into the workplace's folder; returns their sizes and hashes.
 
-    Weights that an interrupted run has written whole are kept.
+    Weights that an interrupted run has written whole are kept, as far as its journal vouches for them.
     """
-    location, digest = data_file(graph.name), hashlib.sha256()
+    folder, location = workplace.folder, data_file(graph.name)
     items = _items(graph, model)
     places = _places(graph, items, folder)
     ends = [sum(places[item.names[-1]]) for item in items]
-    path = folder / location
-    path.touch()
-    whole = sum(end <= path.stat().st_size for end in ends)
-    kept = ends[whole - 1] if whole else 0
-    with path.open("rb") as found:
-        for start in range(0, kept, BLOCK):
-            block = found.read(min(BLOCK, kept - start))
-            digest.update(block)
-            progress(len(block))
-    with DirectWriter(path, kept) as file:
-        for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in items[whole:])):
-            padding = np.zeros(max(0, places[name][0] - file.position), np.uint8)  # before a tensor's first part
-            data = part.contiguous().view(-1).view(torch.uint8).numpy()
-            for piece in (padding, data):
-                digest.update(piece.data)
-                file.write(piece)
-            progress(data.nbytes)
-            del part, data, piece  # before the next one is made
+    journal = Journal(workplace.root / f"{location}.journal", folder / location)
+    kept, digest = journal.resume(ends, progress)
+    left = [item for item, end in zip(items, ends, strict=True) if end > kept]
+    with DirectWriter(folder / location, kept) as file:
+        try:
+            for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in left)):
+                padding = np.zeros(max(0, places[name][0] - file.position), np.uint8)  # before a tensor's first part
+                data = part.contiguous().view(-1).view(torch.uint8).numpy()
+                for piece in (padding, data):
+                    digest.update(piece.data)
+                    file.write(piece)
+                if file.position in ends:
+                    journal.reach(file.position, digest, file)
+                progress(data.nbytes)
+                del part, data, piece  # before the next one is made
+        except BaseException:
+            journal.record(file)
+            raise
         assert file.position == (ends or [0])[-1], f"{location} has {file.position} bytes instead of {ends[-1]}"
+        file.finish()
+        journal.record(file)
     proto = ir.to_proto(graph.model).SerializeToString()
     (folder / graph_file(graph.name)).write_bytes(proto)
     return {

@@ -31,6 +31,23 @@ MANIFEST = "idefics2_onnx.json"
 TENSOR_TYPES: dict[Dtype, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 FLOAT, INT = "tensor(float)", "tensor(int64)"
 
+OPERATORS: frozenset[tuple[str, str]] = frozenset(
+    {("", name) for name in (
+        "Add", "And", "Attention", "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "Conv", "Div", "Expand", "Gather",
+        "GatherND", "Greater", "LayerNormalization", "Less", "LessOrEqual", "MatMul", "Max", "Min", "Mul", "Neg",
+        "QuantizeLinear", "RMSNormalization", "Range", "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "RotaryEmbedding",
+        "Shape", "Sigmoid", "SimplifiedLayerNormalization", "Slice", "Squeeze", "Sub", "TensorScatter", "Transpose", "Unsqueeze",
+        "Where",
+        # of the activations that a config may name
+        "Clip", "Erf", "Exp", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Pow", "Relu", "Softplus", "Sqrt", "Tanh",
+    )}
+    | {("com.microsoft", name) for name in (
+        "GatherBlockQuantized", "GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention",
+    )}
+)  # fmt: skip
+"""Domain, empty for ai.onnx, and type of every operator that a graph may have. None of them holds a graph of its own, so a graph
+runs as many operators as it has nodes."""
+
 Axis = int | str
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +36,8 @@ PATCHES_PER_CALL = 4 * 70 * 70
 """Images of one size are encoded together up to this many patches, which bounds the activations' memory."""
 NOT_RECORDED = -1
 """What ONNX Runtime calls a run that is no part of a CUDA graph."""
+_HEARING = 0.1
+"""Seconds. The system may hand Ctrl-C to any thread, and Python hears of it when the main one wakes up."""
 _PIXELS: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -290,13 +292,16 @@ def _has_arena(session: Any) -> bool:
 
 
 def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
-    running = _runner().submit(session.run_with_iobinding, binding, options)
+    running: list[Future[None]] = []
     try:
-        running.result()
+        running.append(_runner().submit(session.run_with_iobinding, binding, options))
+        while wait(running, _HEARING).not_done:
+            pass
     except KeyboardInterrupt:
         options.terminate = True  # ends it at the next operator
-        wait([running])
+        wait(running)
         raise
+    running[0].result()
 
 
 @cache

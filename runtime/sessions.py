@@ -16,6 +16,7 @@ from .card_options import CardOptions
 from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, card_of, place, provider_name
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
+from .graph_file import GraphFile
 from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
 from .machine import INT8_UNITS, instructions
 
@@ -152,6 +153,7 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
 
     def opened(graph: GraphName) -> Any:
         wanted = places[graph]
+        GraphFile.read(folder.file(graph_file(graph))).check(graph, folder.manifest.model)
         return _open_vino(folder, graph) if wanted is None else _open(folder, graph, wanted, session_options, options)
 
     on_cards = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])

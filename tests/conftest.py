@@ -2,18 +2,46 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.random_model import write_checkpoint
-from idefics2_onnx.export import export_model
+from idefics2_onnx.export import export_model, pipeline
+from idefics2_onnx.export.trace import TracedGraph, trace_graphs
 from parity import Reference
 from small_models import SMALL_MODELS
 
 Keyed = Callable[..., Path]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with Ctrl-C ignored
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Trace each kind of graph once: it takes most of a small export's time, and the weights come afterwards."""
+    found: dict[tuple[Any, ...], list[TracedGraph]] = {}
+
+    def trace(config: Any, *kind: Any) -> Iterator[TracedGraph]:
+        key = (config.to_json_string(use_diff=False), *kind)
+        if key not in found:
+            found[key] = list(trace_graphs(config, *kind))
+        return (traced.copy(traced.name) for traced in found[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "trace_graphs", trace)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that the test processes have in common. What is made there is made under a lock, and never changed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -40,17 +68,16 @@ def copy(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Keyed:
+def exported(checkpoint: Callable[[str], Path], shared: Path) -> Keyed:
     """Model folder of a small model, exported once per precision and flavour, unverified."""
-    folders: dict[tuple[str, ...], Path] = {}
 
     def make(name: str, precision: str = "fp32", attention: str = "fused") -> Path:
-        key = (name, precision, attention)
-        if key not in folders:
-            target = tmp_path_factory.mktemp("folders") / "-".join(key)
-            wanted = None if SMALL_MODELS[name].config.text_config.head_dim % 16 else attention
-            folders[key] = export_model(checkpoint(name), target, precision, attention=wanted, verify="never").folder  # type: ignore[arg-type]
-        return folders[key]
+        target = shared / "-".join((name, precision, attention))
+        with FileLock(f"{target}.lock"):
+            if not target.exists():
+                wanted = None if SMALL_MODELS[name].config.text_config.head_dim % 16 else attention
+                export_model(checkpoint(name), target, precision, attention=wanted, verify="never")  # type: ignore[arg-type]
+        return target
 
     return make
 
