@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
 from .host_output import HostOutput
 from .padding import Tile
-from .parallel import in_parallel
+from .parallel import in_parallel, wait_for
 from .positions import position_ids
 from .sessions import Sessions
 from .timings import Timings
@@ -36,8 +36,6 @@ PATCHES_PER_CALL = 4 * 70 * 70
 """Images of one size are encoded together up to this many patches, which bounds the activations' memory."""
 NOT_RECORDED = -1
 """What ONNX Runtime calls a run that is no part of a CUDA graph."""
-_HEARING = 0.1
-"""Seconds. The system may hand Ctrl-C to any thread, and Python hears of it when the main one wakes up."""
 _PIXELS: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -131,6 +129,12 @@ class Engine:
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `batch` rows of `capacity` tokens."""
         return KeyValueCache(self.sizes, self.storage, batch, capacity)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Of one row."""
+        sizes = self.sizes
+        return 2 * sizes.num_layers * sizes.num_key_value_heads * sizes.head_dim * self.storage.item_bytes
 
     @property
     def reads_apart(self) -> bool:
@@ -295,11 +299,10 @@ def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, op
     running: list[Future[None]] = []
     try:
         running.append(_runner().submit(session.run_with_iobinding, binding, options))
-        while wait(running, _HEARING).not_done:
-            pass
+        wait_for(running)
     except KeyboardInterrupt:
         options.terminate = True  # ends it at the next operator
-        wait(running)
+        wait_for(running)
         raise
     running[0].result()
 

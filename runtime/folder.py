@@ -18,6 +18,8 @@ DEMO = Path(__file__).parent.parent / "demo" / "model"
 """The model that ships with the package."""
 HASHED_UP_TO = 64 << 20
 """Bytes; larger files are compared by size when a folder is opened, and by hash only by `verify`: 17 GB take too long."""
+MAX_JSON = 64 << 20
+"""Bytes. The largest tokenizers that are in use have half of it."""
 PROCESSOR_FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
     "tokenizer_config.json", "chat_template.json", "chat_template.jinja",
@@ -65,6 +67,11 @@ class ModelFolder:
                     f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}. Export or download the model again."
                 )
 
+    def unlisted(self) -> list[str]:
+        """Names in the folder that the manifest does not vouch for, hidden ones aside."""
+        known = {MANIFEST, *self.manifest.files}
+        return sorted(path.name for path in self.path.iterdir() if path.name not in known and not path.name.startswith("."))
+
     def file(self, name: str) -> Path:
         """Path of a file in the folder; ModelFolderError if it is missing or leads outside."""
         path = find_file(self.path, name)
@@ -99,6 +106,8 @@ def find_json(folder: Path, name: str) -> dict[str, Any]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object; ModelFolderError says why it does not."""
     try:
+        if (size := path.stat().st_size) > MAX_JSON:
+            raise ValueError(f"{size:,} bytes, more than {MAX_JSON:,}")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ModelFolderError(f"{path} is not readable JSON ({error}). Export or download the model again.") from error

@@ -14,7 +14,9 @@ from .beam_search import BeamSearch
 from .cache import GROWTH, KeyValueCache
 from .decode_step import DecodeStep
 from .engine import Engine
+from .errors import PromptError
 from .generation_options import GenerationOptions
+from .machine import total_memory
 from .prefill import read_prompts
 from .prefix_cache import PrefixCache, prompt_key
 from .processor import Idefics2Processor
@@ -59,6 +61,7 @@ class Generator:
         for sample, limit in zip(samples, limits, strict=True):
             sample.check(engine.sizes, limit)
         self._samples = list(samples)
+        self._check_memory(max((sample.tokens for sample in samples), default=0))
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
@@ -110,6 +113,19 @@ class Generator:
     @property
     def _rows_per_prompt(self) -> int:
         return max(self._options.num_beams, self._options.num_return_sequences)
+
+    def _check_memory(self, longest: int) -> None:
+        """Raise PromptError unless the rows fit this machine: their keys and values at first, and their logits three times over,
+        as sampling and beam search take them.
+        """
+        rows = len(self._samples) * self._rows_per_prompt
+        needed = rows * (longest * self._engine.cache_bytes_per_token + 3 * 4 * self._engine.sizes.vocab_size)
+        total = total_memory()
+        if rows > 1 and total is not None and needed > total:
+            raise PromptError(
+                f"{rows:,} rows of {longest:,} prompt tokens need {needed / 1e9:,.1f} GB; this machine has {total / 1e9:,.1f}. "
+                "Lower num_beams or num_return_sequences, or give fewer prompts at once."
+            )
 
     def _first_capacity(self) -> int:
         """Room for the prompts and the start of their answers."""

@@ -14,6 +14,8 @@ from .errors import ModelFolderError, PromptError
 from .generation_config import options_in
 
 DEFAULT_MAX_NEW_TOKENS = 256
+MAX_ROWS = 4096
+"""Answers or beams of one prompt. What so many need of memory is checked when the prompt's length is known."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "pad_token_id": values.whole(-1 << 31),
     "stop_strings": values.strings,
     "seed": values.whole(0),
-    "num_return_sequences": values.whole(1),
-    "num_beams": values.whole(1),
+    "num_return_sequences": values.whole(1, MAX_ROWS),
+    "num_beams": values.whole(1, MAX_ROWS),
     "length_penalty": values.number(-9, 9),
     "early_stopping": values.early,
     "renormalize_logits": values.flag,

@@ -140,7 +140,7 @@ def _tables(name: GraphName, sizes: ModelSizes) -> dict[str, tuple[int | None, .
             f"{embeddings}.position_embedding.weight": (sizes.positions_per_side**2, None),
         }
     if name == "embedding":
-        return {"embed_tokens.weight": (sizes.vocab_size, sizes.hidden_size)}
+        return {}
     return dict.fromkeys(("cos", "sin"), (sizes.max_positions, sizes.head_dim // 2))
 
 

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def _processor() -> tuple[str, set[str]]:
         arm = platform.machine() == "arm64"
         return _output("sysctl", "-n", "machdep.cpu.brand_string"), {"asimd", "asimddp"} if arm else {"avx2"}
     return platform.processor(), set()
+
+
+@cache
+def total_memory() -> int | None:
+    """Bytes that this machine has; None where the system does not say."""
+    return _memory()[0]
 
 
 def _memory() -> tuple[int | None, int | None]:

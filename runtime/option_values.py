@@ -18,10 +18,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def whole(least: int) -> Callable[[str, Any], int]:
+def whole(least: int, most: int = (1 << 31) - 1) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
-        if not is_whole(value) or not least <= value < 1 << 31:
-            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}, below 2³¹.")
+        if not is_whole(value) or not least <= value <= most:
+            limit = f" to {most:,}" if most < (1 << 31) - 1 else ", below 2³¹"
+            raise PromptError(f"{name} is {value!r:.60}. Give a whole number from {least}{limit}.")
         return int(value)
 
     return check

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_HEARING = 0.1
+"""Seconds."""
 
 
 @cache
@@ -19,6 +21,15 @@ def _threads() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child makes its own
     os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+def wait_for(work: Sequence[Future[Any]]) -> None:
+    """Wait for work in other threads; Ctrl-C is heard meanwhile.
+
+    The system may hand a signal to any thread, and Python hears of it when the main one wakes up.
+    """
+    while wait(work, _HEARING).not_done:
+        pass
 
 
 def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

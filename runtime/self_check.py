@@ -15,6 +15,8 @@ from .prefill import embed_prompts
 from .sample import Sample
 from .sessions import open_sessions
 
+_NAMED = 5
+
 
 def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[int], None] = lambda _: None) -> Iterator[str]:
     """Yield a line for each thing that was checked.
@@ -25,6 +27,9 @@ def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[
     """
     folder.check(on_bytes=on_bytes)
     yield f"files: {len(folder.manifest.files)} complete, sizes and SHA-256 as in the manifest"
+    if unlisted := folder.unlisted():
+        more = f" and {len(unlisted) - _NAMED} more" if len(unlisted) > _NAMED else ""
+        yield f"not checked: {', '.join(map(repr, unlisted[:_NAMED]))}{more}, which the manifest does not list and nothing reads"
     HostFiles.read(folder.path, folder.manifest.model)
     yield "processor: tokenizer, image options and chat template readable"
     try:

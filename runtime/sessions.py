@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .folder import ModelFolder
 from .graph_file import GraphFile
 from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
 from .machine import INT8_UNITS, instructions
+from .parallel import wait_for
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -151,19 +152,34 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
     for wanted in places.values():
         _check_providers(wanted or [])
 
+    loading: list[ort.SessionOptions] = []
+
     def opened(graph: GraphName) -> Any:
         wanted = places[graph]
         GraphFile.read(folder.file(graph_file(graph))).check(graph, folder.manifest.model)
-        return _open_vino(folder, graph) if wanted is None else _open(folder, graph, wanted, session_options, options)
+        if wanted is None:
+            return _open_vino(folder, graph)
+        own = session_options or _session_options(wanted)
+        loading.append(own)
+        return _open(folder, graph, wanted, own, options)
 
     on_cards = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
     # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
-    with ThreadPoolExecutor(1 if on_cards else len(places)) as pool:
-        found = [pool.submit(opened, graph) for graph in places]
-        try:
-            sessions = {graph: one.result() for graph, one in zip(places, found, strict=True)}
-        finally:
-            pool.shutdown(cancel_futures=True)
+    sessions: dict[GraphName, Any] = {}
+    try:
+        with ThreadPoolExecutor(1 if on_cards else len(places)) as pool:
+            found: list[Future[Any]] = []
+            try:
+                found += [pool.submit(opened, graph) for graph in places]
+                for graph, one in zip(places, found, strict=True):
+                    wait_for([one])
+                    sessions[graph] = one.result()
+            except BaseException:  # an error of one graph, or Ctrl-C, ends the opening of the others
+                _cancel(loading, True)
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        _cancel(loading, False)  # a caller's options may open other sessions
     recorded = sessions["decoder"].get_provider_options().get(CUDA, {}).get("enable_cuda_graph") == "1"
     on_tensorrt = TENSORRT in sessions["vision"].get_providers()
     sessions.setdefault("prompt", sessions["decoder"])
@@ -206,18 +222,12 @@ def _open(
     folder: ModelFolder,
     graph: GraphName,
     wanted: list[Provider],
-    session_options: ort.SessionOptions | None,
+    options: ort.SessionOptions,
     card_options: CardOptions,
 ) -> ort.InferenceSession:
     import onnxruntime as ort
 
     names = [provider_name(provider) for provider in wanted]
-    options = session_options
-    if options is None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
-        if names == [CPU]:
-            options.enable_mem_pattern = False  # a block of memory for each shape that comes, and no two prompts are alike
     for name, value in _entries(folder.manifest, names, card_options).items():
         if not _has_entry(options, name):  # the caller's own
             options.add_session_config_entry(name, value)
@@ -236,7 +246,7 @@ def _open(
             ) from error
         if plain := _without_cuda_graph(wanted):
             _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
-            return _open(folder, graph, plain, session_options, card_options)
+            return _open(folder, graph, plain, options, card_options)
         if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
             raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
         raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error
@@ -259,6 +269,23 @@ def _open(
         )
     _check_interface(folder, graph, session)
     return session
+
+
+def _session_options(wanted: list[Provider]) -> ort.SessionOptions:
+    """For a caller who gives none."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings there are about the graph optimiser, not the model
+    if [provider_name(provider) for provider in wanted] == [CPU]:
+        options.enable_mem_pattern = False  # a block of memory for each shape that comes, and no two prompts are alike
+    return options
+
+
+def _cancel(loading: Sequence[ort.SessionOptions], now: bool) -> None:
+    """Have ONNX Runtime give up the sessions that it opens with these options, or not any more."""
+    for options in loading:
+        options.set_load_cancellation_flag(now)
 
 
 def _entries(manifest: Manifest, providers: list[str], card_options: CardOptions) -> dict[str, str]:

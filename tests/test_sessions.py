@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
+import threading
 import time
 from contextlib import nullcontext
 
@@ -184,3 +186,36 @@ def test_sums_that_could_overflow_are_taken_with_care(exported, monkeypatch, pre
     options = open_sessions(ModelFolder.open(exported("plain", precision)), "cpu").decoder.get_session_options()
     with nullcontext() if careful else pytest.raises(RuntimeError, match="does not have"):
         assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+def test_ctrl_c_ends_the_opening(monkeypatch):
+    """ONNX Runtime is told to give up, and what a caller's options are used for next is opened."""
+    told, pressed, real = threading.Event(), threading.Lock(), sessions._cancel
+
+    def endless(*_, **__):
+        if pressed.acquire(blocking=False):
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # to this thread, as the system may
+        assert told.wait(60)
+        raise RuntimeError("given up")
+
+    def cancel(loading, now):
+        assert len(loading) <= 3
+        real(loading, now)
+        if now:
+            told.set()
+
+    options = ort.SessionOptions()
+    with monkeypatch.context() as patch:
+        patch.setattr(ort, "InferenceSession", endless)
+        patch.setattr(sessions, "_cancel", cancel)
+        with pytest.raises(KeyboardInterrupt):
+            Idefics2.from_pretrained(session_options=options)
+    assert told.is_set()
+    assert Idefics2.from_pretrained(session_options=options).generate("Hi", max_new_tokens=1).token_ids
+
+
+def test_a_session_that_is_being_opened_can_be_given_up():
+    options = ort.SessionOptions()
+    options.set_load_cancellation_flag(True)
+    with pytest.raises(Exception, match=r"(?i)cancel"):
+        ort.InferenceSession(ModelFolder.open().file("decoder.onnx"), options, providers=[CPU])
