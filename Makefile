@@ -28,6 +28,7 @@ test: .venv/.everything .venv/.package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p idefics2_onnx
+	$(BIN)/mypy tests/typed_app.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 test-edges: .venv/.everything .venv/.package

@@ -20,7 +20,7 @@ from .graphs.errors import Idefics2OnnxError, ModelFolderError
 from .runtime import standard_streams
 from .runtime.device import DEVICES, place
 from .runtime.errors import ProviderError
-from .runtime.requirement import explain, requirements, unfit
+from .runtime.requirement import explain, install, requirements, unfit
 from .runtime.standard_streams import json_text
 
 if TYPE_CHECKING:
@@ -503,7 +503,9 @@ def options_of(chosen: tuple[str, ...]) -> dict[str, Any]:
     """Options of a generation."""
     from .runtime.generation_options import GenerationOptions
 
-    return pairs_of(chosen, GenerationOptions, "generation option")
+    options = pairs_of(chosen, GenerationOptions, "generation option")
+    GenerationOptions.checked(options)  # before the model is opened, which takes a while
+    return options
 
 
 def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
@@ -571,7 +573,7 @@ def _exporter() -> Any:
     from . import export as exporter
 
     if others := unfit("export"):
-        _say(f"Not tested with {', '.join(map(str, others))}. If anything fails: pip install 'idefics2-onnx[export]'")
+        _say(f"Not tested with {', '.join(map(str, others))}. If anything fails: {install('export')}")
     return exporter
 
 

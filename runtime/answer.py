@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +28,8 @@ class Generation:
     token_ids: list[int]
     """All generated tokens, the end token included; with echo, the prompt's in front."""
     finish_reason: FinishReason
-    """"stop" at an end token or stop string, "length" at max_new_tokens or where reading stopped."""
+    """"stop" at an end token, a stop string or by stopping_criteria, "length" at max_new_tokens, max_time or where reading
+    stopped."""
     prompt_tokens: int
     timings: Timings = field(default_factory=Timings)
     """Of the whole call, shared by the answers of a batch."""
@@ -54,6 +56,7 @@ class Answer:
     ) -> None:
         self.prompt, self.sequence, self.history, self.text = prompt, sequence, history, text
         self.random = np.random.default_rng(None if options.seed is None else [options.seed, sequence])
+        self._ends_at = None if options.max_time is None else time.monotonic() + options.max_time
         self.limit = limit
         """Tokens it may have."""
         self.token_ids: list[int] = []
@@ -77,10 +80,16 @@ class Answer:
             self._pieces.append(piece)
         if token in self._options.eos_token_id or (self.text is not None and self.text.stopped):
             self.finish_reason = "stop"
-        elif len(self.token_ids) >= self.limit:
+        elif len(self.token_ids) >= self.limit or (self._ends_at is not None and time.monotonic() > self._ends_at):
             self.finish_reason = "length"
+        elif self._options.stopping_criteria and self._is_stopped():
+            self.finish_reason = "stop"
         if self.finish_reason and self.text is not None and (piece := self.text.close()):
             self._pieces.append(piece)
+
+    def _is_stopped(self) -> bool:
+        ids = np.array([self.history.ids], np.int64)
+        return any(bool(np.all(criterion(ids, None))) for criterion in self._options.stopping_criteria)
 
     def take(self) -> str:
         """The text that became certain since the last call."""

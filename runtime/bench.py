@@ -15,6 +15,7 @@ from PIL import Image
 from .errors import ModelFolderError
 from .generation import Generator
 from .model import Idefics2
+from .requirement import install
 from .sample import Sample
 from .timings import Timings
 
@@ -137,7 +138,7 @@ def plot(images: Sequence[ImageSpeed], texts: Sequence[TextSpeed], path: Path) -
     try:
         import matplotlib as mpl
     except ModuleNotFoundError as error:
-        raise ModelFolderError("A plot needs matplotlib, which is not installed. pip install 'idefics2-onnx[bench]'.") from error
+        raise ModelFolderError(f"A plot needs matplotlib, which is not installed. Run: {install('bench')}") from error
     mpl.use("Agg")
     from matplotlib import pyplot
 

@@ -43,6 +43,11 @@ class Storage:
     def item_bytes(self) -> int:
         return int(np.dtype(_STORED[self.element_type]).itemsize)
 
+    @property
+    def largest(self) -> float:
+        """Number that it holds."""
+        return float(np.finfo(np.float32 if self.element_type == _BFLOAT16 else _STORED[self.element_type]).max)
+
     def empty(self, shape: Sequence[int], element_type: int) -> ort.OrtValue:
         """A tensor with anything in it.
 

@@ -49,6 +49,8 @@ def place(name: str) -> dict[GraphName, Device]:
     Raises:
         ProviderError: no such device or graph, or graphs that could not hand each other their numbers.
     """
+    if not isinstance(name, str):
+        raise ProviderError(f"The device is {name!r:.60}. Choose one of {DEVICES}.")
     first, *others = name.split(",")
     device = Device.parse(first)
     beside = Device(_BESIDE.get(device.kind, device.kind), device.index)

@@ -19,7 +19,7 @@ from .folder import ModelFolder
 from .libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
 from .machine import BF16_UNITS, INT8_UNITS, Machine
 from .prefill import embed_prompts
-from .requirement import Requirement, requirements
+from .requirement import Requirement, install, requirements
 from .sample import Sample
 from .sessions import open_sessions, placement
 
@@ -99,19 +99,19 @@ def _packages() -> Iterator[Finding]:
     if clash := clashing_packages():
         yield Finding("packages", "wrong", clash)
     for each in requirements():
-        yield _package(each, "pip install idefics2-onnx", needed=True)
+        yield _package(each, install(), needed=True)
     for extra in ("cpu", "gpu", "export"):
         for each in requirements(extra):
             # Few machines export, and one of the two ONNX Runtimes is enough.
             if each.found:
-                yield _package(each, f"pip install 'idefics2-onnx[{extra}]'", needed=False)
+                yield _package(each, install(extra), needed=False)
 
 
-def _package(requirement: Requirement, install: str, needed: bool) -> Finding:
+def _package(requirement: Requirement, command: str, needed: bool) -> Finding:
     if requirement.fits:
         return Finding("package", "ok", str(requirement))
     status: Status = "wrong" if needed and not requirement.found else "note"
-    return Finding("package", status, f"{requirement}. Run: {install}")
+    return Finding("package", status, f"{requirement}. Run: {command}")
 
 
 def _libraries(machine: Machine) -> Iterator[Finding]:
@@ -188,7 +188,8 @@ def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:
 def _advice(machine: Machine) -> Iterator[Finding]:
     """What to export for a machine like this, by docs/benchmarks.md."""
     memory = machine.memory or 0
-    openvino = ", and run it with --device openvino (pip install 'idefics2-onnx[openvino]')"
+    here = all(each.found for each in requirements("openvino"))
+    openvino = ", and run it with --device openvino" + ("" if here else f" ({install('openvino')})")
     images = openvino if BF16_UNITS & set(machine.instructions) else ""
     largest = max((gpu.memory for gpu in machine.gpus), default=0)
     if largest >= 22e9:

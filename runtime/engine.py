@@ -19,7 +19,7 @@ from .bound import Bound
 from .buffer import Buffer, Storage
 from .cache import KeyValueCache
 from .device import CPU, CUDA, on_card
-from .errors import ModelFolderError, ProviderError
+from .errors import ModelFolderError, PromptError, ProviderError
 from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
 from .host_output import HostOutput
@@ -100,6 +100,7 @@ class Engine:
 
     def features_from(self, values: NDArray[Any]) -> Buffer:
         """Features of one tile [image_seq_len, hidden] that the caller has."""
+        self._check_range(values, "image_features")
         buffer = self._feature_buffer(1)
         buffer.write(values)
         return buffer
@@ -121,6 +122,7 @@ class Engine:
 
     def embeds_from(self, values: NDArray[Any]) -> Buffer:
         """Embeddings [batch, seq, hidden] that the caller has, in a buffer as `embed` gives it."""
+        self._check_range(values, "inputs_embeds")
         batch, seq, hidden = values.shape
         buffer = self.storage.buffer(batch, 1, seq, hidden)
         buffer.write(values)
@@ -195,7 +197,7 @@ class Engine:
         logits = HostOutput((*positions.shape, self.sizes.vocab_size), self.storage)
         bound.output("logits", logits.value)
         cache.bind(bound, first_row, batch)
-        run(graph, session, bound.binding)
+        run(graph if self.reads_apart else "decoder", session, bound.binding)
         cache.tokens[first_row : first_row + batch] = tokens
         return logits.pull()
 
@@ -211,13 +213,22 @@ class Engine:
         """
         if not logits.size or (np.isfinite(logits.max()) and np.isfinite(logits.min())):
             return
-        blamed: GraphName = "prompt" if graph == "prompt" and self.reads_apart else "decoder"
+        blamed: GraphName = graph if self.reads_apart else "decoder"
         if not all(np.isfinite(buffer.read()).all() for buffer in features):
             blamed = "vision"
         advice = "Export the model again with --fp32 or --bf16, which overflow later."
         if self.sessions.vision.get_outputs()[0].type == "tensor(float)":
             advice = "Its weights may be damaged: run `idefics2-onnx verify`."
         raise ModelFolderError(f"{graph_file(blamed)} ({self.precision[blamed]}) computed numbers that are not finite. {advice}")
+
+    def _check_range(self, values: NDArray[Any], name: str) -> None:
+        """Raise PromptError for numbers of the caller's that the graphs' type does not hold."""
+        largest = float(np.abs(values).max(initial=0))
+        if largest > self.storage.largest:
+            raise PromptError(
+                f"{name} has numbers up to {largest:.3g}, and this folder's type holds {self.storage.largest:,.0f}. Give those "
+                "that this model computes, or export with --fp32."
+            )
 
     def _encode(self, tiles: Sequence[Tile]) -> Buffer:
         """Features of tiles of one size."""

@@ -41,6 +41,8 @@ class ModelFolder:
         Raises:
             ModelFolderError: not a model folder, or a file of it is missing, has another size, or (up to 64 MiB) another hash.
         """
+        if not isinstance(source, str | Path | None):
+            raise ModelFolderError(f"The source is {source!r:.60}. Give a model folder, a hub id, or nothing for the demo model.")
         path = _demo() if source is None else Path(source)
         if not os.path.isdir(path):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
             if not HUB_ID.fullmatch(str(source)) or os.path.exists(path):  # noqa: PTH110
@@ -82,6 +84,13 @@ class ModelFolder:
     def json(self, name: str) -> dict[str, Any]:
         """A parsed JSON object from the folder; empty if there is no such file."""
         return find_json(self.path, name)
+
+
+def processor_folder(source: str | Path) -> Path:
+    """A folder, or where the processor's files of a hub repository are, once downloaded."""
+    if os.path.exists(source) or not HUB_ID.fullmatch(str(source)):  # noqa: PTH110
+        return Path(source)
+    return download(str(source), None, PROCESSOR_FILES, [["preprocessor_config.json", "processor_config.json"]])
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -14,7 +14,7 @@ from .option_values import is_number, is_whole
 _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (), "constraints": (), "dola_layers": (), "encoder_no_repeat_ngram_size": (0,),
     "exponential_decay_length_penalty": (), "force_words_ids": (), "forced_bos_token_id": (), "forced_eos_token_id": (),
-    "guidance_scale": (1,), "max_time": (), "num_beam_groups": (1,), "penalty_alpha": (0,), "token_healing": (False,),
+    "guidance_scale": (1,), "num_beam_groups": (1,), "penalty_alpha": (0,), "token_healing": (False,),
     "use_mtp": (False,), "watermarking_config": (),
 }  # fmt: skip
 """Options of the reference that would change an answer, and the values at which they do not; a folder that sets another is

@@ -79,6 +79,11 @@ class GenerationOptions:
     """When beam search ends: True at num_beams answers, False when better ones are unlikely, "never" when impossible."""
     renormalize_logits: bool = False
     """Whether beam search adds up log-probabilities of what the other options left."""
+    max_time: float | None = None
+    """Seconds after which an answer ends with the token that is being made."""
+    stopping_criteria: tuple[values.Criterion, ...] = ()
+    """An answer ends when one of these says so. Called after every token with prompt and answer, int64 [1, seq], and None where
+    the reference may give scores; from another thread, an event that is set ends it: lambda ids, scores: event.is_set()."""
     prompt_lookup_num_tokens: int = 0
     """Guess that many tokens at most from what followed the same words before, and check them in one decoder call."""
     logprobs: bool = False
@@ -99,7 +104,7 @@ class GenerationOptions:
             chosen = options_in(generation, config, _CHECKS)
             if not chosen.get("do_sample"):  # what only sampling reads may be anything
                 chosen = {name: value for name, value in chosen.items() if name not in _SAMPLING or _is_right(name, value)}
-            options = cls()._with(chosen)
+            options = replace(cls(), **cls.checked(chosen))
             options._check_together()
         except PromptError as error:
             raise ModelFolderError(
@@ -113,11 +118,8 @@ class GenerationOptions:
         Raises:
             PromptError: an option is unknown, wrong, or contradicts another.
         """
-        for name in options:
-            if name not in _CHECKS:
-                raise PromptError(f"There is no generation option {name!r}. The options are {', '.join(_CHECKS)}.")
-        given = {name: value for name, value in options.items() if value is not None}
-        changed = self._with(given)
+        given = self.checked(options)
+        changed = replace(self, **given)
         for name in given:
             if getattr(changed, name) == getattr(GenerationOptions(), name):
                 continue
@@ -131,8 +133,19 @@ class GenerationOptions:
         changed._check_together()
         return changed
 
-    def _with(self, options: dict[str, Any]) -> GenerationOptions:
-        return replace(self, **{name: _CHECKS[name](name, value) for name, value in options.items()})
+    @staticmethod
+    def checked(options: dict[str, Any]) -> dict[str, Any]:
+        """Options in their normal form, those that are None left out; PromptError if one is unknown or wrong by itself."""
+        found = {}
+        for name, value in options.items():
+            if name in _NEUTRAL:
+                if value not in (None, _NEUTRAL[name]):
+                    raise PromptError(f"{name} is {value!r:.60}, which is not offered here. Leave it out.")
+            elif name not in _CHECKS:
+                raise PromptError(f"There is no generation option {name!r}. The options are {', '.join(_CHECKS)}.")
+            elif value is not None:
+                found[name] = _CHECKS[name](name, value)
+        return found
 
     def _check_together(self) -> None:
         """Raise PromptError for options that exclude each other."""
@@ -143,7 +156,7 @@ class GenerationOptions:
             )
         if 1 < beams < several:
             raise PromptError(f"num_return_sequences is {several}, more than num_beams, {beams}. Raise num_beams.")
-        for name, off in (("do_sample", False), ("prompt_lookup_num_tokens", 0), ("logprobs", False)):
+        for name, off in _WITHOUT_BEAMS.items():
             if beams > 1 and (value := getattr(self, name)):
                 raise PromptError(
                     f"num_beams is {beams} and {name} {value}, which exclude each other. Give num_beams=1, or {name}={off}."
@@ -216,6 +229,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "length_penalty": values.number(-9, 9),
     "early_stopping": values.early,
     "renormalize_logits": values.flag,
+    "max_time": values.number(0, 1e9),
+    "stopping_criteria": values.criteria,
     "prompt_lookup_num_tokens": values.whole(0),
     "logprobs": values.flag,
     "top_logprobs": values.whole(0),
@@ -223,6 +238,14 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 assert list(_CHECKS) == [field.name for field in fields(GenerationOptions)]
 
+_NEUTRAL = {
+    "use_cache": True, "return_dict_in_generate": False, "output_scores": False, "output_logits": False,
+    "output_attentions": False, "output_hidden_states": False, "synced_gpus": False,
+}  # fmt: skip
+"""Options of the reference that are taken at the value at which they change nothing."""
+_WITHOUT_BEAMS = {
+    "do_sample": False, "prompt_lookup_num_tokens": 0, "logprobs": False, "max_time": None, "stopping_criteria": None,
+}  # fmt: skip
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 _BEAMS = ("length_penalty", "early_stopping", "renormalize_logits")
 

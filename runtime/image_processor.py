@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import ImageError, ModelFolderError, PromptError
-from .folder import find_json
+from .folder import find_json, processor_folder
 from .geometry import Box, Size, tile_boxes
 from .image_options import ImageOptions
 from .image_source import ImageSource, open_image, upright_rgb
@@ -58,7 +58,7 @@ class Idefics2ImageProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **options: Any) -> Idefics2ImageProcessor:
         """From the preprocessor_config.json of a model folder or checkpoint, or the one nested in processor_config.json."""
-        folder = Path(folder)
+        folder = processor_folder(folder)
         nested_options: Any = find_json(folder, "processor_config.json").get("image_processor")
         config: Any = nested_options or find_json(folder, CONFIG)
         if not config or not isinstance(config, dict):

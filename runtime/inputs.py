@@ -19,6 +19,20 @@ INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask",
 """What the model takes in place of a prompt: the processor's dict, embeddings for its ids, features for its pixels."""
 
 
+class Inputs(dict[str, Any]):
+    """What the processor returns: arrays by name, as keys and as attributes, like the reference's BatchFeature."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"The inputs have no {name!r}, only {', '.join(self)}.") from None
+
+    def to(self, *_: Any, **__: Any) -> Inputs:
+        """Themselves: the model brings arrays to its device."""
+        return self
+
+
 def token_mask(tokens: NDArray[Any], attention_mask: NDArray[Any] | None) -> NDArray[np.bool_]:
     """Which positions of [batch, seq, ...] are tokens rather than padding, bool [batch, seq]; all without a mask."""
     shape = tokens.shape[:2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -42,17 +44,21 @@ class Idefics2:
     """Idefics2 on ONNX Runtime, from a model folder.
 
     One model may be used from several threads at once: each call has its own cache, the graphs run side by side on ONNX
-    Runtime's threads, and the caches of images and prefixes are shared. A `Chat` belongs to one thread at a time.
+    Runtime's threads, and the caches of images and prefixes are shared. A `Chat` belongs to one thread at a time. A process may
+    fork while no thread generates, and children that opened no model before may open their own.
+
+    It is a context manager, too, which frees the graphs at its end: ``with Idefics2.from_pretrained(...) as model``.
 
     Attributes:
         folder: the folder's path and manifest.
         options: how to generate, from generation_config.json.
         processor: prompts and images → arrays, ids → text.
-        engine: the three graphs as verbs.
     """
 
+    _engine: Engine | None
+
     def __init__(self, folder: ModelFolder, files: HostFiles, engine: Engine, prefix_cache: int = 0) -> None:
-        self.folder, self.engine = folder, engine
+        self.folder, self._engine = folder, engine
         self.options, self.processor = files.options, files.processor
         self._prefixes = PrefixCache(prefix_cache) if prefix_cache else None
 
@@ -96,16 +102,39 @@ class Idefics2:
         return cls(folder, files, Engine.open(folder, sessions, image_cache), prefix_cache)
 
     @property
+    def engine(self) -> Engine:
+        """The three graphs as verbs; PromptError after `close`."""
+        if self._engine is None:
+            raise PromptError("This model is closed. Open the folder again with from_pretrained.")
+        return self._engine
+
+    def close(self) -> None:
+        """Free the graphs, their weights and the caches. Chats and streams that are still in use keep them until they end."""
+        self._engine = self._prefixes = None
+
+    def __enter__(self) -> Idefics2:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
     def providers(self) -> list[str]:
         """The execution providers in use, by priority."""
         return self.engine.sessions.providers
 
+    @overload
+    def generate(
+        self, prompt: Prompt, images: Any = None, *, num_return_sequences: int, **options: Any
+    ) -> Generation | list[Generation]: ...
     @overload
     def generate(self, prompt: Prompt, images: Any = None, **options: Any) -> Generation: ...
     @overload
     def generate(self, prompt: list[str] | list[list[Message]], images: Any = None, **options: Any) -> list[Generation]: ...
     @overload
     def generate(self, *, input_ids: NDArray[np.int64], **options: Any) -> NDArray[np.int64]: ...
+    @overload
+    def generate(self, *, inputs_embeds: NDArray[np.floating[Any]], **options: Any) -> NDArray[np.int64]: ...
     def generate(
         self,
         prompt: Any = None,
@@ -155,6 +184,29 @@ class Idefics2:
         run = self._run(request.samples(self.engine.pixel_type), chosen)
         results = [run.result(index, self.processor) for index in range(len(run.answers))]
         return results if request.batch or len(results) > 1 else results[0]
+
+    @overload
+    async def agenerate(
+        self, prompt: Prompt, images: Any = None, *, num_return_sequences: int, **options: Any
+    ) -> Generation | list[Generation]: ...
+    @overload
+    async def agenerate(self, prompt: Prompt, images: Any = None, **options: Any) -> Generation: ...
+    @overload
+    async def agenerate(
+        self, prompt: list[str] | list[list[Message]], images: Any = None, **options: Any
+    ) -> list[Generation]: ...
+    async def agenerate(self, prompt: Any, images: Any = None, *, stopping_criteria: Any = (), **options: Any) -> Any:
+        """`generate` in a thread, for ``await``. A task that is cancelled ends it at the next token."""
+        cancelled = threading.Event()
+        given = stopping_criteria if isinstance(stopping_criteria, list | tuple) else [stopping_criteria]
+        if options.get("num_beams", self.options.num_beams) in (None, 1):
+            options["stopping_criteria"] = [*given, lambda *_: cancelled.is_set()]
+        elif given:
+            options["stopping_criteria"] = given
+        try:
+            return await asyncio.to_thread(lambda: self.generate(prompt, images, **options))
+        finally:
+            cancelled.set()
 
     def stream(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFolderError, ProviderError
+from .requirement import install
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -51,7 +52,7 @@ class OpenVinoSession:
         try:
             import openvino
         except ModuleNotFoundError as error:
-            raise ProviderError("OpenVINO is not installed. Run: pip install 'idefics2-onnx[openvino]'") from error
+            raise ProviderError(f"OpenVINO is not installed. Run: {install('openvino')}") from error
         core = openvino.Core()
         try:
             model = core.read_model(path)

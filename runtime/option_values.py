@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import PromptError
+
+Criterion: TypeAlias = Callable[[NDArray[np.int64], None], Any]
+"""Says of a sequence [1, seq] whether it ends, by anything that is true or false."""
 
 
 def is_whole(value: Any) -> bool:
@@ -74,6 +78,13 @@ def strings(name: str, values: Any) -> tuple[str, ...]:
     values = [values] if isinstance(values, str) else values
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) and v for v in values):
         raise PromptError(f"{name} is {values!r:.60}. Give a string that is not empty, or a list of such strings.")
+    return tuple(values)
+
+
+def criteria(name: str, values: Any) -> tuple[Criterion, ...]:
+    values = [values] if callable(values) else values
+    if not isinstance(values, list | tuple) or not all(callable(one) for one in values):
+        raise PromptError(f"{name} is {values!r:.60}. Give a function of ids and scores, or a list of such functions.")
     return tuple(values)
 
 

@@ -10,15 +10,15 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .call_options import image_options_among
 from .chat_template import ChatTemplate, load_chat_template
 from .errors import ModelFolderError, PromptError
-from .folder import find_json
+from .folder import find_json, processor_folder
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
+from .inputs import Inputs
 from .option_values import is_whole
 from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
 from .tokenizer import (
@@ -64,13 +64,13 @@ class Idefics2Processor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **image_options: Any) -> Idefics2Processor:
-        """From a model folder, or any folder with the reference's processor files and a tokenizer.json.
+        """From a model folder, or any folder or hub repository with the reference's processor files and a tokenizer.json.
 
         Args:
             allow_urls: whether images may be http(s) URLs, which are downloaded.
             image_options: options of the image processor in place of the folder's.
         """
-        folder = Path(folder)
+        folder = processor_folder(folder)
         config = find_json(folder, "tokenizer_config.json")
         special = {name: _content(config[name]) for name in _SPECIALS if config.get(name) is not None}
         tokenizer = load_tokenizer(folder)
@@ -107,7 +107,7 @@ class Idefics2Processor:
         add_special_tokens: bool = True,
         return_tensors: Literal["np"] | None = "np",
         **image_options: Any,
-    ) -> dict[str, NDArray[Any]]:
+    ) -> Inputs:
         """Prompts with image tags, and their images.
 
         Args:
@@ -132,7 +132,7 @@ class Idefics2Processor:
             raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
         image_options = image_options_among(image_options)
         if text is None:
-            return self.image_processor(images, return_tensors=return_tensors, upright=True, **image_options)
+            return Inputs(self.image_processor(images, return_tensors=return_tensors, upright=True, **image_options))
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) for t in texts):
             raise PromptError("text is not a string or a list of strings. Use apply_chat_template for messages.")
@@ -143,9 +143,9 @@ class Idefics2Processor:
         ids = self.ids(texts, own, split, add_special_tokens, limit)
         width = padded_width([len(row) for row in ids], padding, max_length, pad_to_multiple_of)
         side = check_side(padding_side or self.padding_side)
-        inputs = pad_ids(ids, self.pad_token_id, side, width)
+        inputs = Inputs(pad_ids(ids, self.pad_token_id, side, width))
         if any(own):
-            inputs |= self.image_processor(own, return_tensors=return_tensors, upright=True, **image_options)
+            inputs.update(self.image_processor(own, return_tensors=return_tensors, upright=True, **image_options))
         return inputs
 
     def ids(

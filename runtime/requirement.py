@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,21 +69,47 @@ def explain(error: Exception, *extras: str) -> str:
         for extra in ("", *extras):
             if name in [each.name.replace("_", "-") for each in requirements(extra)] or (extra, name) in _INDIRECT:
                 doing = "Exporting needs" if extra == "export" else "This needs"
-                return f"{doing} {error.name}, which is not installed. Run: {_install(extra)}"
+                return f"{doing} {error.name}, which is not installed. Run: {install(extra)}"
     others = unfit(*extras)
     if others:
         extra = next((extra for extra in extras if any(each in others for each in requirements(extra))), "")
-        return f"This does not work with {', '.join(map(str, others))}: {first_line(error)}. Run: {_install(extra)}"
+        return f"This does not work with {', '.join(map(str, others))}: {first_line(error)}. Run: {install(extra)}"
     frames = traceback.extract_tb(error.__traceback__)
     if frames and Path(frames[-1].filename).parts[-2:] == ("huggingface_hub", "constants.py"):
         return f"A variable that huggingface_hub reads has no such value ({first_line(error)}). Check those that begin with HF_."
     if isinstance(error, ImportError) and name != _PACKAGE:
-        return f"A package that is installed cannot be imported ({first_line(error)}). Run: {_install(*extras[:1])}"
+        return f"A package that is installed cannot be imported ({first_line(error)}). Run: {install(*extras[:1])}"
     return ""
 
 
-def _install(extra: str = "") -> str:
-    return f"pip install '{_PACKAGE}[{extra}]'" if extra else f"pip install {_PACKAGE}"
+def install(extra: str = "") -> str:
+    """The command that installs the package, with an extra, from where this one came: an index, a folder or a repository."""
+    named = f"{_PACKAGE}[{extra}]" if extra else _PACKAGE
+    source = _source()
+    if Path(source).is_absolute():
+        named = f"{source}[{extra}]" if extra else source
+    elif source:
+        named = f"{named} @ {source}"
+    return f"pip install '{named}'" if set(named) & set("[ ") else f"pip install {named}"
+
+
+def _source() -> str:
+    """Path or address that pip has installed the package from, by what it wrote down; empty for an index."""
+    import importlib.metadata
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        written = json.loads(importlib.metadata.distribution(_PACKAGE).read_text("direct_url.json") or "{}")
+        url, repository = str(written.get("url", "")), written.get("vcs_info", {})
+        if repository:
+            return f"{repository['vcs']}+{url}@{repository['commit_id']}"
+        if urlsplit(url).scheme != "file":
+            return url
+        path = url2pathname(urlsplit(url).path)
+        return path if Path(path).exists() else ""
+    except (importlib.metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _requirement(name: str, needed: str) -> Requirement:

@@ -13,6 +13,7 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import doctor, libraries
 from idefics2_onnx.runtime.device import CPU, CUDA
 from idefics2_onnx.runtime.machine import Gpu, Machine
+from idefics2_onnx.runtime.requirement import Requirement
 
 CARD = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)
 AMX = Machine("Linux x86_64", "Some Xeon", 2, 25_000_000_000, 20_000_000_000, ["AMX", "AVX2"])
@@ -104,7 +105,7 @@ def test_numbers_that_are_wrong(monkeypatch):
 @pytest.mark.parametrize(
     ("memory", "instructions", "gpus", "expected"),
     [
-        (25e9, ["AMX"], [], "--int4 --fast-prompts, and run it with --device openvino (pip install 'idefics2-onnx[openvino]')"),
+        (25e9, ["AMX"], [], "--int4 --fast-prompts, and run it with --device openvino"),
         (25e9, ["AVX512-VNNI"], [], "idefics2-onnx export --int4 --fast-prompts"),
         (16e9, ["AVX512-VNNI"], [], "--int8"),
         (16e9, ["AVX512-BF16", "AVX512-VNNI"], [], "--int8, and run it with --device openvino"),
@@ -116,7 +117,12 @@ def test_numbers_that_are_wrong(monkeypatch):
 )
 def test_advice_by_memory_and_instructions(memory, instructions, gpus, expected, monkeypatch):
     examination = examine(monkeypatch, Machine("Linux", "", 8, int(memory), None, instructions, gpus))
-    assert expected in lines_of(examination, "advice")[0]
+    (advice,) = lines_of(examination, "advice")
+    assert expected in advice
+    assert "pip install" not in advice  # of what is installed
+    monkeypatch.setattr(doctor, "requirements", lambda extra="": [Requirement("openvino", ">=2026.4", None, False)])
+    (advice,) = lines_of(examine(monkeypatch, Machine("Linux", "", 8, int(memory), None, instructions, gpus)), "advice")
+    assert ("openvino]" in advice) == ("openvino" in expected)
 
 
 def test_nothing_but_numbers_comes_out_of_the_small_model():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import doctor
-from idefics2_onnx.runtime.requirement import explain, requirements, unfit
+from idefics2_onnx.runtime.requirement import explain, install, requirements, unfit
 
 EXPORT = {"torch", "transformers", "onnx", "onnxscript", "onnx-ir", "psutil", "filelock"}
 
@@ -62,7 +63,7 @@ def test_the_doctor_lists_them(installed):
     findings = [finding for finding in doctor.examine().findings if finding.topic == "package"]
     found = {finding.text.split()[0]: finding for finding in findings}
     assert found["transformers"].status == "note"
-    assert found["transformers"].text == ("transformers 4.57.1 (>=5.23,<5.24 needed). Run: pip install 'idefics2-onnx[export]'")
+    assert found["transformers"].text == f"transformers 4.57.1 (>=5.23,<5.24 needed). Run: {install('export')}"
     assert found["tokenizers"].status == "note"
     assert found["pillow"].status == "wrong"
     assert found["numpy"].status == "ok"
@@ -100,7 +101,7 @@ def test_a_failure_with_another_version_names_it(installed, monkeypatch):
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
         "Error: This does not work with transformers 4.30.0 (>=5.23,<5.24 needed): module 'transformers' has no attribute "
-        "'Idefics2Config'. Run: pip install 'idefics2-onnx[export]'"
+        f"'Idefics2Config'. Run: {install('export')}"
     )
 
 
@@ -126,9 +127,9 @@ main({ARGUMENTS}, prog_name="x")
         ("transformers", "ImportError('tokenizers>=9 is required')", {"transformers": "6.0"}, "export", "transformers 6.0 .>=5.23,<5.24 needed.: tokenizers>=9"),
         ("torch", "AttributeError('no attribute uint64')", {"torch": "1.9"}, "export", "torch 1.9 .*no attribute uint64"),
         ("torch", "RuntimeError('built for another NumPy')", {"numpy": "1.20"}, "export", "numpy 1.20 .*another NumPy"),
-        ("torch", "ImportError('cannot import name x')", {}, "export", "cannot be imported .cannot import name x.*pip install 'idefics2-onnx.export"),
-        ("onnxruntime", "ModuleNotFoundError('gone', name='onnxruntime')", {}, "run", "needs onnxruntime, which is not installed.*idefics2-onnx.cpu"),
-        ("PIL", "ModuleNotFoundError('gone', name='PIL')", {}, "run", "needs PIL, which is not installed. Run: pip install idefics2-onnx$"),
+        ("torch", "ImportError('cannot import name x')", {}, "export", "cannot be imported .cannot import name x.*pip install .*.export"),
+        ("onnxruntime", "ModuleNotFoundError('gone', name='onnxruntime')", {}, "run", "needs onnxruntime, which is not installed.*.cpu.'$"),
+        ("PIL", "ModuleNotFoundError('gone', name='PIL')", {}, "run", "needs PIL, which is not installed. Run: pip install [^\\[]*$"),
         ("huggingface_hub", "ModuleNotFoundError('gone', name='huggingface_hub')", {}, "hub", "needs huggingface_hub, which is not"),
         ("onnxruntime", "ImportError('DLL load failed')", {}, "run", "cannot be imported .DLL load failed"),
         ("tokenizers", "AttributeError('x')", {"tokenizers": "0.1"}, "run", "tokenizers 0.1 .>=0.22 needed.: x"),
@@ -159,3 +160,30 @@ def test_variables_that_huggingface_hub_cannot_read(variable, arguments, tmp_pat
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     assert re.match("Error: A variable that huggingface_hub reads .*'é'.*begin with HF_", run.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("written", "command"),
+    [
+        (None, "pip install 'idefics2-onnx[export]'"),
+        ({"url": "{folder}", "dir_info": {}}, "pip install '{path}[export]'"),
+        ({"url": "file:///gone/away", "dir_info": {}}, "pip install 'idefics2-onnx[export]'"),
+        ({"url": "https://x.org/a.whl", "archive_info": {}}, "pip install 'idefics2-onnx[export] @ https://x.org/a.whl'"),
+        (
+            {"url": "https://x.org/a.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+            "pip install 'idefics2-onnx[export] @ git+https://x.org/a.git@abc'",
+        ),
+        ("damaged", "pip install 'idefics2-onnx[export]'"),
+    ],
+)
+def test_the_package_is_installed_from_where_it_came(written, command, tmp_path, monkeypatch):
+    """pip writes down where from, and an index may not have it."""
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    text = written if written is None or isinstance(written, str) else json.dumps(written).replace("{folder}", folder.as_uri())
+    monkeypatch.setattr(importlib.metadata.Distribution, "read_text", lambda *_: text)
+    monkeypatch.setattr(
+        importlib.metadata, "distribution", lambda _: importlib.metadata.PathDistribution(tmp_path / "x.dist-info")
+    )
+    monkeypatch.setattr(importlib.metadata.PathDistribution, "read_text", lambda *_: text)
+    assert install("export") == command.replace("{path}", str(folder))
