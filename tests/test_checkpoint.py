@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from checkpoint_edits import edit_json, refused
 from idefics2_onnx.demo.random_model import write_checkpoint
-from idefics2_onnx.export import export_model
+from idefics2_onnx.export import export_model, pipeline
 from idefics2_onnx.export.errors import CheckpointError
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS
@@ -39,6 +40,16 @@ from small_models import SMALL_MODELS
         ({"text_config__sliding_window": 0}, "sliding_window 0"),
         ({"text_config__intermediate_size": 100}, r"\[96, 48\].*\[100, 48\]"),
         ({"image_token_id": 99}, "99"),
+        ({"vision_config__num_hidden_layers": 10**9}, "vision config has the num_hidden_layers 1000000000, not from 1 to 83, the number of"),
+        ({"vision_config__num_hidden_layers": -1}, "num_hidden_layers -1"),
+        ({"text_config__num_hidden_layers": 9_999}, "text config has the num_hidden_layers 9999, not from 1 to 83"),
+        ({"perceiver_config__resampler_depth": 10**9}, "resampler_depth 1000000000"),
+        ({"perceiver_config__resampler_depth": 0}, "resampler_depth 0"),
+        ({"text_config__head_dim": 0}, "head_dim 0"),
+        ({"text_config__vocab_size": 10**12}, "vocab_size 1000000000000"),
+        ({"perceiver_config__resampler_head_dim": -4}, "resampler_head_dim -4"),
+        ({"vision_config__intermediate_size": 1e30}, "intermediate_size"),
+        ({"vision_config__image_size": 7}, "images of 7 pixels, but patches of 14"),
     ],
 )  # fmt: skip
 def test_configs_that_are_refused(changes, match, copy, tmp_path):
@@ -64,6 +75,11 @@ def test_checkpoint_files_that_are_refused(copy, tmp_path):
     refused(copy, target, "not a safetensors file beside it")
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
     refused(copy, target, "lacks the weights file model-1.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "a" * 5000 + ".safetensors"}}))
+    refused(copy, target, r"names the file 'a{90,}, which is not a safetensors file beside it")
+    header = b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}'
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    refused(copy, target, "damaged header .cannot convert float infinity to integer")
     (copy / "config.json").write_text("{")
     weights.write_bytes(whole)
     (copy / "model.safetensors.index.json").unlink()
@@ -89,6 +105,36 @@ def test_missing_tensor_is_named(copy, tmp_path):
     del tensors["model.connector.perceiver_resampler.latents"]
     save_file(tensors, copy / "model.safetensors")
     refused(copy, tmp_path / "out", r"lacks the tensor model\.connector\.perceiver_resampler\.latents\.")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_numbers_that_are_none_are_named(number, precision, copy, tmp_path):
+    """Whatever they are packed into, and without a comparison."""
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.text_model.layers.1.mlp.up_proj.weight"][5, 3] = number
+    save_file(tensors, copy / "model.safetensors")
+    refused(
+        copy,
+        tmp_path / "out",
+        r"tensor model\.text_model\.layers\.1\.mlp\.up_proj\.weight holds numbers that are not",
+        precision=precision,
+    )
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_checkpoint_that_changes_while_it_is_read(copy, tmp_path, monkeypatch):
+    """A folder of two checkpoints' weights looks like any other."""
+    real = pipeline.write_graph
+
+    def change(graph, *rest):
+        if graph.name == "decoder":
+            tensors = load_file(copy / "model.safetensors")
+            save_file({name: tensor + 1 for name, tensor in tensors.items()}, copy / "model.safetensors")
+        return real(graph, *rest)
+
+    monkeypatch.setattr(pipeline, "write_graph", change)
+    refused(copy, tmp_path / "out", "The files in .* changed while they were read. Export again")
 
 
 def test_float64_weights_are_rounded_as_the_reference_does(copy, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import ClassVar
 import pytest
 from filelock import FileLock
 from idefics2_onnx import Idefics2
-from idefics2_onnx.export import Listener, export_model, weights
+from idefics2_onnx.export import Listener, export_model, pipeline, weights
 from idefics2_onnx.export.errors import CheckpointError
 
 EXPORT = (
@@ -77,6 +78,32 @@ def test_every_place_to_stop_is_as_good(precision, stop, checkpoint, tmp_path, m
     with data.open("ab") as file:  # half a tensor
         file.write(b"torn")
     assert export_model(checkpoint("plain"), tmp_path / "out", precision, verify="never").manifest.files == whole
+
+
+@pytest.mark.parametrize("spoilt", ["zeros", "no journal", "a torn journal"])
+def test_what_never_reached_the_disk_is_made_again(spoilt, checkpoint, tmp_path, monkeypatch):
+    """A power cut leaves files of their full length, with zeros for what was not written."""
+    whole = export_model(checkpoint("plain"), tmp_path / "whole", "fp32", verify="never").manifest.files
+    real = pipeline.write_graph
+
+    def some(graph, *rest):
+        if graph.name == "decoder":
+            raise KeyboardInterrupt
+        return real(graph, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_graph", some)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="never")
+    left = tmp_path / ".out.partial"
+    data, journal = left / "folder" / "vision.onnx.data", left / "vision.onnx.data.journal"
+    assert json.loads(journal.read_text().splitlines()[-1])["bytes"] == data.stat().st_size
+    data.write_bytes(data.read_bytes()[:1000] + bytes(data.stat().st_size - 1000))
+    if spoilt == "no journal":
+        journal.unlink()
+    elif spoilt == "a torn journal":
+        journal.write_text(journal.read_text()[:-20])
+    assert export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="never").manifest.files == whole
 
 
 def test_another_plan_starts_afresh(checkpoint, tmp_path):
