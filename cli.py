@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
@@ -58,7 +59,10 @@ _card_option = click.option(
     "--card", multiple=True, metavar="NAME=VALUE", help="Option for CUDA and TensorRT, such as --card memory_limit=8e9."
 )
 _stats_option = click.option("--stats", is_flag=True, help="Say what the answer took: images, prompt, tokens, cache.")
-_pixel_option = click.option("--max-image-pixels", type=click.IntRange(1), help="Raise the limit on the size of an image.")
+_pixel_option = click.option(
+    "--max-image-pixels", type=click.IntRange(1, 1 << 62), help="Most pixels of an image, for more or fewer than 178,956,970."
+)
+_force_option = click.option("--force", is_flag=True, help="Overwrite a file that this command did not draw.")
 
 
 class _Group(click.Group):
@@ -220,10 +224,12 @@ def run(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Answer PROMPT about the IMAGEs, streaming the text."""
+    """Answer PROMPT about the IMAGEs (files, URLs, or - for stdin), streaming the text."""
     *images, prompt = arguments
     if os.path.isfile(prompt):  # noqa: PTH113  unlike Path's, it answers for a prompt longer than any file name
         raise click.UsageError(f"The last argument, {prompt}, is a file, so the prompt is missing. Put the question last.")
+    if not images and prompt == "-":
+        raise click.UsageError("- is an image on stdin, and the prompt is missing. Put the question last.")
     if not images and prompt.lower().endswith(_IMAGE_ENDINGS) and " " not in prompt:
         raise click.UsageError(f"There is no file {prompt}, and the prompt is missing. Check the path and put the question last.")
     options = options_of(chosen) | {"raw": raw}
@@ -231,10 +237,8 @@ def run(
         options["max_new_tokens"] = max_new_tokens
     if no_split:
         options["do_image_splitting"] = False
-    from .runtime.image_source import open_image
-
-    _raise_pixel_limit(max_image_pixels)
-    pictures = [open_image(image, allow_urls=True) for image in images]  # before the model: opening a large one takes a while
+    _limit_pixels(max_image_pixels)
+    pictures = [_picture(image) for image in images]  # before the model: opening a large one takes a while
     opened = _open(model, device, card)
     asked = opened.options.replace(**options_of(chosen))
     if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
@@ -278,13 +282,14 @@ def chat(
     options = options_of(chosen)
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
+    if "-" in images:
+        raise click.UsageError("stdin holds the conversation here, so no image can be read from it. Give the image's path.")
     from .runtime.console import Console
 
-    _raise_pixel_limit(max_image_pixels)
-    opened = _open(model, device, card, allow_urls=True)
+    _limit_pixels(max_image_pixels)
+    opened = _open(model, device, card)
     console = Console(opened.chat(**options), lambda piece: click.echo(piece, nl=False), _say, allow_urls=True)
-    for image in images:
-        console.show(image)
+    console.images = [_picture(image) for image in images]
     if sys.stdin.isatty():
         _say("/help lists the commands, Ctrl-D leaves.")
         with _line_editing():
@@ -303,6 +308,7 @@ def chat(
 @click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Medians are taken of so many.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the table, too (needs the extra [bench]).")
+@_force_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     folder: str | None,
@@ -314,12 +320,16 @@ def bench(
     new_tokens: int,
     rounds: int,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure a model FOLDER here: images, prompts and answers of several sizes."""
     from .runtime import bench as benches
 
     pixels = [_size(text) for text in sizes or ("378x378", "980x735", "1600x1200")]
+    if plot is not None:
+        plot = plot if plot.suffix else plot.with_name(f"{plot.name}.png")  # as matplotlib does
+        _check_output(plot, force, "--plot")
     opened = _open(folder, device, card)
     room = opened.folder.manifest.model.max_positions - new_tokens
     lengths = prompt_tokens or [length for length in (32, 256, 1024) if length <= room]
@@ -355,25 +365,36 @@ def bench(
 @click.option("-m", "--model", help="Model folder whose image options apply [default: as for run].")
 @click.option("--no-split", is_flag=True, help="Do not split images in four.")
 @_pixel_option
+@_force_option
 @click.option("--json", "as_json", is_flag=True, help="Print numbers instead of writing a picture.")
 def preview(
-    images: tuple[str, ...], output: Path, model: str | None, no_split: bool, max_image_pixels: int | None, as_json: bool
+    images: tuple[str, ...],
+    output: Path,
+    model: str | None,
+    no_split: bool,
+    max_image_pixels: int | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Draw what the model sees of the IMAGEs: tiles, padding, tokens."""
     from .runtime import preview as previews
     from .runtime.folder import ModelFolder
+    from .runtime.own_picture import mark
     from .runtime.processor import Idefics2Processor
 
     if not as_json and any(os.path.realpath(image) == os.path.realpath(output) for image in images):
         raise click.UsageError(f"{output} is one of the images and would be overwritten. Choose another with -o.")
-    _raise_pixel_limit(max_image_pixels)
-    processor = Idefics2Processor.from_pretrained(ModelFolder.open(_choose_model(model)).path, allow_urls=True)
-    shown = previews.preview(processor, images, **({"do_image_splitting": False} if no_split else {}))
+    if not as_json:
+        _check_output(output, force, "-o")
+    _limit_pixels(max_image_pixels)
+    pictures = [_picture(image) for image in images]
+    processor = Idefics2Processor.from_pretrained(ModelFolder.open(_choose_model(model)).path)
+    shown = previews.preview(processor, pictures, **({"do_image_splitting": False} if no_split else {}))
     if as_json:
         click.echo(json_text(shown.to_dict()))
         return
     try:
-        previews.draw(shown, [Path(image).name for image in images]).save(output)
+        previews.draw(shown, [Path(image).name for image in images]).save(output, pnginfo=mark())
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{output} cannot be written ({error}). Choose another with -o, ending in .png.") from error
     click.echo(output)
@@ -539,6 +560,11 @@ def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", text):
         raise click.UsageError(f"The size {text!r} is not WIDTHxHEIGHT, in pixels below 100,000. Write it like 980x735.")
+    from .runtime.decoding_cost import max_pixels
+
+    limit = max_pixels()
+    if limit is not None and int(width) * int(height) > limit:
+        raise click.UsageError(f"The size {text!r} has more pixels than the {limit:,} that an image may have. Make it smaller.")
     return int(width), int(height)
 
 
@@ -562,11 +588,39 @@ def _line_editing() -> Iterator[None]:
             readline.write_history_file(state / "history")
 
 
-def _raise_pixel_limit(pixels: int | None) -> None:
-    if pixels is not None:
-        from PIL import Image
+def _limit_pixels(pixels: int | None) -> None:
+    """Set Pillow's limit, and let it not warn of what is within: this process is the command's own."""
+    from PIL import Image
 
-        Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2  # Pillow refuses from twice its limit
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    if pixels is not None:
+        Image.MAX_IMAGE_PIXELS = pixels / 2  # type: ignore[assignment]  # Pillow refuses from twice its limit, which is odd here
+
+
+def _picture(name: str) -> Any:
+    """An image as it is typed: a path, a pipe, a URL, or - for stdin."""
+    from .runtime.download import as_typed
+    from .runtime.image_source import open_image
+
+    if name == "-":
+        return open_image(sys.stdin.buffer)
+    try:
+        pipe = Path(name).is_fifo()
+    except (OSError, ValueError):  # no path at all
+        pipe = False
+    if not pipe:
+        return open_image(name, as_typed(name))
+    with Path(name).open("rb") as file:
+        return open_image(file)
+
+
+def _check_output(output: Path, force: bool, option: str) -> None:
+    from .runtime.own_picture import may_replace
+
+    if not force and not may_replace(output):
+        raise click.UsageError(
+            f"{output} is there and was not drawn here. Choose another with {option}, or overwrite it: --force."
+        )
 
 
 def _exporter() -> Any:

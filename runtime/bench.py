@@ -15,6 +15,7 @@ from PIL import Image
 from .errors import ModelFolderError
 from .generation import Generator
 from .model import Idefics2
+from .own_picture import SOFTWARE
 from .requirement import install
 from .sample import Sample
 from .timings import Timings
@@ -156,7 +157,7 @@ def plot(images: Sequence[ImageSpeed], texts: Sequence[TextSpeed], path: Path) -
         axes.set_ylim(bottom=0)
         axes.legend()
     try:
-        figure.savefig(path)
+        figure.savefig(path, metadata={"Software": SOFTWARE} if path.suffix.lower() == ".png" else None)
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{path} cannot be written ({error}). Choose another file, ending in .png or .svg.") from error
     finally:

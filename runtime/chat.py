@@ -20,8 +20,9 @@ from .engine import Engine
 from .errors import ImageError, PromptError
 from .generation import Generator
 from .generation_options import GenerationOptions
+from .hosts import AllowUrls
 from .image_processor import flat_images
-from .image_source import read_source
+from .image_source import ImageUrl, read_source
 from .prefix_cache import common_length
 from .processor import Idefics2Processor
 from .prompt import IMAGE, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
@@ -123,7 +124,7 @@ class Chat:
         self._cache = self._engine.new_cache(1, 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the messages as JSON, images inside as data: URLs.
+        """Write the messages as JSON, images inside as data: URLs, in place of a file that was there.
 
         Raises:
             PromptError: the file cannot be written; one that was there stays as it was.
@@ -150,13 +151,9 @@ class Chat:
             PromptError: the file is missing or no such list. An image in it may not be a path or URL: a stranger's file must
                 not make this program read others.
         """
-        try:
-            messages = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise PromptError(f"{path} cannot be read as a chat ({error}). Give a file that a chat was saved to.") from error
-        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise PromptError(f"{path} is not a list of messages. Give a file that a chat was saved to.")
+        messages = saved_messages(path)
         for image in images_in(messages):
+            image = image.url if isinstance(image, ImageUrl) else image
             if not isinstance(image, str) or not image.startswith("data:"):
                 raise PromptError(
                     f"{path} names the image {image!r:.60} instead of holding it. Give a file that a chat was saved to."
@@ -222,6 +219,17 @@ class Chat:
         return stream is not None
 
 
+def saved_messages(path: str | Path) -> list[Message]:
+    """The messages in a file that a chat was saved to; PromptError if it is none."""
+    try:
+        messages = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise PromptError(f"{path} cannot be read as a chat ({error}). Give a file that a chat was saved to.") from error
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise PromptError(f"{path} is not a list of messages. Give a file that a chat was saved to.")
+    return messages
+
+
 def _user_turn(text: str, images: Sequence[Any]) -> list[Message]:
     """A user's message with its images inside."""
     check_image_count(with_tags(text, len(images)), len(images))
@@ -231,7 +239,7 @@ def _user_turn(text: str, images: Sequence[Any]) -> list[Message]:
     return [message | {"content": items}]
 
 
-def _own(message: Message, allow_urls: bool) -> Message:
+def _own(message: Message, allow_urls: AllowUrls) -> Message:
     """A message of the caller's with its images read, so that neither files nor arrays nor lists may change behind it."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):

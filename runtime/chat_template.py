@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import ModelFolderError, PromptError
 from .folder import find_file, find_json
-from .prompt import Message
+from .prompt import IMAGE_URL_ITEMS, Message
 
 
 class ChatTemplate:
@@ -66,11 +66,11 @@ class ChatTemplate:
 
 
 def _normal(message: Message) -> Message:
-    """OpenAI's image_url items become image items, as in the reference."""
+    """OpenAI's items with an image's address become image items, as in the reference."""
     content = message["content"]
     if not isinstance(content, list):
         return message
-    items = [{"type": "image"} if isinstance(item, dict) and item.get("type") == "image_url" else item for item in content]
+    items = [{"type": "image"} if isinstance(item, dict) and item.get("type") in IMAGE_URL_ITEMS else item for item in content]
     return message | {"content": items}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .answer import Generation
-from .chat import Chat
+from .chat import Chat, saved_messages
+from .download import as_typed
 from .errors import Idefics2OnnxError, PromptError
 from .image_source import open_image
 
@@ -15,7 +16,7 @@ HELP = """\
 /image PATH   show an image with your next message; several times for several
 /undo         take the last message and its answer back
 /reset        forget everything
-/save PATH    write the conversation as JSON, images inside
+/save PATH    write the conversation as JSON, images inside; /save --force PATH in place of any file
 /load PATH    go on with a conversation that was saved
 /stats        what the last answer took
 /quit         leave; so does Ctrl-D
@@ -30,7 +31,7 @@ class Console:
     """
 
     def __init__(self, chat: Chat, write: Callable[[str], object], remark: Callable[[str], object], allow_urls: bool) -> None:
-        """`write` takes pieces of answers, `remark` whole lines about them."""
+        """`write` takes pieces of answers, `remark` whole lines about them; `allow_urls`: an image that is typed may be a URL."""
         self._chat, self._write, self._remark, self._allow_urls = chat, write, remark, allow_urls
         self.images: list[Any] = []
         self._last: Generation | None = None
@@ -64,7 +65,7 @@ class Console:
 
     def show(self, path: str) -> None:
         """Keep an image for the next message; ImageError if it is none."""
-        self.images.append(open_image(path, self._allow_urls))
+        self.images.append(open_image(path, as_typed(path) if self._allow_urls else False))
 
     def _message(self, text: str) -> None:
         before = len(self._chat.messages)
@@ -80,7 +81,8 @@ class Console:
                 self.images = []
 
     def _command(self, name: str = "", argument: str = "") -> None:
-        argument = argument.strip().strip("\"'")
+        force = name == "save" and argument.split(maxsplit=1)[:1] == ["--force"]
+        argument = (argument.removeprefix("--force") if force else argument).strip().strip("\"'")
         if name in ("image", "save", "load") and not argument:
             raise PromptError(f"/{name} needs a path. Write /{name} PATH.")
         path = os.path.expanduser(argument)  # noqa: PTH111  unlike Path's, it leaves a user it does not know alone
@@ -96,7 +98,7 @@ class Console:
                 self.images, self._last = [], None
                 self._remark("[empty]")
             case "save":
-                self._chat.save(path)
+                self._save(path, force)
                 self._remark(f"[saved to {path}]")
             case "load":
                 self._chat.load(path)
@@ -110,6 +112,17 @@ class Console:
                 self._remark(HELP)
             case _:
                 raise PromptError(f"There is no command /{name}. /help lists them.")
+
+    def _save(self, path: str, force: bool) -> None:
+        """Write the conversation, over a chat that was saved before but over no other file unless by force."""
+        if not force and os.path.isfile(path):  # noqa: PTH113  for the same reason
+            try:
+                saved_messages(path)
+            except PromptError as error:
+                raise PromptError(
+                    f"{path} is there and is no saved chat. Choose another file, or overwrite it: /save --force {path}"
+                ) from error
+        self._chat.save(path)
 
     def _turns(self) -> str:
         count = sum(message["role"] == "user" for message in self._chat.messages)

@@ -18,7 +18,12 @@ class ImageError(Idefics2OnnxError, ValueError):
 def first_line(error: BaseException) -> str:
     """What another library's exception says, in one printable line of at most 300 characters; its name if it says nothing."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)[:300].rstrip(".")
+    return shown(line, 300).rstrip(".")
 
 
-__all__ = ["Idefics2OnnxError", "ImageError", "ModelFolderError", "PromptError", "ProviderError", "first_line"]
+def shown(name: object, longest: int = 200) -> str:
+    """A stranger's text as an error repeats it: on one line, without what would change a terminal, and no longer than this."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name)[:longest])[:longest]
+
+
+__all__ = ["Idefics2OnnxError", "ImageError", "ModelFolderError", "PromptError", "ProviderError", "first_line", "shown"]

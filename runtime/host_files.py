@@ -9,6 +9,7 @@ from ..graphs.contract import ModelSizes
 from .errors import ModelFolderError
 from .folder import find_json
 from .generation_options import GenerationOptions
+from .hosts import AllowUrls
 from .processor import Idefics2Processor
 from .prompt import IMAGE
 
@@ -24,7 +25,7 @@ class HostFiles:
     processor: Idefics2Processor
 
     @classmethod
-    def read(cls, folder: Path, sizes: ModelSizes, allow_urls: bool = False) -> HostFiles:
+    def read(cls, folder: Path, sizes: ModelSizes, allow_urls: AllowUrls = False) -> HostFiles:
         """Read the files for graphs of these sizes.
 
         Raises:

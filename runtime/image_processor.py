@@ -18,8 +18,10 @@ from PIL import Image
 from .errors import ImageError, ModelFolderError, PromptError
 from .folder import find_json, processor_folder
 from .geometry import Box, Size, tile_boxes
+from .hosts import AllowUrls, Hosts
+from .image_file import upright_rgb
 from .image_options import ImageOptions
-from .image_source import ImageSource, open_image, upright_rgb
+from .image_source import ImageSource, open_image
 from .padding import Tile, pad_pixels
 from .parallel import in_parallel
 from .pixels import Picture, TilePixels, cut, picture_size, resize, to_picture, to_values, unresized
@@ -33,14 +35,15 @@ class Idefics2ImageProcessor:
     Options can be given here, per call, or set as attributes (`processor.do_image_splitting = False`).
 
     Args:
-        allow_urls: whether images may be http(s) URLs, which are downloaded.
+        allow_urls: whether images may be http(s) URLs, which are downloaded: True, or the names of hosts (`Hosts`). An app that
+            passes on strangers' addresses names the hosts.
         options: the reference's, by name (`ImageOptions`).
 
     Raises:
         PromptError: an option does not exist or has an impossible value.
     """
 
-    def __init__(self, *, allow_urls: bool = False, **options: Any) -> None:
+    def __init__(self, *, allow_urls: AllowUrls = False, **options: Any) -> None:
         self.allow_urls = allow_urls
         self.options = ImageOptions().replace(**options)
 
@@ -50,13 +53,16 @@ class Idefics2ImageProcessor:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("options", "allow_urls"):
+        if name == "options":
             super().__setattr__(name, value)
+        elif name == "allow_urls":
+            Hosts.read(value)
+            super().__setattr__(name, value if isinstance(value, bool) else frozenset(value))
         else:
             self.options = self.options.replace(**{name: value})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **options: Any) -> Idefics2ImageProcessor:
+    def from_pretrained(cls, folder: str | Path, *, allow_urls: AllowUrls = False, **options: Any) -> Idefics2ImageProcessor:
         """From the preprocessor_config.json of a model folder or checkpoint, or the one nested in processor_config.json."""
         folder = processor_folder(folder)
         nested_options: Any = find_json(folder, "processor_config.json").get("image_processor")

@@ -22,6 +22,7 @@ from .folder import ModelFolder
 from .generation import Generator
 from .generation_options import GenerationOptions
 from .host_files import HostFiles
+from .hosts import AllowUrls
 from .image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .prefix_cache import PrefixCache
@@ -72,7 +73,7 @@ class Idefics2:
         session_options: ort.SessionOptions | None = None,
         card_options: CardOptions | None = None,
         revision: str | None = None,
-        allow_urls: bool = False,
+        allow_urls: AllowUrls = False,
         image_cache: int = DEFAULT_IMAGE_CACHE,
         prefix_cache: int = 0,
     ) -> Idefics2:
@@ -85,7 +86,8 @@ class Idefics2:
             providers, session_options: ONNX Runtime's own. Providers replace the device; options get the configuration entries
                 that keep sums exact and show what runs where, unless they have them.
             card_options: for CUDA and TensorRT.
-            allow_urls: whether images may be http(s) URLs, which are downloaded.
+            allow_urls: whether images may be http(s) URLs, which are downloaded: True, or the names of hosts (`Hosts`). An app
+                that passes on strangers' addresses names the hosts.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.
             prefix_cache: bytes of keys and values to keep, for prompts that begin alike; 0 for none.
 

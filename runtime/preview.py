@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .geometry import Box, Size, tile_boxes
-from .image_source import ImageSource, open_image, upright_rgb
+from .image_file import upright_rgb
+from .image_source import ImageSource, open_image
 from .processor import Idefics2Processor
 
 PLACES = ("top left", "top right", "bottom left", "bottom right", "whole")

@@ -16,6 +16,7 @@ from .call_options import image_options_among
 from .chat_template import ChatTemplate, load_chat_template
 from .errors import ModelFolderError, PromptError
 from .folder import find_json, processor_folder
+from .hosts import AllowUrls
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
 from .inputs import Inputs
@@ -63,11 +64,11 @@ class Idefics2Processor:
         self.padding_side, self.truncation_side, self.bos_token = padding_side, truncation_side, bos_token
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, allow_urls: bool = False, **image_options: Any) -> Idefics2Processor:
+    def from_pretrained(cls, folder: str | Path, *, allow_urls: AllowUrls = False, **image_options: Any) -> Idefics2Processor:
         """From a model folder, or any folder or hub repository with the reference's processor files and a tokenizer.json.
 
         Args:
-            allow_urls: whether images may be http(s) URLs, which are downloaded.
+            allow_urls: whether images may be http(s) URLs, which are downloaded: True, or the names of hosts (`Hosts`).
             image_options: options of the image processor in place of the folder's.
         """
         folder = processor_folder(folder)

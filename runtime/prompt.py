@@ -6,9 +6,11 @@ Source of the expansion: transformers 5.23, Idefics2Processor.__call__.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import PromptError
+from .image_source import ImageUrl
 
 IMAGE, FAKE_IMAGE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 TILES_OF_SPLIT_IMAGE = 5
@@ -16,6 +18,8 @@ TILES_OF_SPLIT_IMAGE = 5
 Message: TypeAlias = dict[str, Any]
 """One turn in the reference's chat format: {"role": …, "content": text or a list of {"type": "text" | "image", …}}."""
 
+IMAGE_URL_ITEMS = ("image_url", "input_image")
+"""Types of items of a message that hold an image's address, as OpenAI's two interfaces write it."""
 _CLOSING_FAKE = re.compile(rf"{re.escape(FAKE_IMAGE)}(?=[^\s<])")
 
 
@@ -44,19 +48,24 @@ def user_turn(text: str, num_images: int) -> list[Message]:
 
 
 def images_in(messages: list[Message]) -> list[Any]:
-    """The images that lie inside the messages, in order."""
-    found = []
+    """The images that lie inside the messages, in order.
+
+    An address (`url`, and what OpenAI's items have as `image_url`) becomes an ImageUrl, which no file is read for.
+    """
+    found: list[Any] = []
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         for item in content if isinstance(content, list) else []:
             if isinstance(item, dict) and item.get("type") == "image":
                 key = next((key for key in ("image", "url", "path", "base64") if item.get(key) is not None), None)
-                if key is not None:
+                if key == "url" and isinstance(item[key], str | Path):
+                    found.append(ImageUrl(item[key]))
+                elif key is not None:
                     bare = key == "base64" and not str(item[key]).startswith("data:")
                     found.append(f"data:image/*;base64,{item[key]}" if bare else item[key])
-            elif isinstance(item, dict) and item.get("type") == "image_url":  # OpenAI's form
+            elif isinstance(item, dict) and item.get("type") in IMAGE_URL_ITEMS:
                 url = item.get("image_url")
-                found.append(url.get("url") if isinstance(url, dict) else url)
+                found.append(ImageUrl(url.get("url") if isinstance(url, dict) else url))
     return found
 
 

@@ -66,7 +66,7 @@ def serve(monkeypatch):
     ],
 )
 def test_addresses_as_people_write_them(path, asked, serve):
-    assert download(serve(GOOD) + path) == BODY
+    assert download(serve(GOOD) + path, True) == BODY
     assert serve.requests == [f"GET {asked} HTTP/1.1"]
 
 
@@ -75,7 +75,7 @@ def test_hosts_in_other_letters_and_schemes_in_capitals(serve, monkeypatch):
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *rest, **options: (asked.append(host), real("127.0.0.1", *rest, **options))[1]
     )
-    assert download(serve(GOOD, "bücher.example") + "/a.png") == BODY
+    assert download(serve(GOOD, "bücher.example") + "/a.png", ["bücher.example"]) == BODY
     assert asked == ["xn--bcher-kva.example"]
     picture = io.BytesIO()
     Image.new("RGB", (3, 2)).save(picture, "PNG")
@@ -88,7 +88,7 @@ def test_addresses_that_a_server_sends_to(serve):
     def answer(request):
         return GOOD if "%C3%A9" in request else "HTTP/1.1 302 Found\r\nLocation: /é b.png\r\nContent-Length: 0\r\n\r\n".encode()
 
-    assert download(serve(answer) + "/") == BODY
+    assert download(serve(answer) + "/", True) == BODY
     assert serve.requests[1] == "GET /%C3%A9%20b.png HTTP/1.1"
 
 
@@ -108,7 +108,7 @@ def test_addresses_that_a_server_sends_to(serve):
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", "could not be downloaded"),
         (b"HTTP/1.1 404 Not \x1b[31mFound\r\n\r\n", "HTTP Error 404: Not .x1b.31mFound"),
         (b"HTTP/1.1 500 \r\n\r\n", "HTTP Error 500"),
-        (b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n", "HTTP Error 302.*infinite loop"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n", "more than 5 redirects"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\n\r\n", "could not be downloaded"),
         (b"HTTP/1.1 302 Found\r\nLocation: gopher://a\r\n\r\n", "could not be downloaded"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://a:port/\r\n\r\n", "could not be downloaded"),
