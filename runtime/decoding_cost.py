@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from .errors import ImageError
-from .jpeg_markers import jpeg_work
+from .jpeg_markers import JpegWork
 
 BYTES_PER_PIXEL = 7
 """Of the limit in pixels: 1.25 GB by default, in which a progressive JPEG of 120 megapixels has room."""
@@ -18,7 +18,7 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2
 """Bytes of a pixel in Pillow's modes; 4 in all others."""
 _DECODERS = {"WEBP": 12, "AVIF": 12, "HEIF": 12}
 """Bytes of a pixel that these hold besides: canvases, planes of up to 16 bits and copies (measured with Pillow 13)."""
-_PYTHON_BYTES, _PYTHON_SCANS = 28, 300
+_PYTHON_BYTES, _PYTHON_SCANS = 28, 600
 """The same of decoders that Pillow has in Python, for uncommon kinds of PPM and BMP, and their time of 3 us a pixel."""
 _SCANS_IN_TIFF = 100
 """The most of a progressive JPEG that libtiff goes over."""
@@ -39,7 +39,7 @@ def max_pixels() -> int | None:
     return None if limit is None else int(2 * limit)
 
 
-def check_cost(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
+def check_cost(image: ImageFile.ImageFile, file: IO[bytes], jpeg: JpegWork) -> None:
     """Raise ImageError for a picture, opened and not decoded, that takes more than the limit in pixels stands for.
 
     These are BYTES_PER_PIXEL and SCANS_PER_PIXEL for each pixel of it.
@@ -47,7 +47,7 @@ def check_cost(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
     limit = max_pixels()
     if limit is None:
         return
-    cost, size = decoding_cost(image, file), f"{image.width}×{image.height} pixels of mode {image.mode}"
+    cost, size = decoding_cost(image, file, jpeg), f"{image.width}×{image.height} pixels of mode {image.mode}"
     if cost.nbytes > BYTES_PER_PIXEL * limit:
         raise ImageError(
             f"{size} would take {cost.nbytes:,} bytes to decode, more than the limit of {BYTES_PER_PIXEL * limit:,}. {ADVICE}"
@@ -62,7 +62,7 @@ def check_cost(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
 ADVICE = "Shrink it, or raise the limit with --max-image-pixels (in Python: PIL.Image.MAX_IMAGE_PIXELS, half of it)."
 
 
-def decoding_cost(image: ImageFile.ImageFile, file: IO[bytes]) -> DecodingCost:
+def decoding_cost(image: ImageFile.ImageFile, file: IO[bytes], jpeg: JpegWork) -> DecodingCost:
     """Add up what one picture takes.
 
     Bytes: what Pillow stores for the mode, once more where EXIF turns it, 4 a pixel for the RGB copy where the mode is another,
@@ -70,18 +70,13 @@ def decoding_cost(image: ImageFile.ImageFile, file: IO[bytes]) -> DecodingCost:
     of a WebP or AVIF. Rows of interlaced and 16-bit PNGs are stored as they come and take nothing more.
     """
     pixels, stored = image.width * image.height, _STORED.get(image.mode, 4)
-    turned = image.getexif().get(0x0112, 1) != 1
+    # Without an eXIf chunk at its beginning a PNG is decoded to look for one at its end.
+    turned = (image.format != "PNG" or "exif" in image.info) and image.getexif().get(0x0112, 1) != 1
     per_pixel = stored * (1 + turned) + (0 if image.mode == "RGB" else 4) + _DECODERS.get(image.format or "", 0)
-    scans, buffer = 1, 0
-    if image.format in ("JPEG", "MPO"):
-        file.seek(0)
-        scans, coefficient_bytes = jpeg_work(file.read())
-        buffer = int(pixels * coefficient_bytes)
-    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+    scans, buffer = jpeg.scans, int(pixels * jpeg.coefficient_bytes)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         buffer = _tiff_buffer(image)
-        file.seek(0)
-        # In a JPEG's pixels a byte FF never comes before one of these.
-        if "jpeg" in image.info.get("compression", "") and re.search(rb"\xff[\xc2\xca]", file.read()):
+        if "jpeg" in image.info.get("compression", "") and _has_progressive(file):
             scans = _SCANS_IN_TIFF
     if image.tile and image.tile[0][0] in Image.DECODERS:
         per_pixel, scans = per_pixel + _PYTHON_BYTES, _PYTHON_SCANS
@@ -98,6 +93,15 @@ def _tiff_buffer(image: TiffImagePlugin.TiffImageFile) -> int:
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
     deepest = max(map(_number, bits if isinstance(bits, tuple) else (bits,)), default=1)
     return area * _number(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) * deepest // 8
+
+
+def _has_progressive(file: IO[bytes]) -> bool:
+    """Whether a progressive JPEG begins in a file of JPEGs, in whose pixels a byte FF never comes before one of these."""
+    place = file.tell()
+    file.seek(0)
+    found = re.search(rb"\xff[\xc2\xca]", file.read())
+    file.seek(place)
+    return found is not None
 
 
 def _number(value: object) -> int:

@@ -20,7 +20,7 @@ from .hosts import PUBLIC, AllowUrls, Hosts, RefusedError, names_this_machine
 
 MAX_DOWNLOAD = 256 << 20
 """Bytes of an image behind a URL."""
-DEADLINE = 120
+DEADLINE = 60
 """Seconds that a download may take with all that it is sent on to, however busy the server keeps it."""
 MAX_REDIRECTS = 5
 _TIMEOUT = 30

@@ -21,6 +21,7 @@ from PIL import (
 
 from .decoding_cost import ADVICE, check_cost, max_pixels
 from .errors import ImageError, first_line
+from .jpeg_markers import jpeg_work
 from .tiff_tables import check_tables
 
 with suppress(ImportError):  # Pillow has it since 11.2
@@ -70,9 +71,9 @@ def open_file(file: IO[bytes], name: str) -> Image.Image:
     """
     try:
         check_tables(file)
+        jpeg = jpeg_work(file)
         with Image.open(file, formats=[each for each in FORMATS if each in Image.OPEN]) as image:
-            check_cost(image, file)
-            file.seek(0)
+            check_cost(image, file, jpeg)
             return upright_rgb(image, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has more pixels than the limit of {_pixel_limit(error):,}. {ADVICE}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from .errors import ImageError
 
@@ -27,12 +27,21 @@ class JpegWork(NamedTuple):
     """Per pixel, kept from the first scan to the last: 2 per coefficient, of all components."""
 
 
-def jpeg_work(content: bytes) -> JpegWork:
-    """Walk the segments up to the end of the image; thumbnails inside of segments and what is behind the end do not count.
+def jpeg_work(file: IO[bytes]) -> JpegWork:
+    """Of any file: one that is no JPEG has no such work.
 
     Raises:
-        ImageError: the segments are longer or more than any camera writes.
+        ImageError: a JPEG's segments are longer or more than any camera writes.
     """
+    file.seek(0)
+    if file.read(3) != b"\xff\xd8\xff":
+        return JpegWork(1, 0.0)
+    file.seek(0)
+    return _walk(file.read())
+
+
+def _walk(content: bytes) -> JpegWork:
+    """Go from segment to segment up to the end of the image; what is inside of them (thumbnails) or behind it does not count."""
     place, segments, scans, coefficient_bytes, components, progressive = 0, 0, 0, 0.0, 1, False
     while (found := _MARKER.search(content, place)) and (marker := found[0][1]) != _END:
         place, segments = found.end(), segments + 1
