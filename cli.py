@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -293,9 +293,9 @@ def chat(
     if sys.stdin.isatty():
         _say("/help lists the commands, Ctrl-D leaves.")
         with _line_editing():
-            console.run(lambda: input("> "))
+            console.run(lambda: _line_of(lambda: input("> ")))
     else:
-        console.run(_read_line)
+        console.run(lambda: _line_of(_read_line))
 
 
 @main.command()
@@ -544,6 +544,15 @@ def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             options[name] = {"True": True, "False": False}.get(value, value)
     return options
+
+
+def _line_of(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except OSError as error:  # a terminal that is gone, or a stdin that is open for writing only
+        raise click.ClickException(
+            f"The input cannot be read ({error.strerror}). Give lines on stdin, or use a terminal."
+        ) from error
 
 
 def _read_line() -> str:

@@ -62,13 +62,15 @@ def download(url: str, allow_urls: AllowUrls) -> bytes:
     deadline = _Deadline()
     try:
         with deadline:
-            return _follow(url, hosts, deadline)
-    except ImageError:
-        raise
+            content = _follow(url, hosts, deadline)
+            assert deadline.left  # an answer of no stated length seems to have ended where the connection was shut down
+            return content
     # OverflowError is a port's, and urllib's handlers meet whatever a server or a proxy's address makes of them.
-    except (OSError, ValueError, OverflowError, http.client.HTTPException, AttributeError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, http.client.HTTPException, AttributeError, TypeError) as error:  # ImageError, too
         if deadline.over:
             raise ImageError(f"{shown(url)} took longer than {DEADLINE} seconds. Try again, or give the image itself.") from error
+        if isinstance(error, ImageError):
+            raise
         if isinstance(error, http.client.IncompleteRead):
             raise ImageError(f"{shown(url)} broke off. Try again.") from error
         raise ImageError(f"{shown(url)} could not be downloaded ({_reason(error)}). Check the address.") from error

@@ -40,7 +40,7 @@ NUMBERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 LITERALS = [
     "http://10.0.0.1/", "http://192.168.1.1:80/x", "http://169.254.169.254/latest/meta-data", "http://100.64.0.1/", "http://0.0.0.0/",
     "http://224.0.0.1/", "http://255.255.255.255/", "http://2130706433/", "http://0x7f.1/", "http://017700000001/", "http://127.1/",
-    "http://[::ffff:10.0.0.1]/", "http://[::ffff:127.0.0.1]/", "http://[2002:0a00:0001::]/", "http://[64:ff9b::10.0.0.1]/",
+    "http://[::ffff:10.0.0.1]/", "http://[2002:0a00:0001::]/", "http://[64:ff9b::10.0.0.1]/",
     "http://[fe80::1]/", "http://[fc00::1]/", "http://[::]/", "http://[ff02::1]/", "http://[::127.0.0.1]/", "http://[fe80::1%25lo]/",
 ]  # fmt: skip
 """None of them public; 127.0.0.1:9, where nothing listens, is the only address that a case may try."""
@@ -75,12 +75,12 @@ def _in_message(url: str) -> object:
     for source in images_in([{"role": "user", "content": items}]):
         assert isinstance(source, ImageUrl)
         try:
-            opened = open_image(source, allow_urls=True)
+            open_image(source, allow_urls=True)
         except ImageError as error:
             assert str(error).isprintable()
             if not url.strip().lower().startswith(("http:", "https:", "data:")):
                 assert "no data: or http(s) URL" in str(error)
-    return open_image(source, allow_urls=True) if url.startswith("data:") else opened
+    return open_image(source, allow_urls=True)
 
 
 def _saved(kind: str, options: dict[str, Any]) -> bytes:

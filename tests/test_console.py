@@ -97,6 +97,32 @@ def test_mistakes_are_said_and_the_chat_goes_on(ours, tmp_path):
     assert "/image PATH" in screen.remarks[0]
 
 
+def test_only_a_saved_chat_is_overwritten(ours, tmp_path):
+    screen = Screen(ours, max_new_tokens=2)
+    screen.type("hello")
+    for name, content in {"a.png": Path(CAT).read_bytes(), "notes.txt": b"precious", "empty": b"", "list.json": b'["a"]'}.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        screen.type(f"/save {path}")
+        assert "is there and is no saved chat" in screen.remarks[0]
+        assert path.read_bytes() == content
+        screen.type(f"/save --force '{path}'", f"/save {path}")  # by force, and then over what was saved
+        assert screen.remarks == [f"[saved to {path}]"] * 2
+    screen.type("/save --force")
+    assert screen.remarks == ["Error: /save needs a path. Write /save PATH."]
+
+
+def test_stdin_that_cannot_be_read(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    error = OSError(5, "Input/output error")
+    monkeypatch.setattr("idefics2_onnx.cli._read_line", lambda: (_ for _ in ()).throw(error))
+    result = CliRunner().invoke(main, ["chat"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: The input cannot be read (Input/output error). Give lines on stdin, or use a terminal."
+    )
+
+
 def test_ctrl_c_stops_an_answer_and_keeps_the_chat(ours, monkeypatch):
     screen, calls, step = Screen(ours, max_new_tokens=9), [], DecodeStep.__call__
 
@@ -192,7 +218,13 @@ def test_bench_command_measures_what_was_asked(tmp_path, monkeypatch):
     assert (tmp_path / "speed.png").stat().st_size > 5000
     table = CliRunner().invoke(main, arguments, catch_exceptions=False).stdout
     assert "60×80" in table
-    for wrong, words in [("60", "'60' is not WIDTHxHEIGHT"), ("0x5", "'0x5' is not"), ("²x3", "is not"), ("400000x4", "is not")]:
+    for wrong, words in [
+        ("60", "'60' is not WIDTHxHEIGHT"),
+        ("0x5", "'0x5' is not"),
+        ("²x3", "is not"),
+        ("400000x4", "is not"),
+        ("99999x99999", "more pixels than the 178,956,970"),
+    ]:
         result = CliRunner().invoke(main, ["bench", "--image", wrong])
         assert result.exit_code == 2
         assert words in result.stderr

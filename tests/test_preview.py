@@ -62,3 +62,25 @@ def test_command(tmp_path, monkeypatch):
         result = CliRunner().invoke(main, ["preview", *arguments])
         assert result.exit_code == 1
         assert message in result.stderr
+
+
+def test_only_what_was_drawn_here_is_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo("chelsea", 40, 60).save("cat.png")
+    bench = ["bench", "--rounds", "1", "--image", "30x30", "--prompt-tokens", "3", "--batch", "1", "--new-tokens", "2", "--plot"]
+    for command, name in ((["preview", "cat.png", "-o"], "tiles.png"), (bench, "speed.png"), (bench, "speed")):
+        drawn = tmp_path / name if "." in name else tmp_path / "speed.png"
+        drawn.unlink(missing_ok=True)
+        for contents in (b"precious", (tmp_path / "cat.png").read_bytes(), b""):
+            drawn.write_bytes(contents)
+            refused = CliRunner().invoke(main, [*command, name])
+            assert (refused.exit_code, drawn.read_bytes()) == (2, contents)
+            assert "was not drawn here" in refused.stderr
+            assert CliRunner().invoke(main, [*command, name, "--force"]).exit_code == 0
+        before = drawn.stat().st_mtime_ns
+        assert CliRunner().invoke(main, [*command, name]).exit_code == 0  # its own
+        assert drawn.stat().st_mtime_ns > before
+    (tmp_path / "tiles.jpg").write_bytes(b"")
+    assert CliRunner().invoke(main, ["preview", "cat.png", "-o", "tiles.jpg"]).exit_code == 2
+    assert CliRunner().invoke(main, ["preview", "cat.png", "-o", "cat.png", "--force"]).exit_code == 2
+    assert CliRunner().invoke(main, ["preview", "cat.png", "--json"]).exit_code == 0
