@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 from idefics2_onnx import Idefics2, Idefics2ImageProcessor, Idefics2Processor
 from idefics2_onnx.cli import main
+from idefics2_onnx.runtime import bench as benches
+from idefics2_onnx.runtime.own_picture import may_replace
 from idefics2_onnx.runtime.preview import _HATCH, draw, preview
 from parity import photo
 from PIL import Image
@@ -67,20 +69,20 @@ def test_command(tmp_path, monkeypatch):
 def test_only_what_was_drawn_here_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photo("chelsea", 40, 60).save("cat.png")
-    bench = ["bench", "--rounds", "1", "--image", "30x30", "--prompt-tokens", "3", "--batch", "1", "--new-tokens", "2", "--plot"]
-    for command, name in ((["preview", "cat.png", "-o"], "tiles.png"), (bench, "speed.png"), (bench, "speed")):
-        drawn = tmp_path / name if "." in name else tmp_path / "speed.png"
-        drawn.unlink(missing_ok=True)
-        for contents in (b"precious", (tmp_path / "cat.png").read_bytes(), b""):
-            drawn.write_bytes(contents)
-            refused = CliRunner().invoke(main, [*command, name])
-            assert (refused.exit_code, drawn.read_bytes()) == (2, contents)
-            assert "was not drawn here" in refused.stderr
-            assert CliRunner().invoke(main, [*command, name, "--force"]).exit_code == 0
-        before = drawn.stat().st_mtime_ns
-        assert CliRunner().invoke(main, [*command, name]).exit_code == 0  # its own
-        assert drawn.stat().st_mtime_ns > before
+    tiles, speed = tmp_path / "tiles.png", tmp_path / "speed.png"
+    for contents in (b"precious", (tmp_path / "cat.png").read_bytes(), b""):
+        tiles.write_bytes(contents)
+        refused = CliRunner().invoke(main, ["preview", "cat.png"])
+        assert (refused.exit_code, tiles.read_bytes()) == (2, contents)
+        assert "was not drawn here" in refused.stderr
+    assert CliRunner().invoke(main, ["preview", "cat.png", "--force"]).exit_code == 0
+    assert CliRunner().invoke(main, ["preview", "cat.png"]).exit_code == 0  # its own
     (tmp_path / "tiles.jpg").write_bytes(b"")
     assert CliRunner().invoke(main, ["preview", "cat.png", "-o", "tiles.jpg"]).exit_code == 2
     assert CliRunner().invoke(main, ["preview", "cat.png", "-o", "cat.png", "--force"]).exit_code == 2
-    assert CliRunner().invoke(main, ["preview", "cat.png", "--json"]).exit_code == 0
+    speed.write_bytes(b"precious")
+    for name in ("speed.png", "speed"):
+        assert "was not drawn here" in CliRunner().invoke(main, ["bench", "--plot", name]).stderr
+    assert speed.read_bytes() == b"precious"
+    benches.plot([], [], speed)
+    assert may_replace(speed)
