@@ -136,9 +136,28 @@ def test_this_machine_only_where_the_address_names_it(names, serve):
 
 @pytest.mark.parametrize("address", ["ftp://127.0.0.1:9/a", "file:///etc/passwd", "data:image/png;base64,AAAA", "gopher://a/", "//", "http://", "https://u:p@127.0.0.1/"])  # fmt: skip
 def test_other_schemes_are_not_followed(address, serve, monkeypatch):
-    port = serve(lambda _: to(address))
+    seen = []
+    port = serve(lambda path: (seen.append(path), to(address))[1])
+    monkeypatch.setenv("ftp_proxy", f"http://127.0.0.1:{port}")
     with pytest.raises(ImageError, match="could not be downloaded"):
         download(f"http://127.0.0.1:{port}/", allow_urls=True)
+    assert seen == ["/"]
+
+
+def test_a_public_server_does_not_lead_to_this_machine(serve, monkeypatch):
+    inner, real = serve(BODY), downloads._connect
+    outer = serve(lambda path: to(path[1:]))
+
+    def connect(address, hosts, deadline):
+        if address[0] == "far.example":  # as if it were public
+            return real(("127.0.0.1", outer), None, deadline)
+        return real(address, hosts, deadline)
+
+    monkeypatch.setattr(downloads, "_connect", connect)
+    address = f"http://127.0.0.1:{inner}/"
+    for url in (f"http://far.example/{address}", f"http://127.0.0.1:{outer}/http://far.example/{address}"):
+        with pytest.raises(ImageError, match=r"the host 127\.0\.0\.1 is not public"):
+            download(url, allow_urls=True)
 
 
 def test_redirects_are_counted(serve):
