@@ -63,7 +63,7 @@ def download(url: str, allow_urls: AllowUrls) -> bytes:
     try:
         with deadline:
             content = _follow(url, hosts, deadline)
-            assert deadline.left  # an answer of no stated length seems to have ended where the connection was shut down
+            deadline.seconds_left()  # an answer of no stated length seems to have ended where the connection was shut down
             return content
     # OverflowError is a port's, and urllib's handlers meet whatever a server or a proxy's address makes of them.
     except (OSError, ValueError, OverflowError, http.client.HTTPException, AttributeError, TypeError) as error:  # ImageError, too
@@ -131,9 +131,8 @@ class _Deadline:
                 each.close()
             self._sockets.clear()
 
-    @property
-    def left(self) -> float:
-        """Seconds; TimeoutError without any."""
+    def seconds_left(self) -> float:
+        """More than 0; TimeoutError without any."""
         left = self._end - time.monotonic()
         if self.over or left <= 0:
             self.over = True
@@ -144,7 +143,7 @@ class _Deadline:
         """Hold on to a connection by a second handle: TLS takes the first one away."""
         with self._lock:
             self._sockets.append(connection.dup())
-        assert self.left
+        self.seconds_left()
 
     def _shut(self) -> None:
         with self._lock:
@@ -201,7 +200,7 @@ def _connect(address: tuple[str, int], hosts: Hosts | None, deadline: _Deadline)
     for family, kind, protocol, _, numbers in found:
         connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(min(_TIMEOUT, deadline.left))
+            connection.settimeout(min(_TIMEOUT, deadline.seconds_left()))
             connection.connect(numbers)
             connection.settimeout(_TIMEOUT)
             deadline.watch(connection)
