@@ -41,7 +41,7 @@ def check_files(folder: Path, checkpoint: Checkpoint, sizes: ModelSizes) -> None
     try:
         if template is not None:
             template.check()
-    except PromptError as error:
+    except ModelFolderError as error:
         raise CheckpointError(
             f"{checkpoint.folder} has a chat template that is not valid Jinja ({error.__cause__}). Correct it, or remove it to "
             "go without."

@@ -1,21 +1,30 @@
-"""A folder's chat template: Jinja in a sandbox, with the globals the reference gives it."""
+"""A folder's chat template: Jinja in a sandbox with a meter, with the globals the reference gives it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import numpy as np
+from jinja2 import Template, TemplateError
 
-from .errors import ModelFolderError, PromptError
+from .errors import ModelFolderError, PromptError, first_line
 from .folder import find_file, find_json
-from .prompt import IMAGE_URL_ITEMS, Message
+from .lost_text import LostText
+from .prompt import Message, check_messages, with_plain_items
+from .template_costs import check_widths
+from .template_environment import MeteredEnvironment
+from .template_meter import METER, Meter
+
+_TURNS: tuple[list[Message], ...] = (
+    [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
+    [{"role": "user", "content": "Hello"}],
+)
+"""What every template has to take, in one form or the other."""
 
 
 class ChatTemplate:
@@ -27,51 +36,78 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, variables: dict[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
-        environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form), **variables)
-        self._environment, self._source = environment, source
+        functions = {"raise_exception": _raise, "strftime_now": _strftime_now}
+        self._environment, self._source = MeteredEnvironment({"tojson": _tojson}, functions, variables), source
+        self._variables, self._lost = variables, LostText(self._text)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Jinja's code cannot be pickled
+        return ChatTemplate, (self._source, self._variables)
 
     def check(self) -> None:
-        """Raise PromptError unless it is valid Jinja."""
+        """Raise ModelFolderError unless it is valid Jinja."""
         assert self._template is not None
 
     @cached_property
     def _template(self) -> Template:
         """Compiled when it is first used: raw prompts do without."""
         try:
-            return self._environment.from_string(self._source)
-        except (TemplateError, RecursionError) as error:
-            raise PromptError(f"The chat template is not valid Jinja ({error}). Pass raw text with raw=True.") from error
+            return self._environment.from_string(self._environment.syntax_tree(self._source))
+        except Exception as error:  # Python's compiler has limits of its own
+            raise ModelFolderError(
+                f"The chat template is not valid Jinja ({first_line(error)}). Pass raw text with raw=True."
+            ) from error
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
-        """The conversation as text; PromptError if the template refuses it."""
-        for message in messages:
-            if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-                raise PromptError(f'A message is {message!r:.80}. Give {{"role": "user", "content": [...]}}.')
+        """The conversation as text.
+
+        Raises:
+            PromptError: the template refuses the messages, or does not use a text of theirs.
+            ModelFolderError: the template takes too long, or makes nothing of any conversation.
+        """
+        check_messages(messages)
         try:
-            text = self._template.render(messages=[_normal(m) for m in messages], add_generation_prompt=add_generation_prompt)
-        except PromptError:
+            plain = [_plain(message) for message in with_plain_items(messages)]
+        except RecursionError as error:
+            raise PromptError("The messages hold themselves, or too many lists in lists. Give plain ones.") from error
+        assert self._template is not None  # an error about it is none about the messages
+        try:
+            text = self._text(plain, add_generation_prompt)
+        except ModelFolderError:
             raise
         except Exception as error:  # a template is a program: its mistakes on unforeseen messages are of every kind
-            raise PromptError(f"The chat template refuses these messages ({error}). Check roles and contents.") from error
-        for message in messages:
-            content = message["content"]
-            if isinstance(content, str) and content.strip() not in text:
-                raise PromptError(
-                    f"The chat template leaves out the text {content!r:.60}, because this message's content is a string. "
-                    'Give a list: [{"type": "text", "text": ...}].'
-                )
+            if not isinstance(error, _RefusedError) and self._fails():
+                raise ModelFolderError(
+                    f"The chat template fails on every conversation ({first_line(error)}). Correct the template of the model "
+                    "folder, or pass raw text with raw=True."
+                ) from error
+            raise PromptError(
+                f"The chat template refuses these messages ({first_line(error)}). Check roles and contents."
+            ) from error
+        self._lost.check(plain, add_generation_prompt, text)
         return text
 
+    def _text(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        """What the template makes of messages of plain types."""
+        token = METER.set(Meter(messages))
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
+        except MemoryError as error:
+            raise ModelFolderError(
+                "The chat template takes more memory than there is. Correct the template of the model folder, or pass raw text "
+                "with raw=True."
+            ) from error
+        finally:
+            METER.reset(token)
 
-def _normal(message: Message) -> Message:
-    """OpenAI's items with an image's address become image items, as in the reference."""
-    content = message["content"]
-    if not isinstance(content, list):
-        return message
-    items = [{"type": "image"} if isinstance(item, dict) and item.get("type") in IMAGE_URL_ITEMS else item for item in content]
-    return message | {"content": items}
+    def _fails(self) -> bool:
+        """Whether the template takes not even one turn of plain text."""
+        for turn in _TURNS:
+            try:
+                self._text(turn, True)
+            except Exception:  # noqa: BLE001, S112  any mistake of the template's
+                continue
+            return False
+        return True
 
 
 def load_chat_template(folder: Path, variables: dict[str, str]) -> ChatTemplate | None:
@@ -93,15 +129,39 @@ def load_chat_template(folder: Path, variables: dict[str, str]) -> ChatTemplate 
     return ChatTemplate(source, variables) if isinstance(source, str) else None
 
 
-class _Generation(Extension):
-    """``{% generation %} … {% endgeneration %}`` marks what the assistant said, for training; here only the text counts."""
+class _RefusedError(TemplateError):
+    """What a template raises about messages."""
 
-    tags = {"generation"}  # noqa: RUF012  Jinja's own form
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _plain(value: Any) -> Any:
+    """A copy of plain types, with placeholders for images and other objects, whose methods a template must not reach.
+
+    Source: transformers 5.23, _plain_template_data.
+    """
+    kind = type(value)
+    if value is None or kind in (str, int, float, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value] if isinstance(value, list) else tuple(_plain(item) for item in value)
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    for plain in (str, int, float):
+        if isinstance(value, plain):
+            return plain.__str__(value) if plain is str else plain(value)
+    return f"<{kind.__name__}>"
 
 
 def _raise(message: str) -> None:
-    raise TemplateError(message)
+    raise _RefusedError(message)
+
+
+def _strftime_now(form: str) -> str:
+    check_widths(form)
+    METER.get().charge(256 * len(form))
+    return datetime.now().strftime(form)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

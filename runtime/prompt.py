@@ -20,6 +20,9 @@ Message: TypeAlias = dict[str, Any]
 
 IMAGE_URL_ITEMS = ("image_url", "input_image")
 """Types of items of a message that hold an image's address, as OpenAI's two interfaces write it."""
+_TEXT_TYPES, _IMAGE_TYPES = ("text", "input_text"), ("image", *IMAGE_URL_ITEMS)
+"""Of items in a message's content; those with a prefix or suffix are OpenAI's."""
+
 _CLOSING_FAKE = re.compile(rf"{re.escape(FAKE_IMAGE)}(?=[^\s<])")
 
 
@@ -67,6 +70,56 @@ def images_in(messages: list[Message]) -> list[Any]:
                 url = item.get("image_url")
                 found.append(ImageUrl(url.get("url") if isinstance(url, dict) else url))
     return found
+
+
+def check_messages(messages: list[Message]) -> None:
+    """Raise PromptError for what is no message, and for content that no template would find."""
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+            raise PromptError(f'A message is {message!r:.80}. Give {{"role": "user", "content": [...]}}.')
+        content = message["content"]
+        if "text" in message:
+            raise PromptError(f"A message has the text {message['text']!r:.60} beside its content. Put it into the content.")
+        if not isinstance(content, str | list | None):
+            raise PromptError(f"A message's content is {content!r:.60}. Give text, or a list of items.")
+        for item in content if isinstance(content, list) else []:
+            _check_item(item)
+
+
+def with_plain_items(messages: list[Message]) -> list[Message]:
+    """The messages with OpenAI's items as the reference's: input_text is text, image_url and input_image are images."""
+    return [
+        message | {"content": [_plain_item(item) for item in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
+
+
+def _plain_item(item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    if item["type"] in _TEXT_TYPES:
+        return item | {"type": "text"}
+    return {"type": "image"} if item["type"] in IMAGE_URL_ITEMS else item
+
+
+def _check_item(item: Any) -> None:
+    """A string is one, too: the template says whether it is used."""
+    if isinstance(item, str):
+        return
+    kind = item.get("type") if isinstance(item, dict) else None
+    if kind not in (*_TEXT_TYPES, *_IMAGE_TYPES):
+        what = f"of the type {kind!r:.40}" if kind is not None else f"{item!r:.60}, which has no type"
+        raise PromptError(f"A message's content has an item {what}. Give items of the types {', '.join(_TEXT_TYPES + _IMAGE_TYPES)}.")
+    if kind in _TEXT_TYPES and not isinstance(item.get("text"), str):
+        raise PromptError(f'A message\'s content has the item {item!r:.60} without a text. Give {{"type": "text", "text": ...}}.')
+    lost = next((key for key in ("text", "content", "input_text") if item.get(key) and (kind in _IMAGE_TYPES or key != "text")), None)
+    if lost is not None:
+        raise PromptError(
+            f"An item of the type {kind!r} has {item[lost]!r:.60} under {lost!r}, which no template uses. Give it as an item of the "
+            "type 'text'."
+        )
 
 
 def check_text(text: str) -> None:

@@ -1,0 +1,315 @@
+"""Jinja's sandbox with a meter: what a template does is charged, and only what chat templates need is there.
+
+Jinja compiles a template to Python. Before that, a charge is put at the start of each list of statements (the body of a loop, a
+branch, a macro), for all the nodes in it that are not in a list of their own; and around the operands whose size says what an
+operation costs. Calls, filters, tests and operators go through the environment, which charges them by template_costs.py.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from jinja2 import TemplateSyntaxError, Undefined, nodes, pass_context
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Cycler, Joiner, Namespace
+from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
+
+from .template_costs import FILTERS, METHODS, TESTS, Cost, check_widths, linear, operands, refused
+from .template_meter import BLOCK, ELEMENT, METER, NODE, Flow, held
+
+_SOURCE = 128 << 10
+"""Characters; the largest known templates have some 30,000."""
+_CHAIN = 30
+"""Filters that may wait for each other's elements."""
+_KEYS = (str, int, float, bool, type(None))
+_MEMBERS = (Namespace, LoopContext, Cycler, Joiner, Macro)
+"""Objects besides strings and containers whose attributes a template may name."""
+
+
+class MeteredEnvironment(ImmutableSandboxedEnvironment):
+    """Templates of it render while METER is set.
+
+    Args:
+        functions: what a template may call, by name.
+        variables: what else it may name.
+    """
+
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+
+    def __init__(self, filters: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        # Nothing is computed while a template is compiled: neither its constants nor, as the context is passed, its output.
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Marked], optimized=False, finalize=_written
+        )
+        self.code_generator_class = _Generator
+        self.filters = {name: _metered((self.filters | filters)[name], cost) for name, cost in FILTERS.items()}
+        self.tests = {name: _metered(self.tests[name], cost) for name, cost in TESTS.items()}
+        own = {"range": self.globals["range"], "cycler": Cycler, "joiner": Joiner, "namespace": _Namespace, "dict": _dict}
+        self._callable = {*own.values(), *functions.values()}
+        self.globals = own | functions | variables
+
+    def syntax_tree(self, source: str) -> nodes.Template:
+        """Parse a template and put the charges in; TemplateSyntaxError for what is not known."""
+        if len(source) > _SOURCE:
+            raise TemplateSyntaxError(f"it has {len(source):,} characters, more than {_SOURCE:,}", 1)
+        tree = _Charges().visit(self.parse(source))
+        tree.set_environment(self)
+        assert isinstance(tree, nodes.Template)
+        return tree
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        methods = METHODS.get(str if type(obj) is Markup else type(obj))
+        if methods is not None:
+            return attr in methods
+        return isinstance(obj, _MEMBERS) and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if isinstance(value, types.BuiltinMethodType) and value.__name__ == "format" and type(value.__self__) is str:
+            return _Format(self, value.__self__)
+        return None
+
+    def call(self, context: Context, function: Any, /, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        owner = getattr(function, "__self__", None)
+        methods = METHODS.get(str if type(owner) is Markup else type(owner))
+        if methods is not None:
+            own = {name: value for name, value in options.items() if not name.startswith("_")}
+            return function(*methods[function.__name__](METER.get(), owner, *args, **own)[1:], **own)
+        if isinstance(owner, LoopContext) or function in self._callable:
+            linear(METER.get(), *args)
+        elif not isinstance(function, Macro | LoopContext | Cycler | Joiner | Undefined | _Format) and not isinstance(owner, Cycler):
+            raise refused(f"calls a {type(function).__name__}")
+        METER.get().charge(ELEMENT * (len(args) + len(options)))
+        return super().call(context, function, *args, **options)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        operands(METER.get(), operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    # What the charges in a compiled template call.
+
+    def charge(self, steps: int) -> bool:
+        return METER.get().charge(steps)
+
+    def read(self, value: Any) -> Any:
+        """An operand that is read as a whole."""
+        value = held(value)
+        METER.get().charge(METER.get().text_size(value))
+        return value
+
+    def searched(self, value: Any) -> Any:
+        """A container that is searched; a dict does not read what is in it."""
+        return value if type(value) is dict else self.read(value)
+
+    def copied(self, value: Any) -> Any:
+        """A slice."""
+        METER.get().charge(ELEMENT * len(value) if isinstance(value, list | tuple) else METER.get().size(value))
+        return value
+
+    def key(self, value: Any) -> Any:
+        return _key(value)
+
+
+class _Charges(NodeTransformer):
+    """Puts the charges into a syntax tree."""
+
+    _steps = 0
+
+    def visit(self, node: nodes.Node, *args: Any, **options: Any) -> Any:
+        self._steps += NODE + (len(node.data) if isinstance(node, nodes.TemplateData) else 0)
+        if type(node) not in _KNOWN:
+            raise TemplateSyntaxError(f"chat templates have no {type(node).__name__}", node.lineno)
+        return super().visit(node, *args, **options)
+
+    def generic_visit(self, node: nodes.Node, *args: Any, **options: Any) -> nodes.Node:
+        own = {field: value for field in ("body", "else_") if isinstance(value := getattr(node, field, None), list)}
+        for field in own:
+            setattr(node, field, [])
+        super().generic_visit(node, *args, **options)
+        for field, statements in own.items():
+            if statements or field == "body":
+                setattr(node, field, self._block(statements, node.lineno))
+        return node
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        test, node.test = node.test, None
+        self.generic_visit(node)
+        if test is not None:  # it is computed for each element
+            steps, test = self._apart(lambda: self.visit(test))
+            node.test = nodes.And(_call("charge", nodes.Const(steps)), test, lineno=test.lineno)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        operations = {operand.op for operand in node.ops}
+        search = bool(operations & {"in", "notin"})
+        if search or not any(isinstance(side, nodes.Const) for side in (node.expr, *(operand.expr for operand in node.ops))):
+            node.expr = _read(node.expr)
+            for operand in node.ops:
+                operand.expr = _read(operand.expr, "searched" if operand.op in ("in", "notin") else "read")
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        node.nodes = [_read(each) for each in node.nodes]
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            return _call("copied", node)
+        if not isinstance(node.arg, nodes.Const):
+            node.arg = _call("key", node.arg)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        node.key = _call("key", node.key)
+        return node
+
+    def _block(self, statements: list[nodes.Node], lineno: int) -> list[nodes.Node]:
+        steps, visited = self._apart(lambda: [self.visit(statement) for statement in statements])
+        return [nodes.ExprStmt(_call("charge", nodes.Const(steps)), lineno=lineno), *visited]
+
+    def _apart(self, visit: Callable[[], Any]) -> tuple[int, Any]:
+        """Steps of what is visited, not counted as its surroundings', and the result."""
+        outer, self._steps = self._steps, BLOCK
+        visited = visit()
+        steps, self._steps = self._steps, outer
+        return steps, visited
+
+
+class _Generator(CodeGenerator):
+    """Writes the charges as plain calls, which no sandbox has to look at."""
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        if not isinstance(node.node, nodes.EnvironmentAttribute):
+            return super().visit_Call(node, frame, forward_caller=forward_caller)
+        self.write(f"environment.{node.node.name}(")
+        self.visit(node.args[0], frame)
+        self.write(")")
+
+
+class _Marked(Extension):
+    """``{% generation %} … {% endgeneration %}`` marks what the assistant said, for training; here only the text counts."""
+
+    tags = {"generation"}  # noqa: RUF012  Jinja's own form
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Namespace(Namespace):
+    """As the reference's, which takes no names with an underscore in front; written out, it does not show what it holds."""
+
+    def __init__(*args: Any, **attributes: Any) -> None:  # noqa: N805  so that an attribute may be called self
+        held_attributes = _dict(*args[1:], **attributes)
+        for name in held_attributes:
+            _check_name(name)
+        Namespace.__init__(args[0], held_attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
+class _Format:
+    """str.format of a string, with fields no wider than four digits say."""
+
+    def __init__(self, environment: MeteredEnvironment, form: str) -> None:
+        self._environment, self._form = environment, form
+
+    def __call__(self, *args: Any, **options: Any) -> str:
+        METER.get().charge(len(self._form))
+        return _Formatter(self._environment).vformat(self._form, args, options)
+
+
+class _Formatter(SandboxedFormatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        check_widths(format_spec)
+        METER.get().charge(METER.get().text_size(value) + (10_000 if format_spec else 0))
+        return str(super().format_field(value, format_spec))
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        METER.get().charge(METER.get().text_size([value]))
+        return super().convert_field(value, conversion)
+
+
+@pass_context
+def _written(_: Context, value: Any) -> Any:
+    """A value that is put out."""
+    meter = METER.get()
+    meter.charge(len(value) if type(value) is str else meter.text_size(value))
+    return value
+
+
+def _metered(function: Callable[..., Any], cost: Cost) -> Callable[..., Any]:
+    """A filter or test that is charged before it is called, and for each element that it yields."""
+    skipped = int(hasattr(function, "jinja_pass_arg"))
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        meter = METER.get()
+        given = cost(meter, *args[skipped:], **options)
+        result = function(*args[:skipped], *given, **options)
+        if not hasattr(type(result), "__next__"):
+            return result
+        depth = 1 + max((value.depth for value in given if isinstance(value, Flow)), default=0)
+        if depth > _CHAIN:
+            raise refused(f"puts more than {_CHAIN} filters into each other")
+        return Flow(meter, result, sum(map(meter.size, (*given[1:], *options.values()))), depth)
+
+    return call
+
+
+def _dict(*args: Any, **items: Any) -> dict[str, Any]:
+    source = held(args[0]) if args else {}
+    pairs = [tuple(pair) for pair in (source.items() if isinstance(source, dict) else source)]
+    METER.get().charge(ELEMENT * len(pairs))
+    return dict([(_key(name), value) for name, value in pairs], **items)
+
+
+def _key(value: Any) -> Any:
+    """A key of a dict or list: no other type's, nor larger numbers, whose hashes can be chosen to be the same."""
+    if not isinstance(value, (*_KEYS, Undefined)) or (isinstance(value, int) and value.bit_length() > 60):
+        raise refused(f"uses a {type(value).__name__} as a key")
+    return value
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace holds no {name!r:.60}")
+
+
+def _call(name: str, argument: nodes.Node) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute(name), [argument], [], None, None, lineno=argument.lineno)
+
+
+def _read(node: Any, name: str = "read") -> nodes.Expr:
+    """The operand, charged, unless it is in the source as it is."""
+    constant = isinstance(node, nodes.Const | nodes.TemplateData) or (
+        isinstance(node, nodes.List | nodes.Tuple) and all(isinstance(item, nodes.Const) for item in node.items)
+    )
+    return node if constant else _call(name, node)
+
+
+_KNOWN = {
+    nodes.Add, nodes.And, nodes.Assign, nodes.AssignBlock, nodes.Break, nodes.Call, nodes.CallBlock, nodes.Compare, nodes.Concat,
+    nodes.CondExpr, nodes.Const, nodes.Continue, nodes.Dict, nodes.Div, nodes.Filter, nodes.FilterBlock, nodes.FloorDiv, nodes.For,
+    nodes.Getattr, nodes.Getitem, nodes.If, nodes.Keyword, nodes.List, nodes.Macro, nodes.Mod, nodes.Mul, nodes.NSRef, nodes.Name,
+    nodes.Neg, nodes.Not, nodes.Operand, nodes.Or, nodes.Output, nodes.Pair, nodes.Pos, nodes.Pow, nodes.Slice, nodes.Sub,
+    nodes.Template, nodes.TemplateData, nodes.Test, nodes.Tuple, nodes.With,
+}  # fmt: skip
+"""What a chat template is made of: no other files, no blocks to override, no escaping."""
