@@ -27,6 +27,7 @@ from .tokenizer import (
     Side,
     Truncation,
     check_side,
+    decode,
     encode,
     is_llama,
     load_tokenizer,
@@ -228,7 +229,7 @@ class Idefics2Processor:
         ids = [int(i) for i in token_ids]
         if ids and not 0 <= min(ids) <= max(ids) < 1 << 32:
             raise PromptError(f"The ids go from {min(ids)} to {max(ids)}. Give token ids, from 0; labels' -100 is none.")
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return decode(self.tokenizer, ids, skip_special_tokens)
 
     def batch_decode(self, sequences: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
         """Text of each sequence of ids."""

@@ -24,7 +24,7 @@ from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
 from .template_costs import FILTERS, METHODS, TESTS, Cost, check_widths, linear, operands, refused
-from .template_meter import BLOCK, ELEMENT, METER, NODE, Flow, held
+from .template_meter import CALL, ELEMENT, METER, NODE, Flow, held
 
 _SOURCE = 128 << 10
 """Characters; the largest known templates have some 30,000."""
@@ -70,6 +70,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         methods = METHODS.get(str if type(obj) is Markup else type(obj))
         if methods is not None:
             return attr in methods
+        if isinstance(obj, tuple):  # a group that groupby made
+            return attr in getattr(obj, "_fields", ())
         return isinstance(obj, _MEMBERS) and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -78,6 +80,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return None
 
     def call(self, context: Context, function: Any, /, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        METER.get().charge(CALL + ELEMENT * (len(args) + len(options)))
         owner = getattr(function, "__self__", None)
         methods = METHODS.get(str if type(owner) is Markup else type(owner))
         if methods is not None:
@@ -87,7 +90,6 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             linear(METER.get(), *args)
         elif not isinstance(function, Macro | LoopContext | Cycler | Joiner | Undefined | _Format) and not isinstance(owner, Cycler):
             raise refused(f"calls a {type(function).__name__}")
-        METER.get().charge(ELEMENT * (len(args) + len(options)))
         return super().call(context, function, *args, **options)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -181,7 +183,7 @@ class _Charges(NodeTransformer):
 
     def _apart(self, visit: Callable[[], Any]) -> tuple[int, Any]:
         """Steps of what is visited, not counted as its surroundings', and the result."""
-        outer, self._steps = self._steps, BLOCK
+        outer, self._steps = self._steps, CALL
         visited = visit()
         steps, self._steps = self._steps, outer
         return steps, visited
@@ -251,7 +253,7 @@ class _Formatter(SandboxedFormatter):
 def _written(_: Context, value: Any) -> Any:
     """A value that is put out."""
     meter = METER.get()
-    meter.charge(len(value) if type(value) is str else meter.text_size(value))
+    meter.charge(CALL // 2 + (len(value) if type(value) is str else meter.text_size(value)))
     return value
 
 
@@ -262,6 +264,7 @@ def _metered(function: Callable[..., Any], cost: Cost) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         meter = METER.get()
+        meter.charge(CALL)
         given = cost(meter, *args[skipped:], **options)
         result = function(*args[:skipped], *given, **options)
         if not hasattr(type(result), "__next__"):

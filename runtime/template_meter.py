@@ -1,9 +1,10 @@
 """What a chat template may do: steps, counted while it renders.
 
-A template is a stranger's program. Everything that it does is charged before it is done, or, where the work is bounded by what was
-charged before, right after: 8 steps for each node of its syntax tree that runs, 1 for each character that is read or written, 8
-for each element of a list. A step takes nanoseconds and a few bytes, so the constant below is good for about a second and for
-some hundred megabytes. The rest grows with the conversation, so that no honest template meets the limit on a long one.
+A template is a stranger's program. Everything that it does is charged before it is done, or, where the work is bounded by what
+was charged before, right after: 64 steps for each call and each list of statements that runs, 8 for each node of the syntax tree
+in it, 1 for each character that is read or written, 8 for each element of a list. A step takes nanoseconds and a few bytes, so the
+constant below is good for some seconds and some hundred megabytes at the worst. The rest grows with the conversation, so that no
+honest template meets the limit on a long one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from markupsafe import Markup
 
 from .errors import ModelFolderError
 
-BLOCK, NODE, ELEMENT = 64, 8, 8
+CALL, NODE, ELEMENT = 64, 8, 8
 """Steps."""
 _STEPS = 50_000_000
 _STEPS_PER_SIZE, _STEPS_PER_CONTAINER = 20, 16_000
@@ -53,7 +54,7 @@ class Meter:
         kind = type(value)
         if kind is str or kind is Markup:
             return len(value)
-        if kind in _CONTAINERS:
+        if isinstance(value, _CONTAINERS):
             return self._measured(value)[1]
         if kind is int:
             return 1 + value.bit_length() // 8
@@ -63,7 +64,7 @@ class Meter:
 
     def depth(self, value: Any) -> int:
         """How many containers lie in each other."""
-        return self._measured(value)[2] if type(value) in _CONTAINERS else 0
+        return self._measured(value)[2] if isinstance(value, _CONTAINERS) else 0
 
     def text_size(self, value: Any) -> int:
         """An estimate of the characters of str(value): strings in containers are written with escapes."""
@@ -92,7 +93,7 @@ class Flow(Iterator[Any]):
     """What a filter yields piece by piece, charged by the element."""
 
     def __init__(self, meter: Meter, elements: Iterator[Any], steps: int, depth: int) -> None:
-        self._meter, self._elements, self._steps, self.depth = meter, elements, ELEMENT + steps, depth
+        self._meter, self._elements, self._steps, self.depth = meter, elements, CALL + steps, depth
 
     def __next__(self) -> Any:
         self._meter.charge(self._steps)

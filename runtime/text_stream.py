@@ -8,6 +8,8 @@ from copy import copy
 
 from tokenizers import Tokenizer
 
+from .tokenizer import decode
+
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -55,7 +57,7 @@ class TextStream:
         # inside a character.
         if not _BYTE_TOKEN.fullmatch(token) and not text.endswith("\ufffd"):
             self.text, self._window = text, [token_id]
-            self._certain = self._tokenizer.decode([token_id], skip_special_tokens=True)
+            self._certain = decode(self._tokenizer, [token_id], True)
         return self._send(len(self.text) - self._held_back())
 
     def close(self) -> str:
@@ -66,7 +68,7 @@ class TextStream:
 
     def _decoded(self) -> str:
         """Text of all tokens so far."""
-        return self.text + self._tokenizer.decode(self._window, skip_special_tokens=True)[len(self._certain) :]
+        return self.text + decode(self._tokenizer, self._window, True)[len(self._certain) :]
 
     def _cut(self, text: str) -> bool:
         """Look for the first stop string in a text whose start was looked at before; keep what is in front of it."""

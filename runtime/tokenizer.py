@@ -13,8 +13,9 @@ from tokenizers import Encoding, Tokenizer
 
 from ..graphs.contract import MANIFEST
 from .added_tokens import AddedTokens
-from .errors import ModelFolderError, PromptError
+from .errors import Idefics2OnnxError, ModelFolderError, PromptError, first_line
 from .folder import find_file, find_json, read_json_object
+from .tokenizer_rules import LARGEST_FILE, checked_rules
 
 Side = Literal["left", "right"]
 Truncation = bool | Literal["longest_first", "do_not_truncate"] | None
@@ -33,23 +34,40 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = find_file(folder, "tokenizer.json")
     if path is None:
         raise ModelFolderError(f"{folder} has no tokenizer.json. Give a model folder made by `idefics2-onnx export`.")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ModelFolderError(f"{path} has more than {LARGEST_FILE:,} bytes, which no tokenizer needs. Download it again.")
     content, config = read_json_object(path), find_json(folder, "tokenizer_config.json")
-    try:
+    with _FolderFault(f"{path} is not a tokenizer"):
         if is_llama(config):
             content = _with_llama_rules(content, config)
+        content = checked_rules(content, path)
         tokenizer = Tokenizer.from_str(json.dumps(content))
         # A model folder says everything in the two files that every folder has, and its manifest vouches for no others.
         older = {} if find_file(folder, MANIFEST) else {name: find_json(folder, f"{name}.json") for name in _OLDER_FILES}
         text_config = find_json(folder, "config.json").get("text_config")
         vocab_size = text_config.get("vocab_size") if isinstance(text_config, dict) else None
         AddedTokens(content, config, *(older.get(name, {}) for name in _OLDER_FILES)).add_to(tokenizer, vocab_size)
-    except ModelFolderError:
-        raise
-    except Exception as error:  # the library raises a bare Exception
-        raise ModelFolderError(f"{path} is not a tokenizer ({error}). Download it again.") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer
+
+
+class _FolderFault:
+    """Around the library: what goes wrong in it is a fault of the folder's rules.
+
+    It raises a bare Exception, and where its code panics a BaseException that passes through what catches an Exception.
+    """
+
+    def __init__(self, fact: str) -> None:
+        self._fact = fact
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if error is not None and not isinstance(error, Idefics2OnnxError | KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise ModelFolderError(f"{self._fact} ({first_line(error)}). Download it again.") from error
+
+
+_ENCODING = _FolderFault("The rules of the folder's tokenizer.json fail on this text")
+_DECODING = _FolderFault("The rules of the folder's tokenizer.json fail on these tokens")
 
 
 def is_llama(config: dict[str, Any]) -> bool:
@@ -85,15 +103,22 @@ def encode(
     tokenizer: Tokenizer, texts: Sequence[str], add_special_tokens: bool, max_length: int | None, side: Side
 ) -> list[Encoding]:
     """Tokenize; with a `max_length`, drop tokens on `side` until special tokens and text fit."""
-    if max_length is None:
-        return tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-    room = max_length - (tokenizer.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0)
-    if room < 1:
-        raise PromptError(f"max_length is {max_length}, which leaves no room for text. Give a larger one.")
-    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    for encoding in encodings:
-        encoding.truncate(room, direction=side)
-    return [tokenizer.post_process(encoding, add_special_tokens=add_special_tokens) for encoding in encodings]
+    with _ENCODING:
+        if max_length is None:
+            return tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        room = max_length - (tokenizer.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0)
+        if room < 1:
+            raise PromptError(f"max_length is {max_length}, which leaves no room for text. Give a larger one.")
+        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for encoding in encodings:
+            encoding.truncate(room, direction=side)
+        return [tokenizer.post_process(encoding, add_special_tokens=add_special_tokens) for encoding in encodings]
+
+
+def decode(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool) -> str:
+    """Text of ids."""
+    with _DECODING:
+        return tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
 
 def pad_ids(rows: Sequence[Sequence[int]], pad_token_id: int, side: Side, width: int | None = None) -> dict[str, NDArray[Any]]:
