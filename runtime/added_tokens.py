@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from .prompt import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
+from .tokenizer_rules import check_added
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -39,9 +40,9 @@ class AddedTokens:
         extra = [_token(value) for value in _extra(settings)]
         own = [token for token in (*named, *extra) if token.content not in known]
         always = [AddedToken(content, normalized=False, special=True) for content in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE)]
-        for token in (*listed, *own, *always):
-            if tokenizer.token_to_id(token.content) is not None or vocab_size is None or tokenizer.get_vocab_size() < vocab_size:
-                tokenizer.add_tokens([token])
+        every = [*listed, *own, *always]
+        check_added([token.content for token in every])
+        tokenizer.add_tokens(_with_room(every, tokenizer, vocab_size))  # at once: each call builds all again
 
     def _listed(self) -> dict[int, AddedToken]:
         """By id: those of the newest file that lists them."""
@@ -52,6 +53,19 @@ class AddedTokens:
             i: AddedToken(name, normalized=name not in special, special=name in special) for name, i in self.added_tokens.items()
         }
         return older | {token["id"]: _token(token) for token in self.tokenizer.get("added_tokens") or []}
+
+
+def _with_room(tokens: list[AddedToken], tokenizer: Tokenizer, vocab_size: int | None) -> list[AddedToken]:
+    """Those that are known, and as many of the others as there are rows left for."""
+    kept, size, new = [], tokenizer.get_vocab_size(), set[str]()
+    for token in tokens:
+        is_new = tokenizer.token_to_id(token.content) is None and token.content not in new
+        if is_new and vocab_size is not None and size + len(new) >= vocab_size:
+            continue
+        if is_new and token.content:
+            new.add(token.content)
+        kept.append(token)
+    return kept
 
 
 def _named(settings: dict[str, Any]) -> Iterator[Any]:

@@ -75,7 +75,7 @@ class ChatTemplate:
         except ModelFolderError:
             raise
         except Exception as error:  # a template is a program: its mistakes on unforeseen messages are of every kind
-            if not isinstance(error, _RefusedError) and self._fails():
+            if isinstance(error, RecursionError) or (not isinstance(error, _RefusedError) and self._fails()):
                 raise ModelFolderError(
                     f"The chat template fails on every conversation ({first_line(error)}). Correct the template of the model "
                     "folder, or pass raw text with raw=True."
@@ -104,7 +104,7 @@ class ChatTemplate:
         for turn in _TURNS:
             try:
                 self._text(turn, True)
-            except Exception:  # noqa: BLE001, S112  any mistake of the template's
+            except Exception:  # noqa: S112  any mistake of the template's
                 continue
             return False
         return True

@@ -45,7 +45,7 @@ class LostText:
                 self._rendered.clear()
             try:
                 self._rendered[shape] = self._render(marked, add_generation_prompt)
-            except Exception:  # noqa: BLE001  any mistake of the template's
+            except Exception:  # any mistake of the template's
                 self._rendered[shape] = None
         return self._rendered.get(shape)
 

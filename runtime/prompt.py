@@ -110,15 +110,19 @@ def _check_item(item: Any) -> None:
         return
     kind = item.get("type") if isinstance(item, dict) else None
     if kind not in (*_TEXT_TYPES, *_IMAGE_TYPES):
-        what = f"of the type {kind!r:.40}" if kind is not None else f"{item!r:.60}, which has no type"
-        raise PromptError(f"A message's content has an item {what}. Give items of the types {', '.join(_TEXT_TYPES + _IMAGE_TYPES)}.")
+        what, taken = (
+            f"of the type {kind!r:.40}" if kind else f"{item!r:.60}, which has no type",
+            ", ".join(_TEXT_TYPES + _IMAGE_TYPES),
+        )
+        raise PromptError(f"A message's content has an item {what}. Give items of the types {taken}.")
     if kind in _TEXT_TYPES and not isinstance(item.get("text"), str):
         raise PromptError(f'A message\'s content has the item {item!r:.60} without a text. Give {{"type": "text", "text": ...}}.')
-    lost = next((key for key in ("text", "content", "input_text") if item.get(key) and (kind in _IMAGE_TYPES or key != "text")), None)
+    others = ("content", "input_text") if kind in _TEXT_TYPES else ("text", "content", "input_text")
+    lost = next((key for key in others if item.get(key)), None)
     if lost is not None:
         raise PromptError(
-            f"An item of the type {kind!r} has {item[lost]!r:.60} under {lost!r}, which no template uses. Give it as an item of the "
-            "type 'text'."
+            f"An item of the type {kind!r} has {item[lost]!r:.60} under {lost!r}, which no template uses. Give it as an item of "
+            "its own, of the type 'text'."
         )
 
 

@@ -19,6 +19,7 @@ from .template_meter import ELEMENT, Meter, held
 Cost = Callable[..., tuple[Any, ...]]
 _BITS, _DIGITS = 4096, 400
 """Of whole numbers that are computed with; of digits to round to."""
+_SIZED = (list, tuple, dict, str, range)
 _WIDE = re.compile(r"\d{5}|\*")
 _ESCAPED = 6
 """Times that a character grows when it is escaped for HTML, at most."""
@@ -76,7 +77,8 @@ def ordered(meter: Meter, value: Any, *args: Any, **options: Any) -> tuple[Any, 
 def hashed(meter: Meter, value: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
     """Compares each element with each, where their hashes are chosen for it."""
     value = held(value)
-    return product(meter, value, len(value) if isinstance(value, list | tuple | dict | str | range) else 1, *args, **options)[:1] + args
+    product(meter, value, len(value) if isinstance(value, _SIZED) else 1, *args, **options)
+    return value, *args
 
 
 def summed(meter: Meter, value: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
@@ -93,7 +95,7 @@ def escaped(meter: Meter, *args: Any, **_: Any) -> tuple[Any, ...]:
 def joined(meter: Meter, value: Any, separator: Any = "", *args: Any, **options: Any) -> tuple[Any, ...]:
     """Writes each element, and the separator as often."""
     value = held(value)
-    if isinstance(value, list | tuple | dict | str | range):
+    if isinstance(value, _SIZED):
         grown, each = _ESCAPED if isinstance(separator, Markup) else 1, (separator, *args, *options.values())
         meter.charge(grown * (meter.text_size(value) + len(value) * sum(map(meter.text_size, each))))
     return value, separator, *args
@@ -105,7 +107,7 @@ def joining(meter: Meter, separator: str, value: Any) -> tuple[Any, ...]:
     return separator, value
 
 
-def replaced(meter: Meter, text: Any, old: Any, new: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
+def replaced(meter: Meter, text: Any, old: Any, new: Any, *args: Any, **_: Any) -> tuple[Any, ...]:
     """Writes the new text wherever the old one is."""
     linear(meter, text, old)
     text = text if isinstance(text, str) else str(text)
@@ -182,7 +184,9 @@ def check_widths(form: str) -> None:
 
 def refused(what: str) -> ModelFolderError:
     """The error about something that no chat template needs."""
-    return ModelFolderError(f"The chat template {what}. Correct the template of the model folder, or pass raw text with raw=True.")
+    return ModelFolderError(
+        f"The chat template {what}. Correct the template of the model folder, or pass raw text with raw=True."
+    )
 
 
 def _extent(meter: Meter, value: Any) -> int:
@@ -207,9 +211,9 @@ def _check_numbers(operator: str, left: Any, right: Any) -> None:
         raise refused(f"computes {operator} with numbers of more than {_BITS} bits")
 
 
-_TEXT_METHODS = {
-    linear: "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric "
-    "isprintable isspace istitle isupper lower partition removeprefix removesuffix startswith swapcase title upper",
+_TEXT_METHODS: dict[Cost, str] = {
+    linear: "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower "
+    "isnumeric isprintable isspace istitle isupper lower partition removeprefix removesuffix startswith swapcase title upper",
     product: "lstrip rfind rindex rpartition rsplit rstrip strip",
     pieces: "split splitlines",
     wide: "center ljust rjust zfill",
@@ -223,7 +227,7 @@ METHODS: dict[type, dict[str, Cost]] = {
     dict: {"get": lookup, "items": free, "keys": free, "values": free, "copy": shallow},
 }
 """By type and name."""
-_FILTERS = {
+_FILTERS: dict[Cost, str] = {
     free: "attr d default first items last length count map reject rejectattr select selectattr",
     linear: "abs capitalize float int lower random string title upper wordcount",
     ordered: "dictsort groupby max min sort",
@@ -243,7 +247,7 @@ _FILTERS = {
 FILTERS: dict[str, Cost] = {name: cost for cost, names in _FILTERS.items() for name in names.split()}
 """All of Jinja's but those that write HTML or for people to look at: filesizeformat, pprint, striptags, urlencode, urlize,
 wordwrap, xmlattr."""
-_TESTS = {
+_TESTS: dict[Cost, str] = {
     free: "boolean callable defined escaped false filter float integer iterable mapping none number sameas sequence string test "
     "true undefined",
     linear: "== != < <= > >= eq equalto ne lt lessthan le gt greaterthan ge lower upper",

@@ -8,16 +8,16 @@ operation costs. Calls, filters, tests and operators go through the environment,
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from jinja2 import TemplateSyntaxError, Undefined, nodes, pass_context
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro
-from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
@@ -45,14 +45,16 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
-    def __init__(self, filters: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+    def __init__(self, filters: dict[str, Any], functions: dict[str, Any], variables: dict[str, str]) -> None:
         # Nothing is computed while a template is compiled: neither its constants nor, as the context is passed, its output.
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Marked], optimized=False, finalize=_written
         )
         self.code_generator_class = _Generator
-        self.filters = {name: _metered((self.filters | filters)[name], cost) for name, cost in FILTERS.items()}
-        self.tests = {name: _metered(self.tests[name], cost) for name, cost in TESTS.items()}
+        known: dict[str, Any] = self.filters | filters
+        tests: dict[str, Any] = self.tests
+        self.filters = {name: _metered(known[name], cost) for name, cost in FILTERS.items()}
+        self.tests = {name: _metered(tests[name], cost) for name, cost in TESTS.items()}
         own = {"range": self.globals["range"], "cycler": Cycler, "joiner": Joiner, "namespace": _Namespace, "dict": _dict}
         self._callable = {*own.values(), *functions.values()}
         self.globals = own | functions | variables
@@ -79,7 +81,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             return _Format(self, value.__self__)
         return None
 
-    def call(self, context: Context, function: Any, /, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, function: Any, /, *args: Any, **options: Any) -> Any:
         METER.get().charge(CALL + ELEMENT * (len(args) + len(options)))
         owner = getattr(function, "__self__", None)
         methods = METHODS.get(str if type(owner) is Markup else type(owner))
@@ -88,7 +90,9 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             return function(*methods[function.__name__](METER.get(), owner, *args, **own)[1:], **own)
         if isinstance(owner, LoopContext) or function in self._callable:
             linear(METER.get(), *args)
-        elif not isinstance(function, Macro | LoopContext | Cycler | Joiner | Undefined | _Format) and not isinstance(owner, Cycler):
+        elif not isinstance(function, Macro | LoopContext | Cycler | Joiner | Undefined | _Format) and not isinstance(
+            owner, Cycler
+        ):
             raise refused(f"calls a {type(function).__name__}")
         return super().call(context, function, *args, **options)
 
@@ -141,15 +145,15 @@ class _Charges(NodeTransformer):
                 setattr(node, field, self._block(statements, node.lineno))
         return node
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  Jinja's name
         test, node.test = node.test, None
         self.generic_visit(node)
         if test is not None:  # it is computed for each element
-            steps, test = self._apart(lambda: self.visit(test))
-            node.test = nodes.And(_call("charge", nodes.Const(steps)), test, lineno=test.lineno)
+            steps, (visited,) = self._apart([test])
+            node.test = nodes.And(_call("charge", nodes.Const(steps)), visited, lineno=node.lineno)
         return node
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802  Jinja's name
         self.generic_visit(node)
         operations = {operand.op for operand in node.ops}
         search = bool(operations & {"in", "notin"})
@@ -159,12 +163,12 @@ class _Charges(NodeTransformer):
                 operand.expr = _read(operand.expr, "searched" if operand.op in ("in", "notin") else "read")
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802  Jinja's name
         self.generic_visit(node)
         node.nodes = [_read(each) for each in node.nodes]
         return node
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802  Jinja's name
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             return _call("copied", node)
@@ -172,19 +176,19 @@ class _Charges(NodeTransformer):
             node.arg = _call("key", node.arg)
         return node
 
-    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:  # noqa: N802  Jinja's name
         self.generic_visit(node)
         node.key = _call("key", node.key)
         return node
 
     def _block(self, statements: list[nodes.Node], lineno: int) -> list[nodes.Node]:
-        steps, visited = self._apart(lambda: [self.visit(statement) for statement in statements])
+        steps, visited = self._apart(statements)
         return [nodes.ExprStmt(_call("charge", nodes.Const(steps)), lineno=lineno), *visited]
 
-    def _apart(self, visit: Callable[[], Any]) -> tuple[int, Any]:
-        """Steps of what is visited, not counted as its surroundings', and the result."""
+    def _apart(self, inner: list[Any]) -> tuple[int, list[Any]]:
+        """Visit nodes whose steps are not their surroundings'; returns the steps and what became of the nodes."""
         outer, self._steps = self._steps, CALL
-        visited = visit()
+        visited = [self.visit(node) for node in inner]
         steps, self._steps = self._steps, outer
         return steps, visited
 
@@ -192,12 +196,13 @@ class _Charges(NodeTransformer):
 class _Generator(CodeGenerator):
     """Writes the charges as plain calls, which no sandbox has to look at."""
 
-    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
-        if not isinstance(node.node, nodes.EnvironmentAttribute):
-            return super().visit_Call(node, frame, forward_caller=forward_caller)
-        self.write(f"environment.{node.node.name}(")
-        self.visit(node.args[0], frame)
-        self.write(")")
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:  # noqa: N802
+        if isinstance(node.node, nodes.EnvironmentAttribute):
+            self.write(f"environment.{node.node.name}(")
+            self.visit(node.args[0], frame)
+            self.write(")")
+        else:
+            super().visit_Call(node, frame, forward_caller=forward_caller)
 
 
 class _Marked(Extension):
@@ -213,7 +218,7 @@ class _Marked(Extension):
 class _Namespace(Namespace):
     """As the reference's, which takes no names with an underscore in front; written out, it does not show what it holds."""
 
-    def __init__(*args: Any, **attributes: Any) -> None:  # noqa: N805  so that an attribute may be called self
+    def __init__(*args: Any, **attributes: Any) -> None:  # an attribute may be called self
         held_attributes = _dict(*args[1:], **attributes)
         for name in held_attributes:
             _check_name(name)
@@ -308,11 +313,12 @@ def _read(node: Any, name: str = "read") -> nodes.Expr:
     return node if constant else _call(name, node)
 
 
+_CALLABLE = (Macro, LoopContext, Cycler, Joiner, Undefined, _Format)
 _KNOWN = {
     nodes.Add, nodes.And, nodes.Assign, nodes.AssignBlock, nodes.Break, nodes.Call, nodes.CallBlock, nodes.Compare, nodes.Concat,
-    nodes.CondExpr, nodes.Const, nodes.Continue, nodes.Dict, nodes.Div, nodes.Filter, nodes.FilterBlock, nodes.FloorDiv, nodes.For,
-    nodes.Getattr, nodes.Getitem, nodes.If, nodes.Keyword, nodes.List, nodes.Macro, nodes.Mod, nodes.Mul, nodes.NSRef, nodes.Name,
-    nodes.Neg, nodes.Not, nodes.Operand, nodes.Or, nodes.Output, nodes.Pair, nodes.Pos, nodes.Pow, nodes.Slice, nodes.Sub,
-    nodes.Template, nodes.TemplateData, nodes.Test, nodes.Tuple, nodes.With,
+    nodes.CondExpr, nodes.Const, nodes.Continue, nodes.Dict, nodes.Div, nodes.Filter, nodes.FilterBlock, nodes.FloorDiv,
+    nodes.For, nodes.Getattr, nodes.Getitem, nodes.If, nodes.Keyword, nodes.List, nodes.Macro, nodes.Mod, nodes.Mul, nodes.NSRef,
+    nodes.Name, nodes.Neg, nodes.Not, nodes.Operand, nodes.Or, nodes.Output, nodes.Pair, nodes.Pos, nodes.Pow, nodes.Slice,
+    nodes.Sub, nodes.Template, nodes.TemplateData, nodes.Test, nodes.Tuple, nodes.With,
 }  # fmt: skip
 """What a chat template is made of: no other files, no blocks to override, no escaping."""

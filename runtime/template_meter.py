@@ -1,10 +1,10 @@
 """What a chat template may do: steps, counted while it renders.
 
 A template is a stranger's program. Everything that it does is charged before it is done, or, where the work is bounded by what
-was charged before, right after: 64 steps for each call and each list of statements that runs, 8 for each node of the syntax tree
-in it, 1 for each character that is read or written, 8 for each element of a list. A step takes nanoseconds and a few bytes, so the
-constant below is good for some seconds and some hundred megabytes at the worst. The rest grows with the conversation, so that no
-honest template meets the limit on a long one.
+was charged before, right after: 64 steps for each call and each list of statements that runs, 32 for each node of the syntax tree
+in it, 1 for each character that is read or written, 8 for each element of a list. A step takes nanoseconds and a few bytes, so
+the constant below is good for some seconds and some hundred megabytes at the worst. The rest grows with the conversation, so that
+no honest template meets the limit on a long one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from contextvars import ContextVar
 from typing import Any
 
-from markupsafe import Markup
-
 from .errors import ModelFolderError
 
-CALL, NODE, ELEMENT = 64, 8, 8
+CALL, NODE, ELEMENT = 64, 32, 8
 """Steps."""
 _STEPS = 50_000_000
-_STEPS_PER_SIZE, _STEPS_PER_CONTAINER = 20, 16_000
+_STEPS_PER_SIZE, _STEPS_PER_CONTAINER = 20, 64_000
 """For a conversation's characters, and for each dict and list in it: the largest known templates have 1,500 nodes per message."""
 _CONTAINERS = (list, tuple, dict)
 
@@ -51,16 +49,15 @@ class Meter:
 
     def size(self, value: Any) -> int:
         """Characters and elements of a value written out: what is in it several times counts as often."""
-        kind = type(value)
-        if kind is str or kind is Markup:
+        if isinstance(value, str):
             return len(value)
         if isinstance(value, _CONTAINERS):
             return self._measured(value)[1]
-        if kind is int:
+        if isinstance(value, int):
             return 1 + value.bit_length() // 8
         if isinstance(value, KeysView | ValuesView | ItemsView):
             return self.size(list(value))
-        return len(value) if kind is range else 1
+        return len(value) if isinstance(value, range) else 1
 
     def depth(self, value: Any) -> int:
         """How many containers lie in each other."""

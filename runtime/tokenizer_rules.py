@@ -1,13 +1,13 @@
 """What a tokenizer.json may say, looked at before the library reads it.
 
-The library is fast and trusts its files: a pattern may backtrack for ever, a replacement or a prefix may make gigabytes of a short
-text, and memory that runs out in it ends the process. So only known rules are handed over, whose time and memory stay in
+The library is fast and trusts its files: a pattern may backtrack for ever, a replacement or a prefix may make gigabytes of a
+short text, and memory that runs out in it ends the process. So only known rules are handed over, whose time and memory stay in
 proportion to the text's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .split_pattern import is_linear
 
 LARGEST_FILE = 64 << 20
 """Bytes; the largest public ones have about 35 million."""
-MOST_ADDED = 16_384
+_ADDED, _ADDED_BYTES = 16_384, 1 << 19
 _ENTRIES = 1 << 20
 """Of a vocabulary, and of merges; the largest public ones have 262,144 and 500,000."""
 _GROWTH = 32
@@ -25,7 +25,7 @@ _GROWTH = 32
 _AROUND = 256
 """Tokens that a post-processor may put around a text, and characters that a rule may put around a word or text."""
 _RULES, _NESTED = 64, 8
-_UNIGRAM_BYTES, _UNIGRAM_PIECE = 8 << 20, 256
+_UNIGRAM_BYTES, _UNIGRAM_PIECE = 2 << 20, 256
 """The library keeps Unigram's pieces in a tree with some hundred bytes per byte, and looks for each of them at each place."""
 _WORD = 200
 """Characters of a word that WordPiece tries all parts of; 100 is usual."""
@@ -43,10 +43,20 @@ def checked_rules(content: dict[str, Any], path: Path) -> dict[str, Any]:
         _check_growth([*_parts(content, "normalizer"), *_parts(content, "pre_tokenizer")])
         _check_growth(list(_parts(content, "decoder")))
         _check_around(list(_parts(content, "post_processor")))
-        _check(len(content.get("added_tokens") or []) <= MOST_ADDED, f"more than {MOST_ADDED} added tokens")
     except _UnknownError as error:
         raise ModelFolderError(f"{path} has {error}, which is not opened. Export or download the model again.") from error
+    check_added([token.get("content") for token in content.get("added_tokens") or [] if isinstance(token, dict)])
     return {name: content[name] for name in _KEPT if name in content}
+
+
+def check_added(contents: Sequence[Any]) -> None:
+    """Raise ModelFolderError for more text in added tokens than any tokenizer has: the library makes an automaton of it."""
+    size = sum(len(content.encode("utf-8", "replace")) for content in contents if isinstance(content, str))
+    if len(contents) > _ADDED or size > _ADDED_BYTES:
+        raise ModelFolderError(
+            f"The tokenizer's files have {len(contents)} added tokens of {size} bytes together, more than {_ADDED} or "
+            f"{_ADDED_BYTES}. Export or download the model again."
+        )
 
 
 class _UnknownError(Exception):
@@ -62,7 +72,7 @@ def _parts(content: dict[str, Any], stage: str) -> Iterator[dict[str, Any]]:
     """The rules of a stage in order, out of the sequences that hold them."""
     kinds, inside = _STAGES[stage]
     waiting = [(content.get(stage), 0)]
-    for count in range(_RULES):
+    for _ in range(_RULES):
         if not waiting:
             return
         rule, depth = waiting.pop(0)
@@ -81,15 +91,16 @@ def _parts(content: dict[str, Any], stage: str) -> Iterator[dict[str, Any]]:
 def _check_growth(rules: list[dict[str, Any]]) -> None:
     growth = 1.0
     for rule in rules:
-        growth *= _FACTORS.get(rule["type"], lambda _: 1)(rule)
+        factor = _FACTORS.get(rule["type"])
+        growth *= 1 if factor is None else factor(rule)
     _check(growth <= _GROWTH, f"rules that make a text {growth:.0f} times as long")
 
 
 def _replaced(rule: dict[str, Any]) -> float:
     """Bytes that a replacement makes of one; a pattern may match a single one, or none."""
     pattern, content = rule.get("pattern"), rule.get("content")
-    _check(isinstance(pattern, dict) and len(pattern) == 1 and isinstance(content, str), "a replacement of another form")
-    assert isinstance(pattern, dict) and isinstance(content, str)
+    if not isinstance(pattern, dict) or len(pattern) != 1 or not isinstance(content, str):
+        raise _UnknownError("a replacement of another form")
     _check_pattern(pattern)
     size = len(content.encode("utf-8", "replace"))
     return max(1, size / len(pattern["String"].encode("utf-8", "replace"))) if "String" in pattern else 1 + size
@@ -117,7 +128,7 @@ def _prepended(rule: dict[str, Any]) -> float:
 
 
 def _fixed_length(rule: dict[str, Any]) -> float:
-    length = rule.get("length")
+    length: Any = rule.get("length")
     _check(is_whole(length) and 1 <= length < 1 << 31, f"words of the fixed length {length!r:.40}")
     return 1
 
@@ -142,17 +153,20 @@ def _check_around(rules: list[dict[str, Any]]) -> None:
 
 
 def _check_model(model: Any) -> None:
-    _check(isinstance(model, dict), "no model")
+    if not isinstance(model, dict):
+        raise _UnknownError("no model")
     kind, vocab, merges = model.get("type", "BPE"), model.get("vocab"), model.get("merges") or []
     _check(kind in ("BPE", "Unigram", "WordLevel", "WordPiece"), f"the model {kind!r:.60}")
-    _check(isinstance(vocab, dict | list) and isinstance(merges, list), "a vocabulary of another form")
+    if not isinstance(vocab, dict | list) or not isinstance(merges, list):
+        raise _UnknownError("a vocabulary of another form")
     _check(max(len(vocab), len(merges)) <= _ENTRIES, f"a vocabulary of more than {_ENTRIES} entries")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         _check(len(model.get(name) or "") <= _AROUND // 16, f"a {name} of more than {_AROUND // 16} characters")
     word = model.get("max_input_chars_per_word")
     _check(word is None or (is_whole(word) and 0 <= word <= _WORD), f"words of up to {word!r:.40} characters")
     if isinstance(vocab, list):
-        sizes = [len(piece[0].encode("utf-8", "replace")) for piece in vocab if isinstance(piece, list) and piece and isinstance(piece[0], str)]
+        pieces = [piece[0] for piece in vocab if isinstance(piece, list) and piece]
+        sizes = [len(piece.encode("utf-8", "replace")) for piece in pieces if isinstance(piece, str)]
         _check(max(sizes, default=0) <= _UNIGRAM_PIECE, f"a piece of more than {_UNIGRAM_PIECE} bytes")
         _check(sum(sizes) <= _UNIGRAM_BYTES, f"pieces of more than {_UNIGRAM_BYTES} bytes together")
 
@@ -169,15 +183,19 @@ _FACTORS: Mapping[str, Callable[[dict[str, Any]], float]] = {
 """By type: how many bytes a rule makes of one at most, where that is more than one or has to be checked."""
 _STAGES = {
     "normalizer": (
-        "BertNormalizer ByteLevel Lowercase NFC NFD NFKC NFKD Nmt Prepend Replace Sequence Strip StripAccents".split(),
+        ("BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Prepend", "Replace", "Sequence",
+         "Strip", "StripAccents"),
         "normalizers",
     ),
     "pre_tokenizer": (
-        "BertPreTokenizer ByteLevel CharDelimiterSplit Digits FixedLength Metaspace Punctuation Sequence Split UnicodeScripts "
-        "Whitespace WhitespaceSplit".split(),
+        ("BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "FixedLength", "Metaspace", "Punctuation", "Sequence",
+         "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit"),
         "pretokenizers",
     ),
-    "post_processor": ("BertProcessing ByteLevel RobertaProcessing Sequence TemplateProcessing".split(), "processors"),
-    "decoder": ("BPEDecoder ByteFallback ByteLevel CTC Fuse Metaspace Replace Sequence Strip WordPiece".split(), "decoders"),
-}
+    "post_processor": (("BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"), "processors"),
+    "decoder": (
+        ("BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Sequence", "Strip", "WordPiece"),
+        "decoders",
+    ),
+}  # fmt: skip
 """The types that are known, and where a sequence holds its rules. Not Precompiled: its table may make any text of any other."""
