@@ -17,7 +17,7 @@ class ImageError(Idefics2OnnxError, ValueError):
 
 def first_line(error: BaseException) -> str:
     """What another library's exception says, in one printable line of at most 300 characters; its name if it says nothing."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+    line = (str(error)[:10_000].strip() or type(error).__name__).splitlines()[0].strip()
     return shown(line, 300).rstrip(".")
 
 

@@ -55,6 +55,12 @@ def pieces(meter: Meter, text: Any, *args: Any, **options: Any) -> tuple[Any, ..
     return text, *args
 
 
+def pieces_from_behind(meter: Meter, text: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
+    """The same where the search for a separator is the library's slow one."""
+    product(meter, text, *args, **options)
+    return pieces(meter, text, *args, **options)
+
+
 def shallow(meter: Meter, value: Any, *args: Any, **_: Any) -> tuple[Any, ...]:
     """Copies a list, not what is in it."""
     meter.charge(ELEMENT * len(value) if hasattr(value, "__len__") else ELEMENT)
@@ -97,7 +103,7 @@ def joined(meter: Meter, value: Any, separator: Any = "", *args: Any, **options:
     value = held(value)
     if isinstance(value, _SIZED):
         grown, each = _ESCAPED if isinstance(separator, Markup) else 1, (separator, *args, *options.values())
-        meter.charge(grown * (meter.text_size(value) + len(value) * sum(map(meter.text_size, each))))
+        meter.charge(grown * (meter.text_size(value) + (1 + len(value)) * (ELEMENT + sum(map(meter.text_size, each)))))
     return value, separator, *args
 
 
@@ -114,6 +120,18 @@ def replaced(meter: Meter, text: Any, old: Any, new: Any, *args: Any, **_: Any) 
     grown = _ESCAPED if isinstance(text, Markup) else 1
     meter.charge(grown * (len(text) + text.count(str(old)) * meter.text_size(new)))
     return text, old, new, *args
+
+
+def rows(meter: Meter, *args: Any, **options: Any) -> tuple[Any, ...]:
+    """Makes lists of as many elements as its arguments and numbers add up to."""
+    meter.charge(ELEMENT * sum(_extent(meter, value) for value in (*args, *options.values())))
+    return args
+
+
+def flowing(meter: Meter, value: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
+    """Takes a name or attributes apart; the elements are charged where they flow."""
+    rows(meter, *args, **options)
+    return value, *args
 
 
 def padded(meter: Meter, text: Any, width: Any = 80, *args: Any, **_: Any) -> tuple[Any, ...]:
@@ -214,8 +232,9 @@ def _check_numbers(operator: str, left: Any, right: Any) -> None:
 _TEXT_METHODS: dict[Cost, str] = {
     linear: "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower "
     "isnumeric isprintable isspace istitle isupper lower partition removeprefix removesuffix startswith swapcase title upper",
-    product: "lstrip rfind rindex rpartition rsplit rstrip strip",
+    product: "lstrip rfind rindex rpartition rstrip strip",
     pieces: "split splitlines",
+    pieces_from_behind: "rsplit",
     wide: "center ljust rjust zfill",
     joining: "join",
     replaced: "replace",
@@ -228,13 +247,15 @@ METHODS: dict[type, dict[str, Cost]] = {
 }
 """By type and name."""
 _FILTERS: dict[Cost, str] = {
-    free: "attr d default first items last length count map reject rejectattr select selectattr",
-    linear: "abs capitalize float int lower random string title upper wordcount",
+    free: "d default first items last length count",
+    flowing: "attr map reject rejectattr select selectattr",
+    linear: "abs capitalize float int lower random string upper",
     ordered: "dictsort groupby max min sort",
     hashed: "unique",
     summed: "sum",
     product: "indent trim",
-    wide: "batch slice truncate",
+    rows: "batch slice title wordcount",
+    wide: "truncate",
     padded: "center",
     shallow: "list reverse",
     escaped: "e escape forceescape safe",

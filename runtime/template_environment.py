@@ -120,7 +120,14 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         METER.get().charge(ELEMENT * len(value) if isinstance(value, list | tuple) else METER.get().size(value))
         return value
 
+    def spread(self, value: Any) -> Any:
+        """What becomes arguments of a call."""
+        METER.get().charge(ELEMENT * len(value) if hasattr(value, "__len__") else ELEMENT)
+        return value
+
     def key(self, value: Any) -> Any:
+        """A key, which an error may write out with escapes."""
+        METER.get().charge(ELEMENT * METER.get().size(value))
         return _key(value)
 
 
@@ -140,6 +147,9 @@ class _Charges(NodeTransformer):
         for field in own:
             setattr(node, field, [])
         super().generic_visit(node, *args, **options)
+        for field in ("dyn_args", "dyn_kwargs"):
+            if getattr(node, field, None) is not None:
+                setattr(node, field, _call("spread", getattr(node, field)))
         for field, statements in own.items():
             if statements or field == "body":
                 setattr(node, field, self._block(statements, node.lineno))
@@ -250,7 +260,7 @@ class _Formatter(SandboxedFormatter):
         return str(super().format_field(value, format_spec))
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
-        METER.get().charge(METER.get().text_size([value]))
+        METER.get().charge(CALL + METER.get().text_size([value]))
         return super().convert_field(value, conversion)
 
 
