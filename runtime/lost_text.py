@@ -23,7 +23,7 @@ class LostText:
 
     def __init__(self, render: Callable[[list[Message], bool], str]) -> None:
         self._render = render
-        self._rendered: dict[tuple[str, bool], str | None] = {}  # by what is rendered: conversations of one shape share it
+        self._rendered: dict[tuple[str, bool], str] = {}  # by what is rendered: conversations of one shape share it
 
     def check(self, messages: list[Message], add_generation_prompt: bool, prompt: str) -> None:
         """Raise PromptError if a text of the messages is not in the prompt that was rendered of them."""
@@ -39,15 +39,17 @@ class LostText:
             raise PromptError(_sentence(messages, lost[0], bool(used)))
 
     def _with_marks(self, marked: list[Message], add_generation_prompt: bool) -> str | None:
-        shape = repr(marked), add_generation_prompt
-        if shape not in self._rendered:
-            if len(self._rendered) >= _SHAPES:
-                self._rendered.clear()
-            try:
-                self._rendered[shape] = self._render(marked, add_generation_prompt)
-            except Exception:  # any mistake of the template's
-                self._rendered[shape] = None
-        return self._rendered.get(shape)
+        try:
+            shape = repr(marked), add_generation_prompt
+            known = self._rendered.get(shape)
+            if known is None:
+                known = self._render(marked, add_generation_prompt)
+                if len(self._rendered) >= _SHAPES:
+                    self._rendered.clear()
+                self._rendered[shape] = known
+        except Exception:  # any mistake of the template's on what is no real text
+            return None
+        return known
 
 
 def _texts(message: Message) -> Iterator[str]:

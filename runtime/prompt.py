@@ -76,12 +76,12 @@ def check_messages(messages: list[Message]) -> None:
     """Raise PromptError for what is no message, and for content that no template would find."""
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise PromptError(f'A message is {message!r:.80}. Give {{"role": "user", "content": [...]}}.')
+            raise PromptError(f'A message is {_shown(message)}. Give {{"role": "user", "content": [...]}}.')
         content = message["content"]
         if "text" in message:
-            raise PromptError(f"A message has the text {message['text']!r:.60} beside its content. Put it into the content.")
+            raise PromptError(f"A message has the text {_shown(message['text'])} beside its content. Put it into the content.")
         if not isinstance(content, str | list | None):
-            raise PromptError(f"A message's content is {content!r:.60}. Give text, or a list of items.")
+            raise PromptError(f"A message's content is {_shown(content)}. Give text, or a list of items.")
         for item in content if isinstance(content, list) else []:
             _check_item(item)
 
@@ -109,21 +109,34 @@ def _check_item(item: Any) -> None:
     if isinstance(item, str):
         return
     kind = item.get("type") if isinstance(item, dict) else None
-    if kind not in (*_TEXT_TYPES, *_IMAGE_TYPES):
-        what, taken = (
-            f"of the type {kind!r:.40}" if kind else f"{item!r:.60}, which has no type",
-            ", ".join(_TEXT_TYPES + _IMAGE_TYPES),
+    if not isinstance(kind, str) or kind not in _TEXT_TYPES + _IMAGE_TYPES:
+        what = f"{_shown(item)}, which has no type" if kind is None else f"of the type {_shown(kind)}"
+        raise PromptError(
+            f"A message's content has an item {what}. Give one of the types {', '.join(_TEXT_TYPES + _IMAGE_TYPES)}."
         )
-        raise PromptError(f"A message's content has an item {what}. Give items of the types {taken}.")
     if kind in _TEXT_TYPES and not isinstance(item.get("text"), str):
-        raise PromptError(f'A message\'s content has the item {item!r:.60} without a text. Give {{"type": "text", "text": ...}}.')
+        raise PromptError(
+            f'A message\'s content has the item {_shown(item)} without a text. Give {{"type": "text", "text": ...}}.'
+        )
     others = ("content", "input_text") if kind in _TEXT_TYPES else ("text", "content", "input_text")
-    lost = next((key for key in others if item.get(key)), None)
+    lost = next((key for key in others if item.get(key) is not None and not _is_empty(item[key])), None)
     if lost is not None:
         raise PromptError(
-            f"An item of the type {kind!r} has {item[lost]!r:.60} under {lost!r}, which no template uses. Give it as an item of "
-            "its own, of the type 'text'."
+            f"An item of the type {kind!r} has {_shown(item[lost])} under {lost!r}, which no template uses. Give it as an item "
+            "of its own, of the type 'text'."
         )
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, str) and not value
+
+
+def _shown(value: Any) -> str:
+    """The start of a value written out: what a caller gave may fail at that."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:  # a number of too many digits, a list in itself, any object's own
+        return f"a {type(value).__name__}"
 
 
 def check_text(text: str) -> None:

@@ -127,8 +127,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def key(self, value: Any) -> Any:
         """A key, which an error may write out with escapes."""
-        METER.get().charge(ELEMENT * METER.get().size(value))
-        return _key(value)
+        METER.get().charge(ELEMENT * METER.get().size(_key(value)))
+        return value
 
 
 class _Charges(NodeTransformer):
