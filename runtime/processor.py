@@ -165,9 +165,10 @@ class Idefics2Processor:
         expanded = [expand_images(text, self.image_seq_len, split) for text in texts]
         encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self.truncation_side)
         image_token = self.tokenizer.token_to_id(IMAGE)
-        assert image_token is not None, "the tokenizer was loaded with its image token"
+        if image_token is None and any(images):
+            raise ModelFolderError(f"The folder's tokenizer has no {IMAGE}, nor has the vocabulary room for it. Export it again.")
         for text, encoding in zip(expanded, encodings, strict=True):
-            needed, kept = text.count(IMAGE), encoding.ids.count(image_token)
+            needed, kept = text.count(IMAGE), 0 if image_token is None else encoding.ids.count(image_token)
             if kept != needed:
                 raise PromptError(
                     f"The prompt's images need {needed} tokens, and {kept} would be left of them in {len(encoding.ids)}. "

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from idefics2_onnx import Idefics2Processor
 from idefics2_onnx.runtime.errors import ModelFolderError
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.split_pattern import is_linear
@@ -128,6 +129,18 @@ def test_added_tokens_of_other_files_are_bounded(tmp_path):
     listed = {str(1000 + i): {"content": f"<{i}>"} for i in range(20_000)}
     with pytest.raises(ModelFolderError, match="20003 added tokens"):
         load_tokenizer(folder_with(tmp_path, {}, {"tokenizer_class": "X", "added_tokens_decoder": listed}))
+
+
+def test_a_vocabulary_without_room_for_images(tmp_path):
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    (folder / "config.json").write_text('{"text_config": {"vocab_size": 1}}')
+    content = json.loads((folder / "tokenizer.json").read_text()) | {"model": BPE | {"merges": []}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "X"}')
+    processor = Idefics2Processor.from_pretrained(folder)
+    assert processor.ids(["ab"], [[]], False, False)[0]
+    with pytest.raises(ModelFolderError, match="tokenizer has no <image>"):
+        processor.ids(["<image>ab"], [[None]], False)
 
 
 def test_a_large_file_is_not_read(tmp_path):
