@@ -26,7 +26,7 @@ from markupsafe import Markup
 from .template_costs import FILTERS, METHODS, TESTS, Cost, check_widths, linear, operands, refused
 from .template_meter import CALL, ELEMENT, METER, NODE, Flow, held
 
-_SOURCE = 128 << 10
+_SOURCE = 64 << 10
 """Characters; the largest known templates have some 30,000."""
 _CHAIN = 30
 """Filters that may wait for each other's elements."""
