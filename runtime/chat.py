@@ -25,7 +25,7 @@ from .image_processor import flat_images
 from .image_source import ImageUrl, read_source
 from .prefix_cache import common_length
 from .processor import Idefics2Processor
-from .prompt import IMAGE, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
+from .prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
 from .sample import Sample
 from .text_stream import TextStream
 from .token_stream import TokenStream
@@ -249,7 +249,7 @@ def _own(message: Message, allow_urls: AllowUrls) -> Message:
         images = images_in([{"content": [item]}])
         if images:
             items.append({"type": "image", "image": read_source(images[0], allow_urls)})
-        elif isinstance(item, dict) and item.get("type") == "text" and isinstance(item.get("text"), str):
+        elif isinstance(item, dict) and item.get("type") in TEXT_TYPES and isinstance(item.get("text"), str):
             items.append({"type": "text", "text": item["text"]})
         else:
             raise PromptError(

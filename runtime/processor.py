@@ -44,7 +44,7 @@ class Idefics2Processor:
 
     Attributes:
         image_processor: used for the images; its options decide about splitting, in pixels and prompt alike.
-        tokenizer: a `tokenizers.Tokenizer`.
+        tokenizer: a `tokenizers.Tokenizer`; its padding_side and truncation_side may be set.
         image_seq_len: tokens per tile.
         chat_template: None where the folder has none.
     """
@@ -144,7 +144,7 @@ class Idefics2Processor:
         split = self.image_processor.options.replace(**image_options).do_image_splitting
         ids = self.ids(texts, own, split, add_special_tokens, limit)
         width = padded_width([len(row) for row in ids], padding, max_length, pad_to_multiple_of)
-        side = check_side(padding_side or self.padding_side)
+        side = check_side(padding_side or self._side("padding_side"))
         inputs = Inputs(pad_ids(ids, self.pad_token_id, side, width))
         if any(own):
             inputs.update(self.image_processor(own, return_tensors=return_tensors, upright=True, **image_options))
@@ -163,7 +163,7 @@ class Idefics2Processor:
             check_text(text)
             check_image_count(text, len(own))
         expanded = [expand_images(text, self.image_seq_len, split) for text in texts]
-        encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self.truncation_side)
+        encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self._side("truncation_side"))
         image_token = self.tokenizer.token_to_id(IMAGE)
         if image_token is None and any(images):
             raise ModelFolderError(f"The folder's tokenizer has no {IMAGE}, nor has the vocabulary room for it. Export it again.")
@@ -206,6 +206,14 @@ class Idefics2Processor:
         options.setdefault("add_special_tokens", not self.starts_with_bos(texts[0]))
         inputs = self(images if any(images) else None, texts, **options)
         return inputs if return_dict else inputs["input_ids"]
+
+    def _side(self, name: Literal["padding_side", "truncation_side"]) -> Side:
+        """One of the tokenizer's, where an app has set it there as with the reference's, else this processor's."""
+        return check_side(getattr(self.tokenizer, name, None) or getattr(self, name), name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers that are spawned; a copied tokenizer has lost what was set on it."""
+        return self.__dict__ | {name: self._side(name) for name in ("padding_side", "truncation_side")}
 
     def starts_with_bos(self, text: str) -> bool:
         """Whether a template has put the token in front that the tokenizer would add once more."""

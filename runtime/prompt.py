@@ -20,7 +20,7 @@ Message: TypeAlias = dict[str, Any]
 
 IMAGE_URL_ITEMS = ("image_url", "input_image")
 """Types of items of a message that hold an image's address, as OpenAI's two interfaces write it."""
-_TEXT_TYPES, _IMAGE_TYPES = ("text", "input_text"), ("image", *IMAGE_URL_ITEMS)
+TEXT_TYPES, _IMAGE_TYPES = ("text", "input_text"), ("image", *IMAGE_URL_ITEMS)
 """Of items in a message's content; those with a prefix or suffix are OpenAI's."""
 
 _CLOSING_FAKE = re.compile(rf"{re.escape(FAKE_IMAGE)}(?=[^\s<])")
@@ -99,7 +99,7 @@ def with_plain_items(messages: list[Message]) -> list[Message]:
 def _plain_item(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
-    if item["type"] in _TEXT_TYPES:
+    if item["type"] in TEXT_TYPES:
         return item | {"type": "text"}
     return {"type": "image"} if item["type"] in IMAGE_URL_ITEMS else item
 
@@ -109,16 +109,16 @@ def _check_item(item: Any) -> None:
     if isinstance(item, str):
         return
     kind = item.get("type") if isinstance(item, dict) else None
-    if not isinstance(kind, str) or kind not in _TEXT_TYPES + _IMAGE_TYPES:
+    if not isinstance(kind, str) or kind not in TEXT_TYPES + _IMAGE_TYPES:
         what = f"{_shown(item)}, which has no type" if kind is None else f"of the type {_shown(kind)}"
         raise PromptError(
-            f"A message's content has an item {what}. Give one of the types {', '.join(_TEXT_TYPES + _IMAGE_TYPES)}."
+            f"A message's content has an item {what}. Give one of the types {', '.join(TEXT_TYPES + _IMAGE_TYPES)}."
         )
-    if kind in _TEXT_TYPES and not isinstance(item.get("text"), str):
+    if kind in TEXT_TYPES and not isinstance(item.get("text"), str):
         raise PromptError(
             f'A message\'s content has the item {_shown(item)} without a text. Give {{"type": "text", "text": ...}}.'
         )
-    others = ("content", "input_text") if kind in _TEXT_TYPES else ("text", "content", "input_text")
+    others = ("content", "input_text") if kind in TEXT_TYPES else ("text", "content", "input_text")
     lost = next((key for key in others if item.get(key) is not None and not _is_empty(item[key])), None)
     if lost is not None:
         raise PromptError(

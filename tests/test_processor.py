@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -376,3 +377,23 @@ def test_added_special_tokens_of_the_config(mistral, tmp_path):
     (folder / "config.json").write_text('{"model_type": "idefics2", "text_config": {"vocab_size": 32004}}')
     tokenizer, ours = AutoTokenizer.from_pretrained(folder), Idefics2Processor.from_pretrained(folder)
     assert ours.tokenizer.encode("a<foo>b").ids == tokenizer("a<foo>b").input_ids
+
+
+def test_sides_are_those_that_were_set_on_the_tokenizer(tmp_path):
+    """The reference's flow; and a copy for a spawned worker has them, too."""
+    processor = Idefics2Processor.from_pretrained(DEMO)
+    texts = ["Hi", "What is in the picture?"]
+    processor.tokenizer.padding_side = "right"
+    assert processor(text=texts, padding=True).attention_mask[0].tolist()[:2] == [1, 1]
+    copy = pickle.loads(pickle.dumps(processor))
+    for ours in (processor, copy):
+        assert ours(text=texts, padding=True).attention_mask[0, -1] == 0
+        assert ours(text=texts, padding=True, padding_side="left").attention_mask[0, -1] == 1
+    turn = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    assert copy.apply_chat_template(turn) == processor.apply_chat_template(turn)
+    processor.tokenizer.truncation_side = "left"
+    cut = processor(text=texts[1], truncation=True, max_length=4).input_ids[0].tolist()
+    assert cut[-3:] == processor(text=texts[1]).input_ids[0, -3:].tolist()
+    processor.tokenizer.padding_side = "top"
+    with pytest.raises(PromptError, match="padding_side is 'top'"):
+        processor(text=texts, padding=True)
