@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +17,9 @@ from idefics2_onnx.runtime import cuda_runtime
 from idefics2_onnx.runtime.buffer import Storage
 from idefics2_onnx.runtime.cache import KeyValueCache
 from made_up_cuda import MadeUpCuda
+from manifest_edits import listed
 from parity import Reference, photos
-from small_models import SMALL_MODELS, SmallModel
+from small_models import SmallModel
 
 SIZES = SimpleNamespace(num_layers=2, num_key_value_heads=3, head_dim=4)
 
@@ -153,21 +156,19 @@ def test_what_does_not_fit_is_refused_before_any_work(model, monkeypatch):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("graph", "precision"), [("decoder", "fp32"), ("decoder", "fp16"), ("vision", "fp16")])
-def test_numbers_that_are_not_finite_stop_with_the_graph_and_precision(bad, graph, precision, checkpoint, tmp_path):
+def test_numbers_that_are_not_finite_stop_with_the_graph_and_precision(bad, graph, precision, exported, tmp_path):
     """One weight is not finite, as one activation of a real fp16 model may be."""
-    import shutil
-
-    import safetensors.numpy
-
-    assert SMALL_MODELS["plain"].shard_size == "5GB"  # one file
-    shutil.copytree(checkpoint("plain"), tmp_path / "checkpoint")
-    path = tmp_path / "checkpoint" / "model.safetensors"
-    tensors = safetensors.numpy.load_file(path)
-    name = {"decoder": "model.text_model.norm.weight", "vision": "model.connector.perceiver_resampler.norm.weight"}[graph]
-    tensors[name] = tensors[name].copy()
-    tensors[name][3] = bad
-    safetensors.numpy.save_file(tensors, path, {"format": "pt"})
-    folder = export_model(tmp_path / "checkpoint", tmp_path / "model", precision, verify="never").folder
+    folder = shutil.copytree(exported("plain", precision), tmp_path / "model")
+    found = onnx.load(folder / f"{graph}.onnx", load_external_data=False).graph.initializer
+    name = {"decoder": "text_model.norm.weight", "vision": "connector.perceiver_resampler.norm.weight"}[graph]
+    (tensor,) = [tensor for tensor in found if tensor.name == name]
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    numbers = np.memmap(
+        folder / place["location"], onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), "r+", int(place["offset"]), (4,)
+    )
+    numbers[3] = bad
+    numbers.flush()
+    listed(folder, place["location"])
     ours = Idefics2.from_pretrained(folder)
     with pytest.raises(ModelFolderError, match=rf"{graph}.onnx \({precision}\) computed numbers that are not finite"):
         ours.generate("<image>", photos()[0], raw=True)
