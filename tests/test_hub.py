@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hub import SHA, Hub, connect
-from idefics2_onnx import Idefics2, ModelFolderError
+from idefics2_onnx import Idefics2, Idefics2ImageProcessor, Idefics2Processor, ModelFolderError
 from idefics2_onnx.export import export_model
 from idefics2_onnx.export.checkpoint import Checkpoint
 from idefics2_onnx.export.errors import CheckpointError
@@ -221,3 +221,16 @@ def test_a_manifest_that_names_files_outside(hub):
     with pytest.raises(ModelFolderError):
         ModelFolder.open("someone/tuned")
     assert "model.safetensors" not in standing_in.served
+
+
+@pytest.mark.parametrize("kind", [Idefics2Processor, Idefics2ImageProcessor])
+def test_processors_are_opened_by_their_hub_id(kind, hub):
+    """Of what is there, the files that they read; weights are not."""
+    files = files_of(DEMO)
+    standing_in = hub(files | LEFTOVERS)
+    found, ours = kind.from_pretrained("someone/tuned"), kind.from_pretrained(DEMO)
+    if kind is Idefics2Processor:
+        assert found(text="Hi").input_ids.tolist() == ours(text="Hi").input_ids.tolist()
+        found, ours = found.image_processor, ours.image_processor
+    assert found.options == ours.options
+    assert not any(path.endswith((".onnx", ".data", ".safetensors", ".bin")) for path in standing_in.served)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import idefics2_onnx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from idefics2_onnx import Idefics2, ModelFolderError, PromptError, ProviderError
+from idefics2_onnx.cli import main
+from idefics2_onnx.runtime import engine
 from typed_app import answers, later
 
 CAT = Path("examples/cat.jpg")
@@ -178,10 +183,25 @@ def test_features_past_the_type_are_the_callers(model):
 
 def test_a_reader_is_named_only_where_there_is_one(demo, monkeypatch):
     """A folder without prompt.onnx has nothing of that name to look at."""
+    real = engine.run
 
-    def fails(*_):
-        raise RuntimeError("no")
+    def fails(graph, *rest, **options):
+        if graph in ("prompt", "decoder"):
+            raise ProviderError(graph)
+        return real(graph, *rest, **options)
 
-    monkeypatch.setattr(type(demo.engine.sessions.decoder), "run_with_iobinding", fails)
-    with pytest.raises(ProviderError, match=r"ONNX Runtime could not run (embedding|decoder)\.onnx"):
+    monkeypatch.setattr(engine, "run", fails)
+    with pytest.raises(ProviderError, match="^decoder$"):
         demo.generate("Hi")
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "idefics2_onnx", "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == f"python -m idefics2_onnx, version {idefics2_onnx.__version__}"
+
+
+def test_options_are_looked_at_before_the_model_is_opened():
+    for command in (["run", "Hi"], ["chat"]):
+        done = CliRunner().invoke(main, [*command, "-m", "/nowhere", "-O", "temperature=hot"])
+        assert "temperature is 'hot'. Give a number from" in done.stderr
+        assert done.exit_code == 1
