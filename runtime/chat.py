@@ -30,6 +30,9 @@ from .sample import Sample
 from .text_stream import TextStream
 from .token_stream import TokenStream
 
+MAX_SAVED = 1 << 30
+"""Bytes of a saved chat, pictures included."""
+
 
 class Chat:
     """Turns of a user and the model, about images of any turn.
@@ -222,6 +225,8 @@ class Chat:
 def saved_messages(path: str | Path) -> list[Message]:
     """The messages in a file that a chat was saved to; PromptError if it is none."""
     try:
+        if (size := Path(path).stat().st_size) > MAX_SAVED:
+            raise ValueError(f"{size:,} bytes, more than {MAX_SAVED:,}")
         messages = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise PromptError(f"{path} cannot be read as a chat ({error}). Give a file that a chat was saved to.") from error

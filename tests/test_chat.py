@@ -261,6 +261,13 @@ def test_undo_takes_back_what_is_still_open(model, letters):
     assert [message["content"][0]["text"] for message in chat.messages[::2]] == ["one", "three"]  # dropped, so ended
 
 
+def test_a_file_that_no_memory_holds_is_not_read(model, tmp_path):
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(PromptError, match=r"cannot be read as a chat \(1,099,511,627,776 bytes, more than 1,073,741,824\)"):
+        model("plain").chat().load(tmp_path / "huge.json")
+
+
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_an_interruption_while_the_cache_grows_loses_no_turn(after, model, letters, monkeypatch):
     ours = model("window")
