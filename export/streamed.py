@@ -138,10 +138,12 @@ class _Product:
             x = self._packed.rounded(x.float())
         x = x.double() if arithmetic.exact else x.float()
         step = max(1, _NUMBERS // columns)
-        blocks = (self._matrix.read(start, min(start + step, rows)) for start in range(0, rows, step))
-        product = torch.cat([x @ arithmetic.stored(block).T for block in blocks], -1)
+        product = torch.empty(*x.shape[:-1], rows, dtype=x.dtype)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            product[..., start:stop] = x @ arithmetic.stored(self._matrix.read(start, stop)).T
         if self._bias is not None:
-            product = product + arithmetic.stored(self._bias.read(0, rows))
+            product += arithmetic.stored(self._bias.read(0, rows))
         return product.to(arithmetic.activations(self._path))
 
 

@@ -42,10 +42,10 @@ class Error:
         # A channel that happens to be near 0 here is not measured by that.
         sizes = np.maximum(sizes, np.median(sizes))
         norm, usual = float(np.linalg.norm(truth)), float(sizes.mean()) or 1.0
-        return cls(
-            float(np.linalg.norm(difference)) / (norm or 1.0),
-            float((np.abs(difference) / np.where(sizes > 0, sizes, usual)).max(initial=0.0)),
-        )
+        relative = float(np.linalg.norm(difference)) / (norm or 1.0)
+        np.abs(difference, out=difference)  # in place: these are the largest arrays of the comparison
+        difference /= np.where(sizes > 0, sizes, usual)
+        return cls(relative, float(difference.max(initial=0.0)))
 
     @classmethod
     def largest_of(cls, errors: Iterable[Error]) -> Error:

@@ -90,11 +90,11 @@ class Reference:
         """
         graph: Any = part.graph.name
         dtype = torch.float16 if part.graph.outputs[0].dtype == ir.DataType.FLOAT16 else torch.float32
-        exact, rounded = truth.numpy(), own.to(dtype).double().numpy()
+        exact, rounded = truth.numpy(), own.to(dtype)
         copies = rounded[None] if rounded.shape == exact.shape else rounded[:, None]
         least = Error(*(count * torch.finfo(dtype).eps for count in roundings(part)))
         sizes = like.numpy() if like is not None else None
-        errors = Error.of(found, exact, sizes), Error.largest_of(Error.of(copy, exact, sizes) for copy in copies)
+        errors = Error.of(found, exact, sizes), Error.largest_of(Error.of(copy.double().numpy(), exact, sizes) for copy in copies)
         return Difference(graph, what, self.arithmetic.name, *errors, least, bool(np.isfinite(exact).all()))
 
 
