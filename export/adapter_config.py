@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ _OTHER_KINDS = (
 )  # fmt: skip
 """Options of peft 0.21's LoraConfig that make the tuned model something else than a low-rank change of the base model."""
 _RANK = _ALPHA = 8  # peft's defaults
+_LARGEST_RANK, _LARGEST_ALPHA = 1 << 24, 1e30
+"""No honest adapter comes near; what is larger is no float32."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class AdapterConfig:
         found = {}
         for module in modules:
             rank, alpha = ranks.get(module, self.raw.get("r", _RANK)), alphas.get(module, self.raw.get("lora_alpha", _ALPHA))
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= _LARGEST_RANK:
                 raise self.wrong("rank of " + module, rank)
-            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
                 raise self.wrong("alpha of " + module, alpha)
             found[module] = rank, alpha / (rank**0.5 if self.flag("use_rslora") else rank)
         return found

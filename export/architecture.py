@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from ..graphs.contract import AttentionFlavour, ModelSizes
 from ..graphs.operators import FUSED_HEAD_MULTIPLE
 from .checkpoint import Checkpoint, read_json
-from .errors import CheckpointError
+from .errors import CheckpointError, reason
 from .trace import TORCH_DTYPES, fake_mode, fake_model
 
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
@@ -30,14 +30,14 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
     if not isinstance(raw, dict) or "model_type" not in raw:
         raise CheckpointError(f"{checkpoint.source}'s config.json has no model_type. Give an Idefics2 checkpoint.")
     if raw["model_type"] != "idefics2":
-        raise CheckpointError(f"{checkpoint.source} is a {raw['model_type']!r} model. Only 'idefics2' can be exported.")
+        raise CheckpointError(f"{checkpoint.source} is a {raw['model_type']!r:.60} model. Only 'idefics2' can be exported.")
     parts = {key: raw.get(f"{key}_config") or {} for key in ("text", "vision", "perceiver")}
     for key, part in parts.items():
         if not isinstance(part, dict):
             raise CheckpointError(f"{checkpoint.source}'s config.json has the {key}_config {part!r:.60}. Give it an object.")
     text_type = parts["text"].get("model_type", "mistral")
     if text_type != "mistral":
-        raise CheckpointError(f"{checkpoint.source} has a {text_type!r} text model. Only 'mistral' can be exported.")
+        raise CheckpointError(f"{checkpoint.source} has a {text_type!r:.60} text model. Only 'mistral' can be exported.")
     for part in (raw, *parts.values()):
         if quantisation := part.get("quantization_config"):
             method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
@@ -48,8 +48,7 @@ def load_config(checkpoint: Checkpoint) -> Idefics2Config:
     try:
         config = Idefics2Config.from_dict(raw)
     except Exception as error:  # transformers' validation raises several kinds; all mean the same here
-        reason = str(error).strip().replace("\n", " ") or type(error).__name__
-        raise CheckpointError(f"{checkpoint.source}'s config.json is not a valid Idefics2 config: {reason}") from error
+        raise CheckpointError(f"{checkpoint.source}'s config.json is not a valid Idefics2 config: {reason(error)}") from error
     _check(config, checkpoint.source, len(checkpoint.tensors))
     return config
 
@@ -60,12 +59,12 @@ def _check(config: Idefics2Config, source: str, tensors: int) -> None:
     rope = text.rope_parameters["rope_type"]
     if rope not in ROPE_TYPES:
         raise CheckpointError(
-            f"{source} has the rope type {rope!r}, whose angles depend on the prompt's length. "
+            f"{source} has the rope type {rope!r:.60}, whose angles depend on the prompt's length. "
             f"Only {', '.join(ROPE_TYPES)} can be exported."
         )
     for part, act in (("text", text.hidden_act), ("vision", vision.hidden_act), ("perceiver", perceiver.hidden_act)):
         if act not in ACT2FN:
-            raise CheckpointError(f"{source}'s {part} model has the activation {act!r}, which transformers does not know.")
+            raise CheckpointError(f"{source}'s {part} model has the activation {act!r:.60}, which transformers does not know.")
     for key, value in (("image_size", vision.image_size), ("patch_size", vision.patch_size)):
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{source}'s vision model has the {key} {value}. Only one positive number can be exported.")
@@ -121,7 +120,7 @@ def model_sizes(config: Idefics2Config) -> tuple[ModelSizes, dict[str, tuple[int
         try:
             model = fake_model(config, "fp32")
         except Exception as error:
-            raise CheckpointError(f"transformers cannot build this config: {error}. Check config.json.") from error
+            raise CheckpointError(f"transformers cannot build this config: {reason(error)}. Check config.json.") from error
         tied = dict(model.all_tied_weights_keys)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     text, vision = config.text_config, config.vision_config

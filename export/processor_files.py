@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
 from .checkpoint import Checkpoint, read_json
-from .errors import CheckpointError
+from .errors import CheckpointError, reason
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
@@ -49,7 +49,7 @@ def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder
         if (source / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(source)
     except Exception as error:  # whatever a config's validation raises, it is the checkpoint's
-        raise CheckpointError(f"transformers cannot read {name}'s processor or generation config: {_line(error)}") from error
+        raise CheckpointError(f"transformers cannot read {name}'s processor or generation config: {reason(error)}") from error
     _write_tokenizer(checkpoint, config, folder)
 
 
@@ -59,7 +59,7 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
     try:
         wrapper = AutoTokenizer.from_pretrained(checkpoint.folder)
     except Exception as error:  # whatever the conversion of a tokenizer raises, it is the checkpoint's
-        raise CheckpointError(f"{checkpoint.source}'s tokenizer cannot be read: {_line(error)}") from error
+        raise CheckpointError(f"{checkpoint.source}'s tokenizer cannot be read: {reason(error)}") from error
     tokenizer: Tokenizer = wrapper.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -86,7 +86,7 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
     resolved = {name: str(value) for name in _SPECIALS if (value := getattr(wrapper, name, None)) is not None}
     resolved |= {"padding_side": wrapper.padding_side, "truncation_side": wrapper.truncation_side}
     options = _object(checkpoint.folder / "tokenizer_config.json") | resolved
-    (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -95,7 +95,3 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object. Download it again.")
     return content
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).replace("\n", " ")

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import AutoTokenizer, Idefics2Config
 
 from .checkpoint import Checkpoint, read_json
-from .errors import CheckpointError
+from .errors import CheckpointError, reason
 from .processor_files import END_OF_UTTERANCE, FAKE_IMAGE_TOKEN, IMAGE_TOKEN
 
 _GROUPS = {
@@ -93,8 +93,9 @@ def _check_vocabulary(checkpoint: Checkpoint, config: Idefics2Config, adapter: P
     beyond = _beyond(adapter, size) - {FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE}
     if beyond and (beyond := beyond - _beyond(checkpoint.folder, size)):
         raise CheckpointError(
-            f"{adapter}'s tokenizer has {len(beyond)} tokens beyond the model's vocabulary of {size}, such as {min(beyond)!r}, "
-            "but the adapter does not hold the longer tables. Save it again with save_embedding_layers=True."
+            f"{adapter}'s tokenizer has {len(beyond)} tokens beyond the model's vocabulary of {size}, such as "
+            f"{min(beyond)!r:.60}, but the adapter does not hold the longer tables. Save it again with "
+            "save_embedding_layers=True."
         )
 
 
@@ -104,8 +105,7 @@ def _beyond(folder: Path, size: int) -> set[str]:
     try:
         vocabulary = AutoTokenizer.from_pretrained(folder).get_vocab()
     except Exception as error:  # whatever the conversion of a tokenizer raises, it is the folder's
-        reason = str(error).strip().replace("\n", " ") or type(error).__name__
-        raise CheckpointError(f"{folder}'s tokenizer cannot be read: {reason}") from error
+        raise CheckpointError(f"{folder}'s tokenizer cannot be read: {reason(error)}") from error
     return {token for token, number in vocabulary.items() if number >= size}
 
 

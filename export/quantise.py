@@ -70,7 +70,7 @@ class Quantisation:
             ("group", self.group, GROUP_SIZES),
         ):
             if value not in known:
-                raise CheckpointError(f"Quantisation's {what} is {value!r}. Choose one of {', '.join(map(str, known))}.")
+                raise CheckpointError(f"Quantisation's {what} is {value!r:.60}. Choose one of {', '.join(map(str, known))}.")
         if self.smallest and self.precision != "int4":
             raise CheckpointError("Quantisation's smallest is a kind of int4. Leave it out for int8.")
         if self.fast_prompts and self.target != "cpu":

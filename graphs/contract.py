@@ -227,7 +227,7 @@ class Manifest:
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
             raise ModelFolderError(
-                f"{MANIFEST} has format version {version!r}, but this version of idefics2-onnx reads {FORMAT_VERSION}. "
+                f"{MANIFEST} has format version {version!r:.60}, but this version of idefics2-onnx reads {FORMAT_VERSION}. "
                 "Export the model again."
             )
         fields = _fields(cls, content, "")

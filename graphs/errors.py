@@ -18,6 +18,15 @@ Every message states the fact, with its numbers or names, and then what to do.
 class Idefics2OnnxError(Exception):
     """Base of every error this package raises on purpose."""
 
+    def __str__(self) -> str:
+        """The message on one line, whatever stands in the names and values that it repeats."""
+        return printable(super().__str__())
+
 
 class ModelFolderError(Idefics2OnnxError, FileNotFoundError):
     """A model folder cannot be used: a file is missing or damaged, or a graph does not match the contract."""
+
+
+def printable(text: str) -> str:
+    """A text on one line, with what would change a terminal written out."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -25,7 +25,8 @@ _OTHERS: dict[str, tuple[Any, ...]] = {"videos": (), "audio": (), "device": ("cp
 def image_options_among(options: dict[str, Any]) -> dict[str, Any]:
     """What is left for the image processor; PromptError says of what kind an option is that would change something."""
     for name in _GROUPS:
-        if options.get(name):
+        group = options.get(name)
+        if not (group is None or (isinstance(group, dict) and not group)):
             raise PromptError(f"{name} is the reference's group of options. Give what is in it by its own name, as padding=True.")
     for kind, known in (("tokenizer", _TOKENIZER), ("chat template", _TEMPLATE), ("processor", _OTHERS)):
         for name, neutral in known.items():

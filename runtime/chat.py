@@ -58,6 +58,8 @@ class Chat:
         self._messages: list[Message] = []
         self._open: weakref.ref[TokenStream] | None = None  # weak, so that a stream that is dropped ends
         self._check_options(options)
+        if messages is not None and not (isinstance(messages, list) and all(isinstance(message, dict) for message in messages)):
+            raise PromptError(f"messages is {messages!r:.60}. Give one conversation: a list of messages.")
         if messages:
             self._messages = [_own(message, processor.image_processor.allow_urls) for message in messages]
             self._ids(self._messages)

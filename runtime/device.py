@@ -34,7 +34,7 @@ class Device:
         kind, colon, number = name.partition(":")
         numbered = number.isascii() and number.isdecimal() and len(number) <= 3 if colon else True
         if kind not in get_args(Kind) or not numbered or (colon and kind not in CARDS):
-            raise ProviderError(f"There is no device {name!r}. Choose one of {DEVICES}.")
+            raise ProviderError(f"There is no device {name!r:.60}. Choose one of {DEVICES}.")
         return cls(kind, int(number or 0))  # type: ignore[arg-type]
 
     @property
@@ -58,16 +58,18 @@ def place(name: str) -> dict[GraphName, Device]:
     for other in others:
         graph, equals, own = other.partition("=")
         if graph not in GRAPHS or not equals:
-            raise ProviderError(f"{other!r} in the device {name!r} is not GRAPH=DEVICE. The graphs are {', '.join(GRAPHS)}.")
+            raise ProviderError(
+                f"{other!r:.60} in the device {name!r:.60} is not GRAPH=DEVICE. The graphs are {', '.join(GRAPHS)}."
+            )
         found[graph] = Device.parse(own)
         if graph == "decoder":
             found["prompt"] = found[graph]
     if others and (any(one.kind == "auto" for one in found.values()) or len({(d.memory, d.index) for d in found.values()}) > 1):
         raise ProviderError(
-            f"The device {name!r} spreads the graphs over several memories. Keep to one card, or to the processor."
+            f"The device {name!r:.60} spreads the graphs over several memories. Keep to one card, or to the processor."
         )
     if any(one.kind == "openvino" for graph, one in found.items() if graph != "vision"):
-        raise ProviderError(f"The device {name!r} has more than images on OpenVINO. Use vision=openvino.")
+        raise ProviderError(f"The device {name!r:.60} has more than images on OpenVINO. Use vision=openvino.")
     return found
 
 

@@ -1,6 +1,6 @@
 """The runtime's errors; the whole tree is drawn in graphs/errors.py."""
 
-from ..graphs.errors import Idefics2OnnxError, ModelFolderError
+from ..graphs.errors import Idefics2OnnxError, ModelFolderError, printable
 
 
 class ProviderError(Idefics2OnnxError):
@@ -23,7 +23,7 @@ def first_line(error: BaseException) -> str:
 
 def shown(name: object, longest: int = 200) -> str:
     """A stranger's text as an error repeats it: on one line, without what would change a terminal, and no longer than this."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name)[:longest])[:longest]
+    return printable(str(name)[:longest])[:longest]
 
 
 __all__ = ["Idefics2OnnxError", "ImageError", "ModelFolderError", "PromptError", "ProviderError", "first_line", "shown"]

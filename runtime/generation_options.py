@@ -124,9 +124,13 @@ class GenerationOptions:
             if getattr(changed, name) == getattr(GenerationOptions(), name):
                 continue
             if name in _SAMPLING and not changed.do_sample:
-                raise PromptError(f"{name} is {given[name]!r}, but do_sample is False. Give do_sample=True, or leave {name} out.")
+                raise PromptError(
+                    f"{name} is {given[name]!r:.60}, but do_sample is False. Give do_sample=True, or leave {name} out."
+                )
             if name in _BEAMS and changed.num_beams == 1:
-                raise PromptError(f"{name} is {given[name]!r}, but num_beams is 1. Give num_beams above 1, or leave {name} out.")
+                raise PromptError(
+                    f"{name} is {given[name]!r:.60}, but num_beams is 1. Give num_beams above 1, or leave {name} out."
+                )
         least, most = changed.min_new_tokens, changed.max_new_tokens
         if "min_new_tokens" in given and least is not None and most is not None and least > most:
             raise PromptError(f"min_new_tokens is {least}, more than max_new_tokens, {most}. Lower it.")
@@ -139,10 +143,10 @@ class GenerationOptions:
         found = {}
         for name, value in options.items():
             if name in _NEUTRAL:
-                if value not in (None, _NEUTRAL[name]):
+                if not values.is_one_of(value, (None, _NEUTRAL[name])):
                     raise PromptError(f"{name} is {value!r:.60}, which is not offered here. Leave it out.")
             elif name not in _CHECKS:
-                raise PromptError(f"There is no generation option {name!r}. The options are {', '.join(_CHECKS)}.")
+                raise PromptError(f"There is no generation option {name!r:.60}. The options are {', '.join(_CHECKS)}.")
             elif value is not None:
                 found[name] = _CHECKS[name](name, value)
         return found

@@ -10,9 +10,11 @@ from PIL import Image
 
 from .errors import PromptError
 from .geometry import Box, Size, resized
-from .option_values import is_whole
+from .option_values import is_one_of, is_whole
 from .pixels import Layout, MeanStd
 
+MAX_PIXELS = 1 << 26
+"""Of a tile: 805 MB of float32. The real model's have less than a million."""
 _LARGEST = 1e30
 """Below what float32 holds, with room for a division; NaN is not below it either."""
 
@@ -44,7 +46,7 @@ class ImageOptions:
         names = [field.name for field in dataclasses.fields(self)]
         for name, value in options.items():
             if name not in names:
-                raise PromptError(f"There is no image option {name!r}. The options are {', '.join(names)}.")
+                raise PromptError(f"There is no image option {name!r:.60}. The options are {', '.join(names)}.")
             options[name] = _normal(name, value)
         return dataclasses.replace(self, **options)
 
@@ -59,12 +61,16 @@ class ImageOptions:
         return (self.image_mean, self.image_std) if self.do_normalize else None
 
     def tile_size(self, box: Box) -> Size:
-        """Size of the tile that a box of the image becomes."""
+        """Size of the tile that a box of the image becomes; PromptError if nobody has the memory for it."""
         if not self.do_resize:
             return box.size
         if "height" in self.size:
-            return Size(self.size["height"], self.size["width"])
-        return resized(box.size, self.size["shortest_edge"], self.size["longest_edge"])
+            size = Size(self.size["height"], self.size["width"])
+        else:
+            size = resized(box.size, self.size["shortest_edge"], self.size["longest_edge"])
+        if size.width * max(size.height, box.size.height) > MAX_PIXELS:  # Pillow changes the width first
+            raise PromptError(f"size is {self.size!r:.80}, which makes {size} pixels of {box.size}. Give smaller edges.")
+        return size
 
 
 def _normal(name: str, value: Any) -> Any:
@@ -72,7 +78,7 @@ def _normal(name: str, value: Any) -> Any:
     if name in ("image_mean", "image_std"):
         numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise PromptError(f"{name} is {value!r}. Give a number, or one per channel.")
+            raise PromptError(f"{name} is {value!r:.60}. Give a number, or one per channel.")
         if not all(abs(n) < _LARGEST for n in numbers) or (name == "image_std" and 0 in numbers):
             raise PromptError(f"{name} is {value!r:.60}. Give finite numbers{', other than 0' * (name == 'image_std')}.")
         return numbers if isinstance(value, list | tuple) else value
@@ -82,20 +88,20 @@ def _normal(name: str, value: Any) -> Any:
         keys = set(value) if isinstance(value, dict) else set()
         positive = keys and all(is_whole(edge) and edge > 0 for edge in value.values())
         if keys not in ({"shortest_edge", "longest_edge"}, {"height", "width"}) or not positive:
-            raise PromptError(f"size is {value!r}. Give shortest_edge and longest_edge, or height and width, in pixels.")
+            raise PromptError(f"size is {value!r:.60}. Give shortest_edge and longest_edge, or height and width, in pixels.")
         return dict(value)
     if name == "resample":
         if not is_whole(value) or value not in set(Image.Resampling):
-            raise PromptError(f"resample is {value!r}. Give one of Pillow's filters, a number from 0 to 5.")
+            raise PromptError(f"resample is {value!r:.60}. Give one of Pillow's filters, a number from 0 to 5.")
         return int(value)
     if name == "rescale_factor":
         if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
             raise PromptError(f"rescale_factor is {value!r:.60}. Give a finite number.")
         return value
     if name in ("data_format", "input_data_format"):
-        if value not in ("channels_first", "channels_last", None):
-            raise PromptError(f"{name} is {value!r}. Give 'channels_first' or 'channels_last'.")
+        if not is_one_of(value, ("channels_first", "channels_last", None)):
+            raise PromptError(f"{name} is {value!r:.60}. Give 'channels_first' or 'channels_last'.")
         return value
     if not isinstance(value, bool):
-        raise PromptError(f"{name} is {value!r}. Give True or False.")
+        raise PromptError(f"{name} is {value!r:.60}. Give True or False.")
     return value

@@ -22,6 +22,7 @@ from .hosts import AllowUrls, Hosts
 from .image_file import upright_rgb
 from .image_options import ImageOptions
 from .image_source import ImageSource, open_image
+from .option_values import is_one_of
 from .padding import Tile, pad_pixels
 from .parallel import in_parallel
 from .pixels import Picture, TilePixels, cut, picture_size, resize, to_picture, to_values, unresized
@@ -50,7 +51,7 @@ class Idefics2ImageProcessor:
     def __getattr__(self, name: str) -> Any:
         if name != "options" and hasattr(self.options, name):
             return getattr(self.options, name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r:.60}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "options":
@@ -103,8 +104,8 @@ class Idefics2ImageProcessor:
                 then a list of lists of tiles. `upright` is explained at `tiles`.
             pixel_attention_mask: int64 [batch, num_tiles, height, width], 1 where there is an image; only with do_pad.
         """
-        if return_tensors not in ("np", None):
-            raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
+        if not is_one_of(return_tensors, ("np", None)):
+            raise PromptError(f"return_tensors is {return_tensors!r:.60}. Leave it out: arrays are NumPy's.")
         chosen = self.options.replace(**options)
         samples = nested(images)
         tiles = iter(self._tile_pixels([image for sample in samples for image in sample], chosen, upright))

@@ -26,7 +26,7 @@ class Inputs(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"The inputs have no {name!r}, only {', '.join(self)}.") from None
+            raise AttributeError(f"The inputs have no {name!r:.60}, only {', '.join(self)}.") from None
 
     def to(self, *_: Any, **__: Any) -> Inputs:
         """Themselves: the model brings arrays to its device."""
@@ -50,7 +50,7 @@ def tokens_of(inputs: dict[str, Any]) -> NDArray[Any]:
         raise PromptError(f"The inputs are {inputs!r:.60}. Give the processor's dict.")
     for name in inputs:
         if name not in INPUTS:
-            raise PromptError(f"The inputs have {name!r}, which the model does not take. Give {', '.join(INPUTS)}.")
+            raise PromptError(f"The inputs have {name!r:.60}, which the model does not take. Give {', '.join(INPUTS)}.")
     given = {name: inputs.get(name) for name in ("input_ids", "inputs_embeds")}
     if all(value is None for value in given.values()):
         raise PromptError("The inputs have no input_ids. Give the processor's dict for text.")

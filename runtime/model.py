@@ -25,6 +25,7 @@ from .host_files import HostFiles
 from .hosts import AllowUrls
 from .image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
+from .option_values import is_one_of
 from .prefix_cache import PrefixCache
 from .prompt import Message
 from .request import Request, is_batch
@@ -201,7 +202,7 @@ class Idefics2:
         """`generate` in a thread, for ``await``. A task that is cancelled ends it at the next token."""
         cancelled = threading.Event()
         given = stopping_criteria if isinstance(stopping_criteria, list | tuple) else [stopping_criteria]
-        if options.get("num_beams", self.options.num_beams) in (None, 1):
+        if is_one_of(options.get("num_beams", self.options.num_beams), (None, 1)):
             options["stopping_criteria"] = [*given, lambda *_: cancelled.is_set()]
         elif given:
             options["stopping_criteria"] = given
@@ -292,7 +293,7 @@ class Idefics2:
         """
         for name in inputs:
             if name not in INPUTS:
-                raise PromptError(f"There is no {name!r} to score. Give a prompt and an answer, or {', '.join(INPUTS)}.")
+                raise PromptError(f"There is no {name!r:.60} to score. Give a prompt and an answer, or {', '.join(INPUTS)}.")
         if inputs:
             if prompt is not None or answer is not None or images is not None:
                 raise PromptError(f"Both a prompt and {next(iter(inputs))} were given. Give one of them.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +12,16 @@ from .errors import PromptError
 
 Criterion: TypeAlias = Callable[[NDArray[np.int64], None], Any]
 """Says of a sequence [1, seq] whether it ends, by anything that is true or false."""
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value equals another or does not; of an array, each number does or does not."""
+    return isinstance(value, str | int | float | np.generic | None)
+
+
+def is_one_of(value: Any, choices: Collection[Any]) -> bool:
+    """Whether a plain value equals one of these."""
+    return is_plain(value) and value in choices
 
 
 def is_whole(value: Any) -> bool:

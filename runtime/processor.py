@@ -20,7 +20,7 @@ from .hosts import AllowUrls
 from .image_processor import Idefics2ImageProcessor, nested
 from .image_source import ImageSource
 from .inputs import Inputs
-from .option_values import is_whole
+from .option_values import flag, is_one_of, is_plain, is_whole, whole
 from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
 from .tokenizer import (
     Padding,
@@ -36,6 +36,8 @@ from .tokenizer import (
     truncation_length,
 )
 
+MAX_PADDED = 1 << 26
+"""Tokens of padded prompts together: two arrays of 512 MiB."""
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -79,7 +81,9 @@ class Idefics2Processor:
         pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
         image_seq_len = find_json(folder, "processor_config.json").get("image_seq_len", 64)
         if not is_whole(image_seq_len) or image_seq_len < 1:
-            raise ModelFolderError(f"{folder}'s processor_config.json has image_seq_len {image_seq_len!r}. Download it again.")
+            raise ModelFolderError(
+                f"{folder}'s processor_config.json has image_seq_len {image_seq_len!r:.60}. Download it again."
+            )
         try:
             padding_side = check_side(config.get("padding_side") or ("left" if is_llama(config) else "right"))
             truncation_side = check_side(config.get("truncation_side") or "right", "truncation_side")
@@ -130,8 +134,14 @@ class Idefics2Processor:
         """
         if text is None and images is None:
             raise PromptError("Neither text nor images were given. Give at least one of them.")
-        if return_tensors not in ("np", None):
-            raise PromptError(f"return_tensors is {return_tensors!r}. Leave it out: arrays are NumPy's.")
+        if not is_one_of(return_tensors, ("np", None)):
+            raise PromptError(f"return_tensors is {return_tensors!r:.60}. Leave it out: arrays are NumPy's.")
+        given = {"padding": padding, "padding_side": padding_side, "truncation": truncation, "max_length": max_length}
+        for name, value in given.items():
+            if not is_plain(value):
+                raise PromptError(f"{name} is {value!r:.60}. Give one of the reference's values, or leave it out.")
+        flag("add_special_tokens", add_special_tokens)
+        multiple = None if pad_to_multiple_of is None else whole(1)("pad_to_multiple_of", pad_to_multiple_of)
         image_options = image_options_among(image_options)
         if text is None:
             return Inputs(self.image_processor(images, return_tensors=return_tensors, upright=True, **image_options))
@@ -143,7 +153,9 @@ class Idefics2Processor:
         # The tiles are made in one go with their padding, so only the ids are asked for here.
         split = self.image_processor.options.replace(**image_options).do_image_splitting
         ids = self.ids(texts, own, split, add_special_tokens, limit)
-        width = padded_width([len(row) for row in ids], padding, max_length, pad_to_multiple_of)
+        width = padded_width([len(row) for row in ids], padding, max_length, multiple)
+        if width is not None and len(ids) * width > MAX_PADDED:
+            raise PromptError(f"The {len(ids)} prompts would be padded to {width:,} tokens each. Pad to fewer.")
         side = check_side(padding_side or self._side("padding_side"))
         inputs = Inputs(pad_ids(ids, self.pad_token_id, side, width))
         if any(own):
@@ -196,11 +208,13 @@ class Idefics2Processor:
             raise PromptError(f"messages is {messages!r:.60}. Give a list of messages, or a list of such lists.")
         batch = isinstance(messages[0], list)
         conversations: Any = messages if batch else [messages]
+        if not all(isinstance(one, list) and not any(isinstance(message, list) for message in one) for one in conversations):
+            raise PromptError(f"messages is {messages!r:.60}. Give a list of messages, or a list of such lists.")
         texts = [self.chat_template.render(conversation, add_generation_prompt) for conversation in conversations]
         if not tokenize:
             if options:
                 image_options_among(options)
-                raise PromptError(f"{next(iter(options))!r} is no option here. The processor's own need tokenize=True.")
+                raise PromptError(f"{next(iter(options))!r:.60} is no option here. The processor's own need tokenize=True.")
             return texts if batch else texts[0]
         images = [images_in(conversation) for conversation in conversations]
         options.setdefault("add_special_tokens", not self.starts_with_bos(texts[0]))
@@ -235,13 +249,19 @@ class Idefics2Processor:
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of one sequence of ids."""
-        ids = [int(i) for i in token_ids]
+        try:
+            ids = [int(i) for i in token_ids]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise PromptError(f"The ids are {token_ids!r:.60}. Give a sequence of token ids.") from error
+        flag("skip_special_tokens", skip_special_tokens)
         if ids and not 0 <= min(ids) <= max(ids) < 1 << 32:
             raise PromptError(f"The ids go from {min(ids)} to {max(ids)}. Give token ids, from 0; labels' -100 is none.")
         return decode(self.tokenizer, ids, skip_special_tokens)
 
     def batch_decode(self, sequences: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
         """Text of each sequence of ids."""
+        if not isinstance(sequences, Iterable):
+            raise PromptError(f"The sequences are {sequences!r:.60}. Give one sequence of token ids per text.")
         return [self.decode(ids, skip_special_tokens) for ids in sequences]
 
 

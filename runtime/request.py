@@ -95,11 +95,15 @@ def is_batch(prompt: Any) -> bool:
     """A list of strings or of conversations; a conversation itself is a list of dicts."""
     if isinstance(prompt, str):
         return False
-    if isinstance(prompt, list) and prompt and all(isinstance(message, dict) for message in prompt):
+    if _is_conversation(prompt) and prompt:
         return False
-    if isinstance(prompt, list | tuple) and all(isinstance(p, str | list) for p in prompt):
+    if isinstance(prompt, list | tuple) and all(isinstance(one, str) or _is_conversation(one) for one in prompt):
         return True
     raise PromptError("The prompt is neither text, a list of messages, nor a list of either. Give one of these.")
+
+
+def _is_conversation(prompt: Any) -> bool:
+    return isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt)
 
 
 def _is_split(features: list[list[Any]]) -> bool:

@@ -19,6 +19,7 @@ from .folder import ModelFolder
 from .graph_file import GraphFile
 from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
 from .machine import INT8_UNITS, instructions
+from .option_values import is_one_of
 from .parallel import wait_for
 
 if TYPE_CHECKING:
@@ -81,11 +82,13 @@ def open_sessions(
     """
     import onnxruntime as ort  # here, so that importing the package does not load it
 
-    if isinstance(providers, str):
-        raise ProviderError(f"providers is the string {providers!r}. Give a list of provider names.")
-    if providers is not None and not (providers and all(_is_provider(one) for one in providers)):
-        raise ProviderError(f"providers is {list(providers)!r:.200}. Give names, or pairs of a name and a dict of options.")
-    card_options = card_options or CardOptions()
+    if providers is not None and not (isinstance(providers, list | tuple) and providers and all(map(_is_provider, providers))):
+        raise ProviderError(f"providers is {providers!r:.200}. Give a list of names, or of pairs of a name and its options.")
+    card_options = CardOptions() if card_options is None else card_options
+    if not isinstance(card_options, CardOptions):
+        raise ProviderError(f"card_options is {card_options!r:.60}. Give CardOptions(...), or leave it out.")
+    if not isinstance(session_options, ort.SessionOptions | None):
+        raise ProviderError(f"session_options is {session_options!r:.60}. Give onnxruntime's SessionOptions, or leave it out.")
     candidates: list[_Places]
     if providers is None:
         candidates = _candidates(device, ort.get_available_providers(), folder.manifest, card_options)
@@ -118,7 +121,7 @@ _Places = dict[GraphName, list[Provider] | None]
 def _candidates(device: str, available: Sequence[str], manifest: Manifest, options: CardOptions) -> list[_Places]:
     """Where the graphs might run, best first."""
     needs_cuda, names = manifest.dtype == "bf16", [device]
-    if device == "auto":
+    if is_one_of(device, ("auto",)):
         names = ["cuda"] if CUDA in available else []
         if not names and "onnxruntime-gpu" in (clash := clashing_packages()):
             raise ProviderError(f"{clash}, or choose --device cpu.")

@@ -261,6 +261,31 @@ def test_undo_takes_back_what_is_still_open(model, letters):
     assert [message["content"][0]["text"] for message in chat.messages[::2]] == ["one", "three"]  # dropped, so ended
 
 
+@pytest.mark.parametrize(
+    "messages", [[[{"role": "user", "content": "Hi"}]], "Hi", ["Hi"], [5], {"role": "user"}, np.ones(2)], ids=str
+)
+def test_what_is_no_conversation(messages, model):
+    with pytest.raises(PromptError, match="messages is"):
+        model("plain").chat(messages)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [[[{"role": "user", "content": "Hi"}]]],
+        [[{"role": "user", "content": "Hi"}, 5]],
+        [["Hi"]],
+        [5],
+        {"role": "user"},
+        np.ones(2),
+    ],
+    ids=str,
+)
+def test_what_is_no_prompt(prompt, model):
+    with pytest.raises(PromptError, match="The prompt is neither text"):
+        model("plain").generate(prompt, max_new_tokens=1)
+
+
 def test_a_file_that_no_memory_holds_is_not_read(model, tmp_path):
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(1 << 40)

@@ -13,7 +13,10 @@ import torch
 from checkpoint_edits import edit_json, refused
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model, pipeline
+from idefics2_onnx.export.checkpoint import Checkpoint
 from idefics2_onnx.export.errors import CheckpointError
+from idefics2_onnx.export.processor_files import write_processor_files
+from idefics2_onnx.export.source_model import SourceModel
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS
 
@@ -171,6 +174,19 @@ def test_single_file_comes_before_a_stale_index(copy, tmp_path, checkpoint):
 def test_junk_beside_the_weights_is_refused(name, content, match, copy, tmp_path):
     (copy / name).write_text(content)
     refused(copy, tmp_path / "out", match)
+
+
+def test_half_a_character_in_a_config_is_written_as_it_was(copy, tmp_path):
+    edit_json(copy / "tokenizer_config.json", note="\ud800")
+    write_processor_files(Checkpoint.open(copy), SMALL_MODELS["plain"].config, tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["note"] == "\ud800"
+
+
+def test_a_config_s_values_are_not_repeated_whole(copy):
+    edit_json(copy / "config.json", text_config__hidden_act=["x" * 99_999])
+    with pytest.raises(CheckpointError) as caught:
+        SourceModel.open(copy)
+    assert len(str(caught.value)) < 1000
 
 
 def test_hub_ids_are_downloaded(copy, tmp_path, monkeypatch):

@@ -184,6 +184,7 @@ def test_interface_refusal_names_found_and_expected(exported):
     [
         (lambda m: m.pop("files"), "files"),
         (lambda m: m.update(format_version=1), "format version 1"),
+        (lambda m: m.update(format_version="1" * 9999), r"format version '1{59}, but"),
         (lambda m: m.update(more=1), "more"),
         (lambda m: m["precision"].update(vision="fp8"), "precision.vision"),
         (lambda m: m["model"].pop("patch_size"), "model.patch_size"),

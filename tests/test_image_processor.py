@@ -152,15 +152,25 @@ def test_options_from_every_place(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"do_split": True}, {"size": 5}, {"size": {"shortest_edge": 5}}, {"size": {"height": 0, "width": 5}}, {"resample": 9}, {"resample": "x"}, {"do_pad": 1}, {"rescale_factor": "1"}, {"image_mean": "a"}, {"image_std": []}, {"data_format": "first"}],
+    [{"do_split": True}, {"size": 5}, {"size": {"shortest_edge": 5}}, {"size": {"height": 0, "width": 5}}, {"resample": 9}, {"resample": "x"}, {"do_pad": 1}, {"rescale_factor": "1"}, {"image_mean": "a"}, {"image_std": []}, {"data_format": "first"}, {"data_format": np.ones(2)}, {"input_data_format": np.ones((2, 2))}, {"resample": np.ones((2, 2))}, {"do_pad": np.ones((9, 9))}],
 )  # fmt: skip
 def test_options_that_cannot_be(options):
     (name,) = options
     for use in (lambda: Idefics2ImageProcessor(**options), lambda: Idefics2ImageProcessor()(photo("chelsea"), **options)):
-        with pytest.raises(PromptError, match=name):
+        with pytest.raises(PromptError, match=name) as caught:
             use()
+        assert "\n" not in str(caught.value)
     with pytest.raises(PromptError, match=name):
         setattr(Idefics2ImageProcessor(), name, options[name])
+
+
+@pytest.mark.parametrize(
+    "size",
+    [{"height": 10**5, "width": 10**5}, {"height": 1, "width": 10**9}, {"height": 10**9, "width": 1}, {"shortest_edge": 10**5, "longest_edge": 10**5}],
+)  # fmt: skip
+def test_tiles_that_no_memory_holds(size):
+    with pytest.raises(PromptError, match="Give smaller edges"):
+        Idefics2ImageProcessor(size=size)(photo("chelsea", 30, 20))
 
 
 def nan(shape):

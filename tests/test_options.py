@@ -181,11 +181,15 @@ def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model
         ({"eos_token_id": 1 << 40}, r"eos_token_id has \[1099511627776\]"),
         ({"early_stopping": np.array([True]), "num_beams": 2}, "early_stopping is"),
         ({"suppress_tokens": list(range(262)), "do_sample": True}, "forbid every token"),
+        ({"use_cache": np.ones(2)}, "use_cache is array"),
+        ({"use_cache": np.array([])}, "use_cache is array"),
+        ({"seed": np.zeros((9, 9))}, "seed is array"),
     ],
 )  # fmt: skip
 def test_wrong_options_raise_with_their_names(options, words, model):
-    with pytest.raises(PromptError, match=words):
+    with pytest.raises(PromptError, match=words) as caught:
         model("plain").generate("x", raw=True, **options)
+    assert str(caught.value).isprintable()
 
 
 def test_options_come_from_the_folder_and_are_overridden():

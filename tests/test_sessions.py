@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
@@ -38,6 +39,13 @@ def test_names_that_do_not_exist():
         Idefics2.from_pretrained(device="gpu")
     with pytest.raises(ProviderError, match="no MadeUpProvider"):
         Idefics2.from_pretrained(providers=["MadeUpProvider"])
+
+
+@pytest.mark.parametrize("value", [5, "CPUExecutionProvider", [], [5], np.ones(2), {"CPUExecutionProvider": {}}, len], ids=str)
+@pytest.mark.parametrize("name", ["providers", "session_options", "card_options", "device"])
+def test_arguments_that_are_something_else(name, value):
+    with pytest.raises(ProviderError, match="providers is|session_options is|card_options is|device"):
+        Idefics2.from_pretrained(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "cuda:9999", "cpu:1", "auto:0", ""])
