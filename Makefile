@@ -1,12 +1,13 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make test   install everything, lint, type-check, test
 # make test-edges   2,000 hostile calls of the command line
+# make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-edges check clean
+.PHONY: run test test-edges test-hostile check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +34,9 @@ test: .venv/.everything .venv/.package
 
 test-edges: .venv/.everything .venv/.package
 	OMP_NUM_THREADS=1 $(BIN)/python tests/edge_fuzz.py --cases 2000 --seed 0
+
+test-hostile: .venv/.everything .venv/.package
+	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile_fuzz.py --cases 6000 --seed 0
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -33,6 +33,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hostile_values import damaged
 from hub import Hub, connect
 from idefics2_onnx.cli import main
 from idefics2_onnx.graphs.contract import MANIFEST
@@ -186,7 +187,7 @@ def pictures(rng: random.Random, place: Place) -> Case:
         Image.effect_noise((rng.randrange(1, 60), rng.randrange(1, 60)), 50).convert(rng.choice(["RGB", "L", "P", "RGBA"])).save(
             file, kind
         )
-    Path("picture").write_bytes(_damaged(rng, file.getvalue()))
+    Path("picture").write_bytes(damaged(rng, file.getvalue()))
     commands = [
         ["run", "picture", "Hi", "--max-new-tokens", "1"],
         ["preview", "picture", "-o", "t.png"],
@@ -200,7 +201,7 @@ def folders(rng: random.Random, place: Place) -> Case:
     shutil.copytree(DEMO, "model")
     name = rng.choice([path.name for path in Path("model").iterdir()])
     path, content = Path("model") / name, (DEMO / name).read_bytes()
-    changed = _edited_json(rng, content) if name.endswith(".json") and rng.random() < 0.7 else _damaged(rng, content)
+    changed = _edited_json(rng, content) if name.endswith(".json") and rng.random() < 0.7 else damaged(rng, content)
     path.write_bytes(changed)
     if name != MANIFEST and rng.random() < 0.8:
         manifest = json.loads((DEMO / MANIFEST).read_bytes())
@@ -215,7 +216,7 @@ def checkpoints(rng: random.Random, place: Place) -> Case:
     shutil.copytree(place.checkpoint, "checkpoint")
     path = Path("checkpoint") / rng.choice([path.name for path in place.checkpoint.iterdir()])
     content = path.read_bytes()
-    path.write_bytes(_edited_json(rng, content) if path.suffix == ".json" and rng.random() < 0.7 else _damaged(rng, content))
+    path.write_bytes(_edited_json(rng, content) if path.suffix == ".json" and rng.random() < 0.7 else damaged(rng, content))
     return Case(["export", "checkpoint", "--verify", "never", rng.choice(["--fp32", "--fp16", "--int8"]), "-o", "out"])
 
 
@@ -245,7 +246,7 @@ def sockets(rng: random.Random, place: Place) -> Case:
         ], rng.randrange(5),
     )  # fmt: skip
     answer = b"HTTP/1.1 " + status + b"\r\n" + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
-    address = _serve(_damaged(rng, answer) if rng.random() < 0.5 else answer)
+    address = _serve(damaged(rng, answer) if rng.random() < 0.5 else answer)
     path = rng.choice(["/a.png", "/a b.png", "/é", "?x=é", "", "/\udcff", "/%zz", "/a#b"])
     return Case(["run", address + path, "Hi", "--max-new-tokens", "1"])
 
@@ -254,7 +255,7 @@ def hubs(rng: random.Random, place: Place) -> Case:
     """Hubs that answer anything, and offline use of what they left in the cache."""
     files = {path.name: path.read_bytes() for path in (place.checkpoint, DEMO)[rng.randrange(2)].iterdir()}
     for name in rng.sample(sorted(files), rng.randrange(3)):
-        files[name] = _damaged(rng, files[name])
+        files[name] = damaged(rng, files[name])
     bodies = [
         b"",
         b"{}",
@@ -330,24 +331,6 @@ KINDS: dict[Callable[[random.Random, Place], Case], int] = {
 }  # fmt: skip
 _TIMERS = ((signal.ITIMER_PROF, signal.SIGPROF, LIMIT), (signal.ITIMER_REAL, signal.SIGALRM, 5 * LIMIT))
 _patch, _open = pytest.MonkeyPatch(), contextlib.ExitStack()
-
-
-def _damaged(rng: random.Random, content: bytes) -> bytes:
-    data = bytearray(content)
-    match rng.randrange(6):
-        case 0:
-            return bytes(data[: rng.randrange(len(data) + 1)])
-        case 1:
-            return rng.randbytes(rng.randrange(200))
-        case 2:
-            return bytes(data) + rng.randbytes(rng.randrange(1, 100))
-        case 3:
-            at = rng.randrange(len(data) + 1)
-            data[at : at + rng.randrange(50)] = rng.randbytes(rng.randrange(50))
-        case _:
-            for _ in range(rng.randrange(1, 10) if data else 0):
-                data[rng.randrange(min(len(data), rng.choice([100, 10**9])))] = rng.randrange(256)
-    return bytes(data)
 
 
 def _hostile_json(rng: random.Random) -> bytes:

@@ -1,15 +1,13 @@
 """Hostile pictures and addresses: each case tries one input, and may end in an ImageError or a picture and nothing else.
 
-python tests/hostile_pictures.py 2000 [SEED]     # with 4 GB of memory: prints what happened
+`python tests/hostile_fuzz.py --kinds pictures` tries more than the tests do, with 4 GB of memory.
 """
 
 from __future__ import annotations
 
 import base64
-import collections
+import functools
 import io
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +48,7 @@ WORDS = ["http:", "https:", "ftp:", "file:", "data:", "//", "/", "\\", "@", ":",
 def cases(seed: int, count: int) -> Iterator[Case]:
     """So many cases by random numbers of this seed; none of them reaches beyond this machine."""
     rng = np.random.default_rng(seed)
-    pictures = [(kind, _saved(kind, options)) for kind, options in KINDS]
+    pictures = _pictures()
     processor = Idefics2ImageProcessor(size={"height": 8, "width": 8})
     for number in range(count):
         draw = int(rng.integers(10))
@@ -81,6 +79,11 @@ def _in_message(url: str) -> object:
             if not url.strip().lower().startswith(("http:", "https:", "data:")):
                 assert "no data: or http(s) URL" in str(error)
     return open_image(source, allow_urls=True)
+
+
+@functools.cache
+def _pictures() -> list[tuple[str, bytes]]:
+    return [(kind, _saved(kind, options)) for kind, options in KINDS]
 
 
 def _saved(kind: str, options: dict[str, Any]) -> bytes:
@@ -137,31 +140,3 @@ def _address(rng: np.random.Generator) -> str:
     if rng.integers(3) == 0:
         return "http://127.0.0.1:9/" + made
     return made if "//" not in made or "127.0.0.1:9" in made else made.replace("//", "//127.0.0.1:9/")
-
-
-def main(count: int, seed: int = 0) -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    results: collections.Counter[str] = collections.Counter()
-    slowest = (0.0, "")
-    for name, attempt in cases(seed, count):
-        start = time.process_time()
-        try:
-            attempt()
-            results["opened"] += 1
-        except ImageError as error:
-            assert "\n" not in str(error)
-            results["refused"] += 1
-        except Exception as error:
-            results[f"FOREIGN {name}: {error!r}"] += 1
-        slowest = max(slowest, (time.process_time() - start, name))
-    for result, times in results.most_common():
-        print(f"{times:6} {result}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"slowest {slowest[0]:.2f} s of processor time: {slowest[1]}; peak {peak} MB")
-    sys.exit(any("FOREIGN" in result for result in results))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
