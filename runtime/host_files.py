@@ -13,9 +13,6 @@ from .hosts import AllowUrls
 from .processor import Idefics2Processor
 from .prompt import IMAGE
 
-MAX_ENLARGEMENT = 4
-"""Sides of a tile, in sides of the largest image whose patches all have a position of their own."""
-
 
 @dataclass(frozen=True)
 class HostFiles:
@@ -33,12 +30,6 @@ class HostFiles:
         """
         options = GenerationOptions.from_configs(find_json(folder, "generation_config.json"), find_json(folder, "config.json"))
         processor = Idefics2Processor.from_pretrained(folder, allow_urls=allow_urls)
-        own, largest = sizes.positions_per_side * sizes.patch_size, max(processor.image_processor.size.values())
-        if largest > MAX_ENLARGEMENT * own:
-            raise ModelFolderError(
-                f"preprocessor_config.json makes tiles of up to {largest:,} pixels a side, more than {MAX_ENLARGEMENT} times the "
-                f"{own} that the model was trained with. Export or download the model again."
-            )
         if processor.image_seq_len != sizes.image_seq_len:
             raise ModelFolderError(
                 f"processor_config.json gives an image {processor.image_seq_len} tokens, the model {sizes.image_seq_len}. "

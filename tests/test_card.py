@@ -313,7 +313,7 @@ def test_engines_that_cannot_be_kept(card, exported, tmp_path, monkeypatch, caps
     "providers", [[], [(CPU,)], [(CPU, {}, 1)], [None], [(CUDA, {"device_id": ""})], [(CUDA, {"device_id": "first"})]]
 )
 def test_provider_lists_that_are_none(card, providers):
-    with pytest.raises(ProviderError, match="Give names, or pairs"):
+    with pytest.raises(ProviderError, match="Give a list of names, or of pairs"):
         Idefics2.from_pretrained(providers=providers)
 
 

@@ -101,7 +101,7 @@ def test_splitting_is_one_switch_for_pixels_and_prompt(ours):
         (lambda m: m.generate("Hi", max_new_tokens="3"), PromptError, "max_new_tokens is"),
         (lambda m: m.generate("Hi", max_new_tokens=2.5), PromptError, "max_new_tokens is"),
         (lambda m: m.generate("caf\udce9"), PromptError, "not valid Unicode at character"),
-        (lambda m: m.generate([["a"]]), PromptError, "A message is 'a'"),
+        (lambda m: m.generate([["a"]]), PromptError, "neither text, a list of messages, nor"),
         (lambda m: m.logits({}), PromptError, "no input_ids"),
         (lambda m: m.generate(input_ids=np.array([[1]]), pixel_values=np.ones((1, 1, 1, 28, 28))), PromptError, "pixel_values has the shape"),
         (lambda m: m.generate(input_ids=np.array([[1]]), pixel_values=np.ones((1, 1, 3, 28, 28)), pixel_attention_mask=np.ones((1, 28, 28))), PromptError, "pixel_attention_mask has"),
@@ -165,7 +165,7 @@ def test_the_graph_that_read_the_prompt_is_the_one_that_is_blamed(images, monkey
     """In a folder with one for prompts, text alone included."""
     ours = Idefics2.from_pretrained(DEMO)
     sessions = replace(ours.engine.sessions, prompt=ours.engine.sessions.embedding)
-    ours.engine = Engine(sessions, ours.engine.sizes, ours.engine.precision | {"prompt": "int8"})
+    ours._engine = Engine(sessions, ours.engine.sizes, ours.engine.precision | {"prompt": "int8"})
     monkeypatch.setattr(ours.engine, "decode", lambda *_: np.full((1, 1, ours.engine.sizes.vocab_size), np.nan, np.float32))
     with pytest.raises(ModelFolderError, match=r"prompt.onnx \(int8\) computed numbers that are not finite"):
         ours.generate("What?", images)
