@@ -1,0 +1,243 @@
+"""What benchmarks/gpu.py measures of this package."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_results import STEPS, Results, failing, medians
+from idefics2_onnx import CardOptions, Idefics2, Idefics2Processor
+from idefics2_onnx.demo.evaluate import answers
+from idefics2_onnx.runtime import cuda_runtime
+from idefics2_onnx.runtime.decode_step import DecodeStep
+from idefics2_onnx.runtime.engine import NOT_RECORDED
+from idefics2_onnx.runtime.machine import Machine
+
+OPTIONS = {
+    "CUDA graph": CardOptions(cuda_graph=True),
+    "mixed GEMM": CardOptions(mixed_gemm=True),
+    "tuned": CardOptions(tuning=True),
+}
+PICTURES = {"980×735 unsplit": (735, 980, False), "4000×3000 split": (3000, 4000, True)}
+"""Height, width, and whether it becomes five tiles."""
+PROMPT, NEW = 64, 128
+
+
+def prepared(place: Path, name: str) -> bool:
+    """Whether a contestant's folder is there; if not, that is said."""
+    folder = Path(f"{place}-{name.partition(', ')[0]}")
+    if not folder.exists():
+        print(f"{name}: there is no {folder}.", flush=True)
+    return folder.exists()
+
+
+def opened(place: Path, name: str, device: str) -> Idefics2:
+    """The folder that a contestant's name begins with, with the options that it ends with."""
+    precision, _, options = name.partition(", ")
+    return Idefics2.from_pretrained(f"{place}-{precision}", device, card_options=OPTIONS.get(options), image_cache=0)
+
+
+def answering(place: Path, device: str, results: Results, name: str, tasks: list[str], cases: int) -> None:
+    """The demo's answers to held-out questions."""
+    keys = {task: f"answers: {device.partition(':')[0]} {name}, task {task}" for task in tasks}
+    if prepared(place / "demo", name) and results.missing(list(keys.values())):
+        model = opened(place / "demo", name, device)
+        for task, key in keys.items():
+            results.put(key, failing(lambda task=task: [text for text, _ in answers(model, task, range(cases))]))
+
+
+def apart(place: Path, device: str, results: Results, name: str) -> None:
+    """A few full-width layers' logits beside fp32 on the processor."""
+    if not (prepared(place / "layers", "fp32") and prepared(place / "layers", name)):
+        return
+
+    def measure() -> dict[str, Any]:
+        stored = place / "layers-fp32.npy"
+        if not stored.exists():
+            np.save(stored, some_logits(opened(place / "layers", "fp32", "cpu")))
+        return difference(some_logits(opened(place / "layers", name, device)), np.load(stored))
+
+    results.put(f"parity: layers, {name}", failing(measure))
+
+
+def difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Of logits [..., vocab]."""
+    return {
+        "relative error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+        "same next token": float((found.argmax(-1) == expected.argmax(-1)).mean()),
+        "finite": bool(np.isfinite(found).all()),
+    }
+
+
+def some_inputs(processor: Idefics2Processor) -> dict[str, Any]:
+    """A prompt with an image."""
+    image = np.random.default_rng(0).integers(0, 256, (378, 378, 3), dtype=np.uint8)
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}])
+    return dict(processor(text=text, images=[image]))
+
+
+def some_logits(model: Idefics2) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """At every position."""
+    return model.logits(some_inputs(model.processor))
+
+
+def question(folder: Path, picture: str) -> dict[str, Any]:
+    """A photo and some text, as the processor of a folder gives them."""
+    height, width, split = PICTURES[picture]
+    processor = Idefics2Processor.from_pretrained(folder)
+    image = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = processor.image_processor(image, do_image_splitting=split)
+    image_token = json.loads((folder / "config.json").read_text())["image_token_id"]
+    marks = [image_token] * (processor.image_seq_len * pixels["pixel_values"].shape[1])
+    ids = np.array([[1, *marks, *range(3, 3 + PROMPT)]])
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), **pixels}
+
+
+def used() -> int:
+    """Bytes taken on the GPU, by anybody."""
+    gpus = Machine.here().gpus
+    return gpus[0].memory - gpus[0].free if gpus else 0
+
+
+def timed(place: Path, device: str, results: Results, name: str) -> None:
+    """Images, the first token, steps, whole answers and memory of a folder."""
+    key = f"ours: {name}"
+    decodes, graph = results.cells(key), "CUDA graph" in name
+    wanted = [*(cell for cell, *_ in decodes), f"{key}, answer", f"{key}, memory"]
+    if not prepared(place / "full", name) or not results.missing(wanted):
+        return
+    before, start = used(), time.perf_counter()
+    model = opened(place / "full", name, device)
+    opening = time.perf_counter() - start
+    results.put(f"{key}, opens in", lambda: opening)
+    results.put(f"{key}, bytes of the decoder", lambda: model.folder.manifest.files["decoder.onnx.data"].size)
+    results.put(f"{key}, bytes", lambda: sum(file.size for file in model.folder.manifest.files.values()))
+    for cell, batch, context in decodes:
+        results.put(cell, failing(partial(stepping, model, batch, context, graph and device != "cpu")))
+    results.put(f"{key}, answer", failing(partial(answer, model)))
+    for picture in () if graph else PICTURES:  # they are no part of a CUDA graph
+        asked = question(Path(f"{place}/full-{name.partition(', ')[0]}"), picture)
+        tiles = list(asked["pixel_values"][0])
+        results.put(f"{key}, image {picture}", failing(lambda: medians(lambda: model.engine.encode_images(tiles), 5)))  # noqa: B023
+        first = partial(model.generate, **asked, max_new_tokens=1)
+        results.put(f"{key}, first token {picture}", failing(lambda: medians(first, 5)))  # noqa: B023
+    results.put(f"{key}, memory", lambda: used() - before)
+
+
+def answer(model: Idefics2) -> dict[str, float]:
+    """Tokens a second of whole answers, as `generate` gives them, and what of a long one its steps take."""
+    ids = np.arange(3, 3 + 8 * PROMPT)[None] % 250 + 3
+    ask = partial(model.generate, input_ids=ids, attention_mask=np.ones_like(ids))
+    first = medians(lambda: ask(max_new_tokens=1), 3)
+    whole = medians(lambda: ask(max_new_tokens=NEW, min_new_tokens=NEW), 3)
+    return {"first token": first, "tokens": NEW, "seconds": whole, "tokens per second": (NEW - 1) / (whole - first)}
+
+
+def steps(model: Idefics2, batch: int, context: int) -> tuple[DecodeStep, Callable[[Callable[[list[int]], Any]], None]]:
+    """A step behind so many tokens, and what does `STEPS` of them."""
+    cache = model.engine.new_cache(batch, min(context + 4 * STEPS, model.engine.sizes.max_positions))
+    step = DecodeStep(model.engine, cache, batch)
+
+    def many(work: Callable[[list[int]], Any]) -> None:
+        cache.tokens[:] = context
+        for _ in range(STEPS):
+            work([17] * batch)
+
+    return step, many
+
+
+def stepping(model: Idefics2, batch: int, context: int, recorded: bool) -> dict[str, Any]:
+    """Milliseconds a step, with the logits on the host and with ids only, and the host's part of it.
+
+    `recorded`: as a CUDA graph, or not at all.
+    """
+    step, many = steps(model, batch, context)
+    found: dict[str, Any] = {"logits": 1000 * medians(lambda: many(step), 3) / STEPS}
+    if recorded and step._recording is None:
+        return {"failed": "ONNX Runtime did not record it; see its warning"}
+    if step.greedy([17] * batch) is not None:  # checks that the logits are finite
+        found["ids"] = 1000 * medians(lambda: many(step.greedy), 3) / STEPS
+    found["host"] = 1000 * statistics.median(enqueue(step, [17] * batch) for _ in range(STEPS))
+    found["tokens per second"] = 1000 * batch / min(found["logits"], found.get("ids", np.inf))
+    return found
+
+
+def enqueue(step: DecodeStep, tokens: list[int]) -> float:
+    """Seconds of a step without waiting for the GPU: what the host does for it. Waits afterwards."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    on_gpu = step._engine.storage.device != "cpu"
+    if on_gpu:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    options.add_run_config_entry("gpu_graph_id", str(step._recording or NOT_RECORDED))
+    sessions = step._engine.sessions
+    start = time.perf_counter()
+    step._ids.array[:, 0] = tokens
+    step._ids.push()
+    step._mask.push()
+    sessions.embedding._sess.run_with_iobinding(step._embedding.binding._iobinding, options)
+    sessions.decoder._sess.run_with_iobinding(step._decoder.binding._iobinding, options)
+    seconds = time.perf_counter() - start
+    if on_gpu:
+        cuda_runtime._library().cudaDeviceSynchronize()
+    return seconds
+
+
+def profiled(place: Path, device: str, results: Results, name: str) -> None:
+    """The GPU's kernels in a step of one row, of the most rows, in a prompt and in an image, by PyTorch's profiler."""
+    if not prepared(place / "full", name) or device == "cpu":
+        return
+    model = opened(place / "full", name, device)
+    for batch in (1, 32):
+        step, many = steps(model, batch, results.contexts[0])
+        key = f"profile: {name}, step of {batch} at {results.contexts[0]}"
+        results.put(key, failing(partial(_kernels, lambda: many(step.greedy), STEPS)))  # noqa: B023
+    if "CUDA graph" not in name:
+        for picture in list(PICTURES)[:1]:
+            asked = question(Path(f"{place}/full-{name.partition(', ')[0]}"), picture)
+            tiles = list(asked["pixel_values"][0])
+            results.put(
+                f"profile: {name}, image {picture}", failing(partial(_kernels, partial(model.engine.encode_images, tiles), 1))
+            )
+            first = partial(model.generate, **asked, max_new_tokens=1)
+            results.put(f"profile: {name}, first token {picture}", failing(partial(_kernels, first, 1)))
+
+
+def _kernels(work: Callable[[], Any], times: int) -> dict[str, Any]:
+    """Milliseconds of a repetition: the clock's, the GPU's, and of its dearest kernels with how often each runs."""
+    import torch
+
+    torch.zeros(1, device="cuda")
+    work()
+    work()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    ) as profile:
+        start = time.perf_counter()
+        work()
+        cuda_runtime._library().cudaDeviceSynchronize()
+        seconds = time.perf_counter() - start
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profile.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    dear: Counter[str] = Counter()
+    often: Counter[str] = Counter()
+    for event in events:
+        if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
+            dear[event["name"]] += event["dur"]
+            often[event["name"]] += 1
+    return {
+        "clock": 1000 * seconds / times,
+        "GPU": sum(dear.values()) / 1000 / times,
+        "launches": sum(often.values()) / times,
+        "kernels": [[name[:160], ms / 1000 / times, often[name] / times] for name, ms in dear.most_common(16)],
+    }
