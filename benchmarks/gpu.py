@@ -41,8 +41,8 @@ FLAGS = {
 }
 PARITY = ["fp32", "fp16", "bf16", "int4", "int4-32, mixed GEMM", "int8"]
 SPEED = [
-    "fp16", "fp16, CUDA graph", "bf16", "bf16, CUDA graph", "int4", "int4, CUDA graph", "int4-32", "int4-32, mixed GEMM", "int8",
-    "int8, CUDA graph",
+    "fp16", "fp16, CUDA graph", "bf16", "bf16, CUDA graph", "int4", "int4, CUDA graph", "int4-32, mixed GEMM",
+    "int4-32, mixed GEMM, CUDA graph", "int8", "int8, CUDA graph",
 ]  # fmt: skip
 PROFILES = ["fp16", "fp16, CUDA graph", "int4"]
 PEERS = ["sdpa", "eager", "compiled, static cache"]
@@ -88,7 +88,7 @@ def prepare(
         if graphs is None:
             export(place / "full", deep, precision)
         elif (graphs / deep.name).exists():
-            from repeat_layers import repeat
+            from repeat_layers import repeat  # needs onnx
 
             repeat(graphs / deep.name, place / f"layers-{precision}", deep)
 
@@ -140,6 +140,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", default="answers,layers,ours,transformers,depth,profile")
     parser.add_argument("--only", help="One contestant, in this process.")
     parser.add_argument("--contexts", default="512,4096", help="Tokens before the steps that are measured.")
+    parser.add_argument("--batches", default="1,8,32", help="Rows of the steps that are measured.")
     parser.add_argument("--text-layers", type=int, default=32)
     parser.add_argument("--vision-layers", type=int, default=27)
     chosen = parser.parse_args()
@@ -149,7 +150,8 @@ if __name__ == "__main__":
             place, [name for name in chosen.precisions.split(",") if name], layers, chosen.device, chosen.graphs, chosen.minutes
         )
         raise SystemExit
-    held = Results(chosen.json, chosen.minutes, [int(context) for context in chosen.contexts.split(",")])
+    contexts, batches = ([int(count) for count in counts.split(",")] for counts in (chosen.contexts, chosen.batches))
+    held = Results(chosen.json, chosen.minutes, contexts, batches)
     if chosen.what == "merge":
         held.found = merge(chosen.place)
         chosen.json.write_text(json.dumps(held.found, indent=1, ensure_ascii=False) + "\n")
@@ -168,7 +170,7 @@ if __name__ == "__main__":
             raise SystemExit(OVER)
         if done.returncode:
             failed.append(each)
-        held = Results(chosen.json, held.minutes_left, held.contexts)
+        held = Results(chosen.json, held.minutes_left, contexts, batches)
     print(table(held, SPEED, PEERS))
     if failed:
         raise SystemExit(f"Ended early, see above: {', '.join(failed)}.")

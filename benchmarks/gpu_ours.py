@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 import statistics
 import tempfile
 import time
@@ -24,11 +26,14 @@ from idefics2_onnx.runtime.machine import Machine
 OPTIONS = {
     "CUDA graph": CardOptions(cuda_graph=True),
     "mixed GEMM": CardOptions(mixed_gemm=True),
-    "tuned": CardOptions(tuning=True),
+    "mixed GEMM, CUDA graph": CardOptions(mixed_gemm=True, cuda_graph=True),
 }
 PICTURES = {"980×735 unsplit": (735, 980, False), "4000×3000 split": (3000, 4000, True)}
 """Height, width, and whether it becomes five tiles."""
 PROMPT, NEW = 64, 128
+WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+HOST_GAP = 5.0
+"""Microseconds without work on the GPU that are the host's; shorter ones are between two kernels that stood in line."""
 
 
 def prepared(place: Path, name: str) -> bool:
@@ -101,6 +106,11 @@ def question(folder: Path, picture: str) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), **pixels}
 
 
+def asking(model: Idefics2, asked: dict[str, Any]) -> dict[str, Any]:
+    """The same with pixels in the graph's type, as the processor gives them to the model in common use."""
+    return asked | {"pixel_values": asked["pixel_values"].astype(model.engine.pixel_type)}
+
+
 def used() -> int:
     """Bytes taken on the GPU, by anybody."""
     gpus = Machine.here().gpus
@@ -124,7 +134,7 @@ def timed(place: Path, device: str, results: Results, name: str) -> None:
         results.put(cell, failing(partial(stepping, model, batch, context, graph and device != "cpu")))
     results.put(f"{key}, answer", failing(partial(answer, model)))
     for picture in () if graph else PICTURES:  # they are no part of a CUDA graph
-        asked = question(Path(f"{place}/full-{name.partition(', ')[0]}"), picture)
+        asked = asking(model, question(model.folder.path, picture))
         tiles = list(asked["pixel_values"][0])
         results.put(f"{key}, image {picture}", failing(lambda: medians(lambda: model.engine.encode_images(tiles), 5)))  # noqa: B023
         first = partial(model.generate, **asked, max_new_tokens=1)
@@ -197,19 +207,20 @@ def profiled(place: Path, device: str, results: Results, name: str) -> None:
     if not prepared(place / "full", name) or device == "cpu":
         return
     model = opened(place / "full", name, device)
-    for batch in (1, 32):
+    for batch in results.batches:
         step, many = steps(model, batch, results.contexts[0])
         key = f"profile: {name}, step of {batch} at {results.contexts[0]}"
         results.put(key, failing(partial(_kernels, lambda: many(step.greedy), STEPS)))  # noqa: B023
     if "CUDA graph" not in name:
         for picture in list(PICTURES)[:1]:
-            asked = question(Path(f"{place}/full-{name.partition(', ')[0]}"), picture)
+            asked = asking(model, question(model.folder.path, picture))
             tiles = list(asked["pixel_values"][0])
             results.put(
                 f"profile: {name}, image {picture}", failing(partial(_kernels, partial(model.engine.encode_images, tiles), 1))
             )
             first = partial(model.generate, **asked, max_new_tokens=1)
             results.put(f"profile: {name}, first token {picture}", failing(partial(_kernels, first, 1)))
+            results.put(f"profile: {name}, host's part of {picture}", partial(_calls, first))
 
 
 def _kernels(work: Callable[[], Any], times: int) -> dict[str, Any]:
@@ -231,13 +242,28 @@ def _kernels(work: Callable[[], Any], times: int) -> dict[str, Any]:
         events = json.loads(Path(file.name).read_text())["traceEvents"]
     dear: Counter[str] = Counter()
     often: Counter[str] = Counter()
-    for event in events:
-        if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
-            dear[event["name"]] += event["dur"]
-            often[event["name"]] += 1
+    gaps, until = [], 0.0
+    for event in sorted((e for e in events if e.get("cat") in WORK), key=lambda event: event["ts"]):
+        dear[event["name"]] += event["dur"]
+        often[event["name"]] += 1
+        gaps += [event["ts"] - until] if until and event["ts"] > until else []
+        until = max(until, event["ts"] + event["dur"])
+    waits = [gap for gap in gaps if gap > HOST_GAP]
     return {
         "clock": 1000 * seconds / times,
         "GPU": sum(dear.values()) / 1000 / times,
+        "between kernels": (sum(gaps) - sum(waits)) / 1000 / times,
+        "waiting for the host": sum(waits) / 1000 / times,
         "launches": sum(often.values()) / times,
-        "kernels": [[name[:160], ms / 1000 / times, often[name] / times] for name, ms in dear.most_common(16)],
+        "kernels": [[name[:160], us / 1000 / times, often[name] / times] for name, us in dear.most_common(16)],
     }
+
+
+def _calls(work: Callable[[], Any]) -> list[list[Any]]:
+    """The dearest functions by their own milliseconds, with how often each is called."""
+    work()
+    profile = cProfile.Profile()
+    profile.runcall(work)
+    found = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
+    dear = sorted(((own, calls, name) for (_, _, name), (_, calls, own, *_) in found), reverse=True)
+    return [[name, round(1000 * own, 2), calls] for own, calls, name in dear[:16]]

@@ -21,7 +21,7 @@ from transformers import Idefics2Config, Idefics2ForConditionalGeneration, Stati
 
 
 def model_of(place: Path, device: str, attention: str, dtype: torch.dtype, layers: tuple[int, int]) -> Any:
-    """PLACE/full, or what PLACE/layers makes when its layers are repeated."""
+    """PLACE/full, or what PLACE/layers makes when its layers are repeated; without either, transformers' own first weights."""
     kind: Any = Idefics2ForConditionalGeneration
     if (place / "full").exists():
         return kind.from_pretrained(place / "full", dtype=dtype, attn_implementation=attention).eval().to(device)
@@ -34,7 +34,7 @@ def model_of(place: Path, device: str, attention: str, dtype: torch.dtype, layer
     with torch.device(device):
         model = kind._from_config(config, attn_implementation=attention, dtype=dtype).eval()
     shallow = depths(list(weights))
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.state_dict().items() if weights else ():
         tensor.copy_(weights[shallow_name(name, shallow)])
     return model
 
@@ -69,7 +69,7 @@ def timed(place: Path, device: str, results: Results, peer: str, layers: tuple[i
 
 def folder_of(place: Path) -> Path:
     """One with the processor's files."""
-    return place / "full" if (place / "full").exists() else place / "layers"
+    return next(folder for name in ("full", "layers", "full-fp16") if (folder := place / name).exists())
 
 
 def question_of(place: Path, device: str, picture: str) -> dict[str, Any]:

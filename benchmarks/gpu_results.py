@@ -12,7 +12,7 @@ from typing import Any
 
 from idefics2_onnx import Idefics2OnnxError
 
-BATCHES, STEPS = (1, 8, 32), 32
+STEPS = 32
 OVER = 3
 """Exit status where the time was over."""
 
@@ -20,8 +20,8 @@ OVER = 3
 class Results:
     """The JSON file, and the time that is left."""
 
-    def __init__(self, path: Path, minutes: float, contexts: list[int]) -> None:
-        self._path, self._end, self.contexts = path, time.monotonic() + 60 * minutes, contexts
+    def __init__(self, path: Path, minutes: float, contexts: list[int], batches: list[int]) -> None:
+        self._path, self._end, self.contexts, self.batches = path, time.monotonic() + 60 * minutes, contexts, batches
         self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     @property
@@ -30,7 +30,7 @@ class Results:
 
     def cells(self, key: str) -> list[tuple[str, int, int]]:
         """A contestant's decode steps: key, rows, and tokens before them."""
-        return [(f"{key}, step of {b} at {c}", b, c) for c in self.contexts for b in BATCHES]
+        return [(f"{key}, step of {b} at {c}", b, c) for c in self.contexts for b in self.batches]
 
     def missing(self, keys: list[str]) -> list[str]:
         return [key for key in keys if key not in self.found]

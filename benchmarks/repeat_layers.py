@@ -1,9 +1,10 @@
 """Make a deep model folder out of a shallow one, whose layers it repeats: for speed, memory and depth, not for quality.
 
-    python benchmarks/repeat_layers.py GRAPHS SHALLOW FOLDER
+    python benchmarks/repeat_layers.py GRAPHS FOLDER [--shallow SHALLOW]
 
-SHALLOW is a model folder of a few layers. GRAPHS holds what an export of many layers in the same precision makes, except for the
-data files. Layer i of FOLDER has the weights of layer i mod n. That takes seconds where exporting in 4 bits takes minutes.
+GRAPHS holds what an export of many layers makes, except for the data files. SHALLOW is a model folder of a few layers in the same
+precision: layer i of FOLDER has the weights of its layer i mod n. Without it all weights are drawn, for speed and memory only.
+Either takes seconds where exporting in 4 bits takes minutes.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+PART = 64 << 20
+"""Bytes that are drawn at most; more of a tensor repeat them."""
 LAYER = re.compile(r"(text_model\.layers|encoder\.layers)\.(\d+)\.")
 
 
 def shallow_name(name: str, layers: dict[str, int]) -> str:
     """Of the tensor that stands for another in a model with so many layers of each kind."""
-    return LAYER.sub(lambda found: f"{found[1]}.{int(found[2]) % layers[found[1]]}.", name)
+    return LAYER.sub(lambda found: f"{found[1]}.{int(found[2]) % layers.get(found[1], 1)}.", name)
 
 
 def depths(names: list[str]) -> dict[str, int]:
@@ -36,8 +38,8 @@ def depths(names: list[str]) -> dict[str, int]:
     return found
 
 
-def repeat(graphs: Path, shallow: Path, folder: Path) -> None:
-    """Write FOLDER; numbers of a tensor that has another size in SHALLOW (in other bits, say) are drawn at random."""
+def repeat(graphs: Path, shallow: Path | None, folder: Path) -> None:
+    """Write FOLDER; numbers of a tensor that SHALLOW has not, or has in another size (in other bits, say), are drawn."""
     folder.mkdir()
     sizes = {name: entry["size"] for name, entry in json.loads((graphs / "idefics2_onnx.json").read_text())["files"].items()}
     for name in sizes:
@@ -46,35 +48,42 @@ def repeat(graphs: Path, shallow: Path, folder: Path) -> None:
     shutil.copyfile(graphs / "idefics2_onnx.json", folder / "idefics2_onnx.json")
     for graph in sorted(name for name in sizes if name.endswith(".onnx")):
         if f"{graph}.data" in sizes:
-            _fill(folder / graph, shallow / graph, sizes[f"{graph}.data"])
+            _fill(folder / graph, shallow and shallow / graph, sizes[f"{graph}.data"])
 
 
-def _fill(deep: Path, shallow: Path, size: int) -> None:
-    here = np.memmap(f"{shallow}.data", np.uint8, "r")
-    there = {tensor.name: _place(tensor) for tensor in _external(shallow)}
+def _fill(deep: Path, shallow: Path | None, size: int) -> None:
+    there = {tensor.name: _place(tensor) for tensor in _external(shallow)} if shallow else {}
+    here = np.memmap(f"{shallow}.data", np.uint8, "r") if shallow else np.empty(0, np.uint8)
     layers = depths(list(there))
     random, drawn = np.random.default_rng(0), []
     with Path(f"{deep}.data").open("wb") as file:
         file.truncate(size)
         for tensor in _external(deep):
             offset, length = _place(tensor)
-            found = there.get(shallow_name(tensor.name, layers), (0, -1))
-            if found[1] == length:
-                numbers: NDArray[Any] = here[found[0] : found[0] + length]
-            else:
-                drawn.append(tensor.name)
-                numbers = _drawn(random, tensor.data_type, length)
+            place, found = there.get(shallow_name(tensor.name, layers), (0, -1))
             file.seek(offset)
-            file.write(memoryview(numbers))
-    if drawn:
+            if found == length:
+                file.write(memoryview(here[place : place + length]))
+                continue
+            drawn.append(tensor.name)
+            part = memoryview(_drawn(random, tensor, min(length, PART)))
+            for start in range(0, length, PART):
+                file.write(part[: length - start])
+    if drawn and shallow:
         print(f"{deep.name}: {len(drawn)} tensors drawn, {', '.join(drawn[:4])} …")
 
 
-def _drawn(random: np.random.Generator, kind: int, length: int) -> NDArray[np.uint8]:
-    if kind == onnx.TensorProto.UINT8:
+def _drawn(random: np.random.Generator, tensor: onnx.TensorProto, length: int) -> NDArray[np.uint8]:
+    """Numbers that keep activations near 1."""
+    if tensor.data_type == onnx.TensorProto.UINT8:
         return random.integers(0, 256, length, dtype=np.uint8)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    return (random.random(length // dtype.itemsize, np.float32) * 0.004 + 0.001).astype(dtype).view(np.uint8)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    numbers = random.random(length // dtype.itemsize, np.float32)
+    if tensor.name.endswith(".scales"):
+        numbers = 0.002 * numbers
+    elif len(tensor.dims) > 1:
+        numbers = (numbers - 0.5) * (12 / min(tensor.dims)) ** 0.5
+    return numbers.astype(dtype).view(np.uint8)
 
 
 def _external(graph: Path) -> list[onnx.TensorProto]:
@@ -88,7 +97,8 @@ def _place(tensor: onnx.TensorProto) -> tuple[int, int]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("graphs", "shallow", "folder"):
-        parser.add_argument(name, type=Path)
+    parser.add_argument("graphs", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shallow", type=Path)
     chosen = parser.parse_args()
     repeat(chosen.graphs, chosen.shallow, chosen.folder)

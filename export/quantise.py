@@ -79,7 +79,7 @@ class Quantisation:
     def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype, layers: int) -> Packing:
         """Of one matrix, by its name in the graph; `dtype` is what it computes with, `layers` are the decoder's."""
         if graph == "embedding":
-            return Groups(8, self.group, True, dtype, padded=False)
+            return Groups(8, self._group_of_rows(stored.shape[1]), True, dtype, padded=False)
         if self.precision == "int4" and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
             return Groups(4, stored.group, False, dtype, kept=True)
         bits = self._bits(weight, layers)
@@ -87,6 +87,18 @@ class Quantisation:
         if bits == 8 and self.target == "cpu" and by_channel:
             return Channels()
         return Groups(bits, self.group, self.symmetric, dtype)
+
+    def _group_of_rows(self, columns: int) -> int:
+        """Of the table of embeddings: CUDA's GatherBlockQuantized counts groups through the table as if rows had no rest."""
+        if self.target == "cpu" or columns % self.group == 0:
+            return self.group
+        whole = [size for size in GROUP_SIZES if size < self.group and columns % size == 0]
+        if not whole:
+            raise CheckpointError(
+                f"Embeddings have {columns} numbers, which groups of {min(self.group, GROUP_SIZES[0])} do not divide, as CUDA "
+                "needs it. Export with --fp16, or leave out --for cuda."
+            )
+        return whole[-1]
 
     def _bits(self, weight: str, layers: int) -> Literal[4, 8]:
         """8 where 4 would change the trained demo model's answers most for what they save (benchmarks/sensitivity.py), down to

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..graphs.contract import Dtype
 from .device import on_card
 from .errors import ProviderError
 
@@ -14,7 +15,8 @@ class CardOptions:
     """Options for CUDA and TensorRT; without a card they do nothing."""
 
     tf32: bool = False
-    """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers."""
+    """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers. What fp16
+    folders compute in fp32, for its range, always does: TF32 has as many bits as fp16."""
     tuning: bool = False
     """Let ONNX Runtime try several kernels for a shape when it first comes, and keep the fastest."""
     mixed_gemm: bool = False
@@ -41,15 +43,18 @@ class CardOptions:
     @property
     def session(self) -> dict[str, str]:
         """Entries of a session's configuration."""
-        return {"ep.cuda.fpa_intb_gemm": "1"} if self.mixed_gemm else {}
+        # In the arena, which grows by doubling, weights would take up to twice their size.
+        found = {"session.use_device_allocator_for_initializers": "1"}
+        return found | ({"ep.cuda.fpa_intb_gemm": "1"} if self.mixed_gemm else {})
 
-    def cuda(self, card: int, cuda_graph: bool = False) -> dict[str, Any]:
-        """Options of CUDAExecutionProvider."""
-        found = on_card(card) | {"use_tf32": str(int(self.tf32))}
+    def cuda(self, card: int, dtype: Dtype, cuda_graph: bool = False) -> dict[str, Any]:
+        """Options of CUDAExecutionProvider for a graph of this type."""
+        found = on_card(card) | {"use_tf32": str(int(self.tf32 or dtype != "fp32"))}
+        found["arena_extend_strategy"] = "kSameAsRequested"  # not the next power of two
         if self.tuning:
             found |= {"tunable_op_enable": "1", "tunable_op_tuning_enable": "1"}
         if cuda_graph:
             found["enable_cuda_graph"] = "1"
         if self.memory_limit is not None:
-            found |= {"gpu_mem_limit": str(int(self.memory_limit)), "arena_extend_strategy": "kSameAsRequested"}
+            found["gpu_mem_limit"] = str(int(self.memory_limit))
         return found

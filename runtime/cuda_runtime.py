@@ -11,6 +11,7 @@ import math
 import mmap
 import sys
 import weakref
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,9 @@ def _check(runtime: Any, status: int) -> None:
     raise ProviderError(f"CUDA could not copy or clear memory of the card ({reason or status}). Check it with nvidia-smi.")
 
 
+@cache
 def _library() -> Any:
-    """CUDA's, which ONNX Runtime has loaded."""
+    """CUDA's, which ONNX Runtime has loaded; kept, because an answer makes about seventy calls and ctypes a class for each."""
     name = f"cudart64_{cuda_major()}.dll" if sys.platform == "win32" else f"libcudart.so.{cuda_major()}"
     try:
         library = ctypes.CDLL(name)

@@ -73,7 +73,8 @@ class Engine:
         Raises:
             ModelFolderError: they are not finite.
         """
-        tiles = [tile.astype(self.pixel_type, copy=False) for tile in tiles]
+        if any(tile.dtype != self.pixel_type for tile in tiles):
+            tiles = in_parallel(lambda tile: tile.astype(self.pixel_type, copy=False), tiles)
         keys: list[Any] = in_parallel(tile_digest, tiles) if self.features.max_bytes and tiles else list(range(len(tiles)))
         features = {key: found for key in keys if isinstance(key, bytes) and (found := self.features.get(key))}
         missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in features}

@@ -83,7 +83,9 @@ def samples_of(inputs: dict[str, Any], sizes: ModelSizes) -> list[Sample]:
     elif pixels is not None:
         values = array_of("pixel_values", pixels)
         check_finite(values, "pixel_values")
-        tiles = _unpadded(values.astype(np.float32), inputs.get("pixel_attention_mask"), len(ids))
+        if values.dtype != np.float16:  # which graphs of fp16 take as it is
+            values = values.astype(np.float32, copy=False)
+        tiles = _unpadded(values, inputs.get("pixel_attention_mask"), len(ids))
     else:
         tiles = [[] for _ in ids]
     return [Sample(row, own) for row, own in zip(ids, tiles, strict=True)]
@@ -123,7 +125,7 @@ def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], optio
     return np.concatenate([prompts, new], axis=1)
 
 
-def _unpadded(pixels: NDArray[np.float32], mask: Any, prompts: int) -> list[list[NDArray[np.float32]]]:
+def _unpadded(pixels: NDArray[Any], mask: Any, prompts: int) -> list[list[NDArray[Any]]]:
     if pixels.ndim != 5 or pixels.shape[2] != 3 or len(pixels) != prompts:
         raise PromptError(
             f"pixel_values has the shape {list(pixels.shape)} for {prompts} prompts. Give [batch, num_tiles, 3, height, width]."

@@ -191,8 +191,10 @@ def test_a_recording_that_fails_is_given_up(card, exported, capsys, monkeypatch)
 
 
 def test_card_options_become_onnx_runtimes():
-    assert CardOptions().cuda(1) == {"device_id": "1", "use_tf32": "0"}
-    found = CardOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, cuda_graph=True)
+    plain = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+    assert CardOptions().cuda(1, "fp32") == {"device_id": "1", **plain}
+    assert CardOptions().cuda(0, "fp16") == plain | {"use_tf32": "1"}  # the connector: fp32 for its range
+    found = CardOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, "fp32", cuda_graph=True)
     assert found == {
         "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
         "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
@@ -203,6 +205,8 @@ def test_mixed_products_are_asked_for_by_option(card, exported):
     entry = "ep.cuda.fpa_intb_gemm"
     Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(mixed_gemm=True))
     assert all(card.configured[graph].get_session_config_entry(entry) == "1" for graph in ("vision", "decoder"))
+    own = "session.use_device_allocator_for_initializers"  # the arena would take up to twice as much for weights
+    assert card.configured["decoder"].get_session_config_entry(own) == "1"
     Idefics2.from_pretrained(exported("plain"), "cuda")
     with pytest.raises(RuntimeError, match=entry):
         card.configured["decoder"].get_session_config_entry(entry)

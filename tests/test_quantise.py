@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from idefics2_onnx import Idefics2
 from idefics2_onnx.cli import main
@@ -92,6 +93,20 @@ def test_four_bits_stand_where_they_cost_little(quantised):
     vision, decoder = (bits(Quantisation("int4", smallest=True), name) for name in ("vision", "decoder"))
     assert {name for name, of in vision.items() if of == 4} == {n for n in vision if n.startswith("connector.")} != set()
     assert {name for name, of in decoder.items() if of == 8} == {"lm_head"}
+
+
+@pytest.mark.parametrize("group", [16, 128, 256])
+def test_groups_of_embeddings_divide_rows_for_cuda(group, quantised):
+    """CUDA's GatherBlockQuantized counts groups through the whole table: a row's rest would take the next row's scale."""
+    graph = graph_of(quantised("plain", Quantisation("int8", "cuda", group)), "embedding")
+    (node,) = (node for node in graph.node if node.op_type == "GatherBlockQuantized")
+    table, scales = (next(i for i in graph.initializer if i.name == node.input[index]) for index in (0, 2))
+    size = next(a.i for a in node.attribute if a.name == "block_size")
+    assert size <= group
+    assert scales.dims[1] * size == table.dims[1]
+    stored = type("Stored", (), {"shape": (8, 24)})()
+    with pytest.raises(CheckpointError, match="24 numbers, which groups of 16 do not divide"):
+        Quantisation("int4", "cuda", group).packing("embedding", "embed_tokens", stored, torch.float16, 2)
 
 
 def test_the_smallest_may_read_prompts_fast(quantised):

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from ...graphs.contract import GraphName, Manifest
+from ..heap import trim
 from ..source_model import SourceModel
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .difference import Difference
@@ -67,6 +68,7 @@ class _Pieces:
         halves = {name: x.to(torch.float16 if types[name] == ir.DataType.FLOAT16 else torch.float32) for name, x in given.items()}
         truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
         part.graph.name = self.cut.graph
+        trim()
         with opened(part) as session:
             needed = {spec.name for spec in session.get_inputs()}
             feeds = {name: x for name, x in (self.call | halves).items() if name in needed}
