@@ -9,7 +9,7 @@ import pytest
 from idefics2_onnx import Idefics2, ImageError, ModelFolderError, PromptError
 from idefics2_onnx.runtime.engine import Engine
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.inputs import with_answers
+from idefics2_onnx.runtime.inputs import samples_of, with_answers
 from parity import photo, photos
 
 CAT = "examples/cat.jpg"
@@ -29,6 +29,18 @@ def test_string_is_one_user_turn(ours):
     inside = ours.generate("See <image>and <image>", [a, b], max_new_tokens=8)
     raw = "User: See <image>and <image><end_of_utterance>\nAssistant:"
     assert inside.token_ids == ours.generate(raw, [a, b], raw=True, max_new_tokens=8).token_ids
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_pixels_come_in_any_width(dtype, ours):
+    """Those of float16 go to graphs of float16 as they are: widening and narrowing an image takes longer than encoding it."""
+    for model, same in ((Idefics2.from_pretrained(), True), (ours, dtype != np.float16)):
+        inputs = model.processor(text="<image>What?", images=[photos()[0]])
+        given = inputs | {"pixel_values": inputs["pixel_values"].astype(dtype)}
+        (tile,) = samples_of(given, model.engine.sizes)[0].tiles
+        assert tile.dtype == (np.float16 if dtype == np.float16 else np.float32)
+        found, expected = (model.logits(each) for each in (given, inputs))
+        assert np.allclose(found, expected, rtol=0, atol=0 if same else 0.01 * np.abs(expected).max())
 
 
 def test_batches_in_every_nesting(ours):
