@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,6 +90,8 @@ def _normal(name: str, value: Any) -> Any:
         positive = keys and all(is_whole(edge) and edge > 0 for edge in value.values())
         if keys not in ({"shortest_edge", "longest_edge"}, {"height", "width"}) or not positive:
             raise PromptError(f"size is {value!r:.60}. Give shortest_edge and longest_edge, or height and width, in pixels.")
+        if math.prod(value.values() if "height" in value else [value["longest_edge"]] * 2) > MAX_PIXELS:
+            raise PromptError(f"size is {value!r:.60}, which makes tiles of over {MAX_PIXELS:,} pixels. Give smaller edges.")
         return dict(value)
     if name == "resample":
         if not is_whole(value) or value not in set(Image.Resampling):

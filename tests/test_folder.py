@@ -102,6 +102,11 @@ def test_a_graph_that_is_no_graph(folder):
         ("processor_config.json", b'{"image_seq_len": "abc"}', "image_seq_len 'abc'"),
         ("processor_config.json", b'{"image_processor": [1]}', "no image options"),
         ("preprocessor_config.json", b'{"size": {"shortest_edge": "a", "longest_edge": 5}}', "cannot be used: size"),
+        (
+            "preprocessor_config.json",
+            b'{"size": {"shortest_edge": 378, "longest_edge": 9000}}',
+            "tiles of over 67,108,864 pixels",
+        ),
         ("preprocessor_config.json", b'{"image_std": [0, 1, 1]}', "cannot be used: image_std"),
         (
             "preprocessor_config.json",

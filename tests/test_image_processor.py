@@ -166,11 +166,18 @@ def test_options_that_cannot_be(options):
 
 @pytest.mark.parametrize(
     "size",
-    [{"height": 10**5, "width": 10**5}, {"height": 1, "width": 10**9}, {"height": 10**9, "width": 1}, {"shortest_edge": 10**5, "longest_edge": 10**5}],
+    [{"height": 10**5, "width": 10**5}, {"height": 1, "width": 10**9}, {"height": 10**9, "width": 1}, {"shortest_edge": 1, "longest_edge": 8193}],
 )  # fmt: skip
 def test_tiles_that_no_memory_holds(size):
     with pytest.raises(PromptError, match="Give smaller edges"):
-        Idefics2ImageProcessor(size=size)(photo("chelsea", 30, 20))
+        Idefics2ImageProcessor(size=size)
+
+
+def test_rows_on_the_way_to_a_tile_that_no_memory_holds():
+    """Pillow changes the width first, of all of the image's rows."""
+    processor = Idefics2ImageProcessor(size={"height": 1, "width": 1 << 25})
+    with pytest.raises(PromptError, match="Give smaller edges"):
+        processor(photo("chelsea", 30, 20))
 
 
 def nan(shape):
