@@ -21,6 +21,7 @@ from .graphs.errors import Idefics2OnnxError, ModelFolderError
 from .runtime import standard_streams
 from .runtime.device import DEVICES, place
 from .runtime.errors import ProviderError
+from .runtime.parallel import is_work_left
 from .runtime.requirement import explain, install, requirements, unfit
 from .runtime.standard_streams import json_text
 
@@ -78,6 +79,11 @@ class _Group(click.Group):
             standard_streams.give_up()
             _say(f"Error: The output cannot be written ({error.strerror}). Free some space or write elsewhere.")
             raise SystemExit(1) from error
+        except SystemExit as ended:
+            if is_work_left():  # Ctrl-C while a folder opened
+                standard_streams.give_up()
+                os._exit(ended.code if isinstance(ended.code, int) else 1)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -85,6 +91,8 @@ class _Group(click.Group):
         except Idefics2OnnxError as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # as pybind11 has it in a package that is being imported
+                raise error.__cause__ from error
             extras = ["export"] if f"{__package__}.export" in sys.modules else []
             if not isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort | OSError) and (
                 reason := explain(error, *extras, *_onnx_runtimes())

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
+from threading import Thread
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -30,6 +31,19 @@ def wait_for(work: Sequence[Future[Any]]) -> None:
     """
     while wait(work, _HEARING).not_done:
         pass
+
+
+_left: list[Thread] = []
+
+
+def leave(threads: Sequence[Thread]) -> None:
+    """Go on without threads whose work was told to end and has not yet."""
+    _left.extend(threads)
+
+
+def is_work_left() -> bool:
+    """Whether some of them still run; the interpreter would wait for them before it ends."""
+    return any(thread.is_alive() for thread in _left)
 
 
 def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from .graph_file import GraphFile
 from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
 from .machine import INT8_UNITS, instructions
 from .option_values import is_one_of
-from .parallel import wait_for
+from .parallel import leave, wait_for
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -156,8 +157,10 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
         _check_providers(wanted or [])
 
     loading: list[ort.SessionOptions] = []
+    threads: list[threading.Thread] = []
 
     def opened(graph: GraphName) -> Any:
+        threads.append(threading.current_thread())
         wanted = places[graph]
         GraphFile.read(folder.file(graph_file(graph))).check(graph, folder.manifest.model)
         if wanted is None:
@@ -169,20 +172,23 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
     on_cards = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
     # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
     sessions: dict[GraphName, Any] = {}
+    pool = ThreadPoolExecutor(1 if on_cards else len(places))
     try:
-        with ThreadPoolExecutor(1 if on_cards else len(places)) as pool:
-            found: list[Future[Any]] = []
-            try:
-                found += [pool.submit(opened, graph) for graph in places]
-                for graph, one in zip(places, found, strict=True):
-                    wait_for([one])
-                    sessions[graph] = one.result()
-            except BaseException:  # an error of one graph, or Ctrl-C, ends the opening of the others
-                _cancel(loading, True)
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        _cancel(loading, False)  # a caller's options may open other sessions
+        found: list[Future[Any]] = [pool.submit(opened, graph) for graph in places]
+        for graph, one in zip(places, found, strict=True):
+            wait_for([one])
+            sessions[graph] = one.result()
+    except BaseException as error:  # an error of one graph, or Ctrl-C, ends the opening of the others
+        _cancel(loading, True)
+        # Between two looks at that flag ONNX Runtime may fold weights for seconds, which nobody at a keyboard waits for.
+        leaves = isinstance(error, KeyboardInterrupt) and session_options is None
+        pool.shutdown(wait=not leaves, cancel_futures=True)
+        if leaves:
+            leave(threads)
+        else:
+            _cancel(loading, False)  # a caller's options may open other sessions
+        raise
+    pool.shutdown()
     recorded = sessions["decoder"].get_provider_options().get(CUDA, {}).get("enable_cuda_graph") == "1"
     on_tensorrt = TENSORRT in sessions["vision"].get_providers()
     sessions.setdefault("prompt", sessions["decoder"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 from idefics2_onnx import Idefics2, ProviderError
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime import libraries, sessions
+from idefics2_onnx.runtime import libraries, parallel, sessions
 from idefics2_onnx.runtime.device import CPU, CUDA, TENSORRT, Device, card_of
 from idefics2_onnx.runtime.folder import ModelFolder
+from idefics2_onnx.runtime.parallel import is_work_left
 from idefics2_onnx.runtime.sessions import open_sessions
 
 
@@ -220,6 +222,46 @@ def test_ctrl_c_ends_the_opening(monkeypatch):
             Idefics2.from_pretrained(session_options=options)
     assert told.is_set()
     assert Idefics2.from_pretrained(session_options=options).generate("Hi", max_new_tokens=1).token_ids
+
+
+def test_ctrl_c_does_not_wait_for_what_does_not_give_up(monkeypatch):
+    """ONNX Runtime looks at its flag before and after folding a graph's weights, not meanwhile."""
+    over, pressed = threading.Event(), threading.Lock()
+
+    def deaf(*_, **__):
+        if pressed.acquire(blocking=False):
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        assert over.wait(60)
+        raise RuntimeError("given up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ort, "InferenceSession", deaf)
+        with pytest.raises(KeyboardInterrupt):
+            Idefics2.from_pretrained()
+    assert is_work_left()
+    assert Idefics2.from_pretrained().generate("Hi", max_new_tokens=1).token_ids
+    over.set()
+    for thread in parallel._left:
+        thread.join()
+    assert not is_work_left()
+
+
+def test_a_program_does_not_wait_for_it_either(tmp_path):
+    script = """
+import os, signal, sys, threading, time
+import onnxruntime
+def deaf(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+    open(sys.argv.pop(), "w").close()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+onnxruntime.InferenceSession = deaf
+from idefics2_onnx.cli import main
+main(["run", "Hi"])
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "waited")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, "Aborted!")
+    assert not (tmp_path / "waited").exists()
 
 
 def test_a_session_that_is_being_opened_can_be_given_up():
