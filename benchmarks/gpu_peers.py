@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from gpu_ours import PICTURES, difference, opened, prepared, question, some_inputs, some_logits
 from gpu_results import STEPS, Results, medians
 from idefics2_onnx import Idefics2Processor
@@ -41,9 +42,7 @@ def model_of(place: Path, device: str, attention: str, dtype: torch.dtype, layer
 
 def timed(place: Path, device: str, results: Results, peer: str, layers: tuple[int, int]) -> None:
     """Images, the first token, steps and memory."""
-    results.put(
-        "versions of the peer", lambda: {"torch": torch.__version__, "transformers": __import__("transformers").__version__}
-    )
+    results.put("versions of the peer", lambda: {"torch": torch.__version__, "transformers": transformers.__version__})
     results.put("copy bandwidth", lambda: bandwidth(device))
     torch.set_grad_enabled(False)
     key = f"transformers: {peer}"
