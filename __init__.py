@@ -51,5 +51,5 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__} has no attribute {name!r:.60}")
     return getattr(import_module(f".runtime.{_HOMES[name]}", __name__), name)

@@ -544,9 +544,9 @@ def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise click.UsageError(f"The option {pair!r} has no value. Write NAME=VALUE.")
+            raise click.UsageError(f"The option {pair!r:.60} has no value. Write NAME=VALUE.")
         if name not in known:
-            raise click.UsageError(f"There is no {noun} {name!r}. The options are {', '.join(known)}.")
+            raise click.UsageError(f"There is no {noun} {name!r:.60}. The options are {', '.join(known)}.")
         try:
             options[name] = json.loads(value)
         except (ValueError, RecursionError):
@@ -576,12 +576,14 @@ def _read_line() -> str:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", text):
-        raise click.UsageError(f"The size {text!r} is not WIDTHxHEIGHT, in pixels below 100,000. Write it like 980x735.")
+        raise click.UsageError(f"The size {text!r:.60} is not WIDTHxHEIGHT, in pixels below 100,000. Write it like 980x735.")
     from .runtime.decoding_cost import max_pixels
 
     limit = max_pixels()
     if limit is not None and int(width) * int(height) > limit:
-        raise click.UsageError(f"The size {text!r} has more pixels than the {limit:,} that an image may have. Make it smaller.")
+        raise click.UsageError(
+            f"The size {text!r:.60} has more pixels than the {limit:,} that an image may have. Make it smaller."
+        )
     return int(width), int(height)
 
 

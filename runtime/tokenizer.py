@@ -78,7 +78,7 @@ def is_llama(config: dict[str, Any]) -> bool:
 def truncation_length(truncation: Truncation, max_length: int | None, padding: Padding) -> int | None:
     """How many tokens a prompt may keep, None for all, by the reference's options."""
     if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
-        raise PromptError(f"max_length is {max_length!r}. Give a number of tokens, 1 or more.")
+        raise PromptError(f"max_length is {max_length!r:.60}. Give a number of tokens, 1 or more.")
     if truncation in (True, "longest_first"):
         if max_length is None:
             raise PromptError("truncation is on without a max_length. Give one.")
@@ -86,7 +86,7 @@ def truncation_length(truncation: Truncation, max_length: int | None, padding: P
     if truncation in (False, "do_not_truncate"):
         return None
     if truncation is not None:
-        raise PromptError(f"truncation is {truncation!r}. Give True or False.")
+        raise PromptError(f"truncation is {truncation!r:.60}. Give True or False.")
     return max_length if padding in (False, "do_not_pad") else None
 
 
@@ -96,7 +96,7 @@ def check_side(side: Any, name: str = "padding_side") -> Side:
         return "left"
     if side == "right":
         return "right"
-    raise PromptError(f"{name} is {side!r}. Give 'left' or 'right'.")
+    raise PromptError(f"{name} is {side!r:.60}. Give 'left' or 'right'.")
 
 
 def encode(
@@ -147,7 +147,7 @@ def padded_width(lengths: Sequence[int], padding: Padding, max_length: int | Non
             )
         longest = max(longest, max_length)
     elif padding not in (True, "longest"):
-        raise PromptError(f"padding is {padding!r}. Give True, False, 'longest' or 'max_length'.")
+        raise PromptError(f"padding is {padding!r:.60}. Give True, False, 'longest' or 'max_length'.")
     return -(-longest // multiple) * multiple if multiple else longest
 
 

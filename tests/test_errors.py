@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
+from pathlib import Path
 
+import idefics2_onnx
 import pytest
 from idefics2_onnx import Idefics2OnnxError, ImageError, ModelFolderError, PromptError, ProviderError
 from idefics2_onnx.export.errors import CheckpointError, ParityError, RequirementError
@@ -31,3 +34,10 @@ ERRORS = [
 def test_a_message_is_one_printable_line(error, text, shown):
     assert str(error(text)) == shown
     assert str(pickle.loads(pickle.dumps(error(text)))) == shown
+
+
+def test_no_message_repeats_a_value_whole():
+    """A stranger's may be of any length."""
+    sources = list(Path(idefics2_onnx.__file__).parent.rglob("*.py"))
+    assert len(sources) > 100
+    assert [str(path) for path in sources if re.search(r"\{[^{}]*!r\}", path.read_text(encoding="utf-8"))] == []
