@@ -122,8 +122,8 @@ def _check_item(item: Any) -> None:
     lost = next((key for key in others if item.get(key) is not None and not _is_empty(item[key])), None)
     if lost is not None:
         raise PromptError(
-            f"An item of the type {kind!r:.60} has {_shown(item[lost])} under {lost!r:.60}, which no template uses. Give it as an "
-            "item of its own, of the type 'text'."
+            f"An item of the type {kind!r:.60} has {_shown(item[lost])} under {lost!r:.60}, which no template uses. Give it as "
+            "an item of its own, of the type 'text'."
         )
 
 

@@ -229,7 +229,10 @@ def _constant(rng: random.Random, graph: GraphProto) -> None:
 
 
 def _interface(rng: random.Random, graph: GraphProto) -> None:
-    side = rng.choice([graph.input, graph.output])
+    sides = [side for side in (graph.input, graph.output) if side]  # another edit may have emptied one
+    if not sides:
+        return
+    side = rng.choice(sides)
     value = rng.choice(side)
     shape = value.type.tensor_type.shape
     match rng.randrange(5):
