@@ -144,7 +144,7 @@ if __name__ == "__main__":
     parser.add_argument("--text-layers", type=int, default=32)
     parser.add_argument("--vision-layers", type=int, default=27)
     chosen = parser.parse_args()
-    [place, *others], layers = chosen.place, (chosen.text_layers, chosen.vision_layers)
+    place, layers = chosen.place[0], (chosen.text_layers, chosen.vision_layers)
     if chosen.what == "prepare":
         prepare(
             place, [name for name in chosen.precisions.split(",") if name], layers, chosen.device, chosen.graphs, chosen.minutes

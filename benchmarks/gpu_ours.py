@@ -6,7 +6,6 @@ import cProfile
 import json
 import pstats
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from gpu_results import STEPS, Results, failing, medians
+from gpu_trace import traced
 from idefics2_onnx import CardOptions, Idefics2, Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
 from idefics2_onnx.runtime import cuda_runtime
@@ -31,7 +31,6 @@ OPTIONS = {
 PICTURES = {"980×735 unsplit": (735, 980, False), "4000×3000 split": (3000, 4000, True)}
 """Height, width, and whether it becomes five tiles."""
 PROMPT, NEW = 64, 128
-WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 HOST_GAP = 5.0
 """Microseconds without work on the GPU that are the host's; shorter ones are between two kernels that stood in line."""
 
@@ -143,7 +142,7 @@ def timed(place: Path, device: str, results: Results, name: str) -> None:
 
 
 def answer(model: Idefics2) -> dict[str, float]:
-    """Tokens a second of whole answers, as `generate` gives them, and what of a long one its steps take."""
+    """Seconds to the first token and to the last, as `generate` takes them, and tokens a second between the two."""
     ids = np.arange(3, 3 + 8 * PROMPT)[None] % 250 + 3
     ask = partial(model.generate, input_ids=ids, attention_mask=np.ones_like(ids))
     first = medians(lambda: ask(max_new_tokens=1), 3)
@@ -225,25 +224,22 @@ def profiled(place: Path, device: str, results: Results, name: str) -> None:
 
 def _kernels(work: Callable[[], Any], times: int) -> dict[str, Any]:
     """Milliseconds of a repetition: the clock's, the GPU's, and of its dearest kernels with how often each runs."""
-    import torch
+    work()
+    work()
+    seconds = 0.0
 
-    torch.zeros(1, device="cuda")
-    work()
-    work()
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    ) as profile:
+    def clocked() -> None:
+        nonlocal seconds
         start = time.perf_counter()
         work()
         cuda_runtime._library().cudaDeviceSynchronize()
         seconds = time.perf_counter() - start
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        profile.export_chrome_trace(file.name)
-        events = json.loads(Path(file.name).read_text())["traceEvents"]
+
+    events = traced(clocked)
     dear: Counter[str] = Counter()
     often: Counter[str] = Counter()
     gaps, until = [], 0.0
-    for event in sorted((e for e in events if e.get("cat") in WORK), key=lambda event: event["ts"]):
+    for event in events:
         dear[event["name"]] += event["dur"]
         often[event["name"]] += 1
         gaps += [event["ts"] - until] if until and event["ts"] > until else []

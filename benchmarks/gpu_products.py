@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from gpu_trace import traced
 from onnx import TensorProto, helper, numpy_helper
 
 SHAPES = {
     "k": (4096, 1024), "q": (4096, 4096), "qkv": (4096, 6144), "gate": (4096, 14336), "gate and up": (4096, 28672),
-    "down": (14336, 4096), "head": (4096, 32003), "head, padded": (4096, 32064), "vision fc1": (1152, 4304),
+    "down": (14336, 4096), "head": (4096, 32003), "padded head": (4096, 32064), "vision fc1": (1152, 4304),
 }  # fmt: skip
 KINDS = ("NN", "NT", "4 bits 32", "4 bits 128", "8 bits 128", "4 bits 32 mixed", "8 bits 32 mixed")
 BYTES = 128 << 20
@@ -71,32 +71,23 @@ def milliseconds(session: Any, rows: int, k: int, copies: int, device: str) -> t
         start = time.perf_counter()
         session.run_with_iobinding(binding)
         return 1000 * (time.perf_counter() - start) / copies, []
-    import torch
 
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    def thrice() -> None:
         for _ in range(3):
             session.run_with_iobinding(binding)
-        torch.cuda.synchronize()
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        profile.export_chrome_trace(file.name)
-        events = json.loads(Path(file.name).read_text())["traceEvents"]
+
     dear: Counter[str] = Counter()
-    for event in events:
-        if event.get("cat") == "kernel":
-            dear[event["name"]] += event["dur"]
+    for event in traced(thrice):
+        dear[event["name"]] += event["dur"]
     return sum(dear.values()) / 1000 / 3 / copies, [name[:120] for name, _ in dear.most_common(2)]
 
 
 def measure(device: str, rows: list[int], found: dict[str, Any], path: Path, shapes: list[str], seconds: float) -> None:
     end = time.monotonic() + seconds
-    if device != "cpu":
-        import torch
-
-        torch.zeros(1, device="cuda")
     for kind in KINDS:
         for name in shapes:
             k, n = SHAPES[name]
-            if "bits" in kind and (k % 128 or name == "head, padded"):
+            if "bits" in kind and (k % 128 or name == "padded head"):
                 continue
             copies = max(2, BYTES // (2 * k * n)) if device != "cpu" else 1
             options = ort.SessionOptions()
@@ -125,9 +116,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rows", default="1,8,32,576")
-    parser.add_argument("--shapes", default=",".join(SHAPES).replace("head,,padded", "head, padded"))
+    parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", type=Path, default=Path("gpu-products.json"))
     chosen = parser.parse_args()
-    shapes = [name for name in SHAPES if name in chosen.shapes]
-    measure(chosen.device, [int(count) for count in chosen.rows.split(",")], {}, chosen.json, shapes, chosen.seconds)
+    measure(
+        chosen.device, [int(count) for count in chosen.rows.split(",")], {}, chosen.json, chosen.shapes.split(","), chosen.seconds
+    )

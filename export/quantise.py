@@ -95,7 +95,7 @@ class Quantisation:
         whole = [size for size in GROUP_SIZES if size < self.group and columns % size == 0]
         if not whole:
             raise CheckpointError(
-                f"Embeddings have {columns} numbers, which groups of {min(self.group, GROUP_SIZES[0])} do not divide, as CUDA "
+                f"Embeddings have {columns} numbers, which groups of {GROUP_SIZES[0]} do not divide, as CUDA "
                 "needs it. Export with --fp16, or leave out --for cuda."
             )
         return whole[-1]

@@ -1,4 +1,4 @@
-"""A loop over independent pieces of work, on all cores."""
+"""Work in other threads: waiting for it, going on without it, and a loop over independent pieces on all cores."""
 
 from __future__ import annotations
 
