@@ -25,6 +25,8 @@ _TURNS: tuple[list[Message], ...] = (
     [{"role": "user", "content": "Hello"}],
 )
 """What every template has to take, in one form or the other."""
+_DEPTH = 64
+"""Of lists and dicts in a message, far below where Python's own limit ends what walks through them."""
 
 
 class ChatTemplate:
@@ -65,10 +67,7 @@ class ChatTemplate:
             ModelFolderError: the template takes too long, or makes nothing of any conversation.
         """
         check_messages(messages)
-        try:
-            plain = [_plain(message) for message in with_plain_items(messages)]
-        except RecursionError as error:
-            raise PromptError("The messages hold themselves, or too many lists in lists. Give plain ones.") from error
+        plain = [_plain(message) for message in with_plain_items(messages)]
         assert self._template is not None  # an error about it is none about the messages
         try:
             text = self._text(plain, add_generation_prompt)
@@ -133,20 +132,23 @@ class _RefusedError(TemplateError):
     """What a template raises about messages."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A copy of plain types, with placeholders for images and other objects, whose methods a template must not reach.
 
     Source: transformers 5.23, _plain_template_data.
     """
-    kind = type(value)
+    kind, inner = type(value), depth + 1
     if value is None or kind in (str, int, float, bool):
         return value
+    if inner > _DEPTH:
+        raise PromptError(f"The messages hold themselves, or more than {_DEPTH} lists in lists. Give plain ones.")
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_plain(key, inner): _plain(item, inner) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value] if isinstance(value, list) else tuple(_plain(item) for item in value)
+        items = [_plain(item, inner) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return _plain(value.item(), inner)
     for plain in (str, int, float):
         if isinstance(value, plain):
             return plain.__str__(value) if plain is str else plain(value)

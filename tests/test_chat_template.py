@@ -194,6 +194,11 @@ def turn(*content: object, role: str = "user", **others: object) -> dict[str, ob
 
 
 TEXT = {"type": "text", "text": "What is it?"}
+CALLS = [{"id": "0", "type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}]
+TOOLS = (
+    "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls if c.type == 'function' %}"
+    "{{ c.function.name }}{{ c.function.arguments }}{% endfor %}{% endfor %}"
+)
 STRINGS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -220,6 +225,13 @@ STRINGS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         (CHAT_TEMPLATE, [{"role": "user", "content": (TEXT,)}], "content is"),
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", [{"role": "system", "content": "Be brief."}, *USER], "'Be brief.', which a message of the role 'system' has"),
         ("{{ messages[-1].content }}", [*USER, {"role": "user", "content": "ho"}], "'hi'"),
+        (CHAT_TEMPLATE, [turn(TEXT, name="Ann")], "leaves out 'name', which a message of the role 'user' has. Leave it out"),
+        (CHAT_TEMPLATE, [turn(TEXT, name="What")], "leaves out 'name'"),
+        (CHAT_TEMPLATE, [turn(TEXT), turn(TEXT, role="assistant", tool_calls=CALLS)], "leaves out 'tool_calls', which a message of the role 'assistant'"),
+        (CHAT_TEMPLATE, [turn(TEXT, **{"": ("Ann",)})], "leaves out ''"),
+        (CHAT_TEMPLATE, [turn(TEXT, a="", b=[{"c": [" ", "Ann"]}])], "leaves out 'b'"),
+        (TOOLS + "{{ raise_exception('no') if '\ue000' in messages[0].content }}", [{"role": "user", "content": "hi", "name": "Ann"}], "leaves out 'name'"),
+        ("{{ messages[0].content }}{{ messages[0].keys()|list }}", [{"role": "user", "content": "hi", "name": "Ann"}], "leaves out 'name'"),
     ],
 )  # fmt: skip
 def test_text_that_would_be_lost_is_refused(source, messages, match):
@@ -236,6 +248,9 @@ def test_text_that_would_be_lost_is_refused(source, messages, match):
         (STRINGS, [turn("user", TEXT)], "user: ['user', {'type': 'text', 'text': 'What is it?'}]\n"),
         ("{% if messages[0].content == 'hi' %}<hi>{% else %}other{% endif %}", USER, "<hi>"),
         ("{% for m in messages %}{{ m.content|tojson(ensure_ascii=true) }}{% endfor %}", USER, '"hi"'),
+        (CHAT_TEMPLATE, [turn({"type": "text", "text": "a"}, name=None, tool_calls=[], refusal="", weight=1, audio={"type": "none"})], "User: a<end_of_utterance>\nAssistant:"),
+        (TOOLS, [{"role": "assistant", "content": None, "tool_calls": CALLS}], "Nonelook{'at': 'it'}"),
+        ("{{ messages[0].content }}{{ 'Hi!' if messages[0].name == 'Ann' }}{{ messages[0].name }}", [{"role": "user", "content": "hi", "name": "Ann"}], "hiHi!Ann"),
         ("{{ '' if messages[0].content|length < 3 else raise_exception('no') }}{{ messages[0].content|upper|lower }}", USER, "hi"),
     ],
 )  # fmt: skip
@@ -249,6 +264,11 @@ def test_a_conversation_that_holds_itself():
     content.append({"type": "image", "image": content})
     with pytest.raises(PromptError, match="hold themselves"):
         rendered(CHAT_TEMPLATE, [turn(*content)])
+    deep: list[object] = ["a"]
+    for _ in range(100):
+        deep = [deep]
+    with pytest.raises(PromptError, match="more than 64 lists in lists"):
+        rendered(CHAT_TEMPLATE, [turn(TEXT, name=deep)])
 
 
 def test_no_source_needs_more_than_jinja(tmp_path: Path):
