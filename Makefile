@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) '.[cpu,export,test]'
 	@touch $@
 
-.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py graphs/*.py runtime/*.py)
+.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py graphs/*.py runtime/*.py runtime/*/*.py)
 	@$(PIP) --no-deps --force-reinstall .
 	@touch $@
 

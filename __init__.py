@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .runtime.answer import Generation
     from .runtime.card_options import CardOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
-    from .runtime.image_processor import Idefics2ImageProcessor
+    from .runtime.images.image_processor import Idefics2ImageProcessor
     from .runtime.model import Idefics2
     from .runtime.processor import Idefics2Processor
 

@@ -577,7 +577,7 @@ def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", text):
         raise click.UsageError(f"The size {text!r:.60} is not WIDTHxHEIGHT, in pixels below 100,000. Write it like 980x735.")
-    from .runtime.decoding_cost import max_pixels
+    from .runtime.images.decoding_cost import max_pixels
 
     limit = max_pixels()
     if limit is not None and int(width) * int(height) > limit:
@@ -619,7 +619,7 @@ def _limit_pixels(pixels: int | None) -> None:
 def _picture(name: str) -> Any:
     """An image as it is typed: a path, a pipe, a URL, or - for stdin."""
     from .runtime.download import as_typed
-    from .runtime.image_source import open_image
+    from .runtime.images.source import open_image
 
     if name == "-":
         return open_image(sys.stdin.buffer)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..runtime.geometry import Box, Size, tile_boxes
-from ..runtime.image_processor import Idefics2ImageProcessor
-from ..runtime.padding import Tile
+from ..runtime.images.geometry import Box, Size, tile_boxes
+from ..runtime.images.image_processor import Idefics2ImageProcessor
+from ..runtime.images.padding import Tile
 from ..runtime.prompt import expand_images
 from .checkpoint import END_OF_UTTERANCE, IMAGE
 from .pictures import CHARACTERS, Mark

@@ -10,7 +10,7 @@ from .answer import Generation
 from .chat import Chat, saved_messages
 from .download import as_typed
 from .errors import Idefics2OnnxError, PromptError
-from .image_source import open_image
+from .images.source import open_image
 
 HELP = """\
 /image PATH   show an image with your next message; several times for several

@@ -23,7 +23,7 @@ from .errors import ModelFolderError, PromptError, ProviderError
 from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
 from .host_output import HostOutput
-from .padding import Tile
+from .images.padding import Tile
 from .parallel import in_parallel, wait_for
 from .positions import position_ids
 from .sessions import Sessions

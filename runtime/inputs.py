@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..graphs.contract import ModelSizes
 from .errors import PromptError
 from .generation_options import GenerationOptions
-from .padding import unpad_tiles
+from .images.padding import unpad_tiles
 from .sample import Sample
 
 INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "inputs_embeds", "image_features")

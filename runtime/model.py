@@ -23,7 +23,7 @@ from .generation import Generator
 from .generation_options import GenerationOptions
 from .host_files import HostFiles
 from .hosts import AllowUrls
-from .image_processor import flat_images
+from .images.image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .option_values import is_one_of
 from .prefix_cache import PrefixCache

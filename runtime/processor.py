@@ -17,8 +17,8 @@ from .chat_template import ChatTemplate, load_chat_template
 from .errors import ModelFolderError, PromptError
 from .folder import find_json, processor_folder
 from .hosts import AllowUrls
-from .image_processor import Idefics2ImageProcessor, nested
-from .image_source import ImageSource
+from .images.image_processor import Idefics2ImageProcessor, nested
+from .images.source import ImageSource
 from .inputs import Inputs
 from .option_values import flag, is_one_of, is_plain, is_whole, whole
 from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags

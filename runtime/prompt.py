@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import PromptError
-from .image_source import ImageUrl
+from .images.source import ImageUrl
 
 IMAGE, FAKE_IMAGE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 TILES_OF_SPLIT_IMAGE = 5

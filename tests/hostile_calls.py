@@ -22,7 +22,7 @@ from idefics2_onnx import Idefics2, Idefics2OnnxError
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import download
 from idefics2_onnx.runtime.generation_options import GenerationOptions
-from idefics2_onnx.runtime.image_options import ImageOptions
+from idefics2_onnx.runtime.images.options import ImageOptions
 
 _PICTURE = (EXAMPLES / "shapes.png").read_bytes()
 _SOUND: dict[str, list[Any]] = {

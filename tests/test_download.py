@@ -11,7 +11,7 @@ import pytest
 from idefics2_onnx import ImageError
 from idefics2_onnx.runtime import download as downloads
 from idefics2_onnx.runtime.download import download
-from idefics2_onnx.runtime.image_source import open_image, read_source
+from idefics2_onnx.runtime.images.source import open_image, read_source
 from PIL import Image
 
 BODY = b"x" * 100

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from idefics2_onnx.runtime.geometry import Size, resized, tile_boxes
+from idefics2_onnx.runtime.images.geometry import Size, resized, tile_boxes
 from transformers.image_utils import SizeDict
 from transformers.models.idefics2.image_processing_pil_idefics2 import get_resize_output_image_size
 

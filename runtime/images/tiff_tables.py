@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import IO
 
-from .errors import ImageError
+from ..errors import ImageError
 
 MAX_TILES = 1 << 20
 """Strips or tiles, which Pillow goes over one by one; the smallest that there are, 16×16, make 0.7 million of 179 megapixels."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ImageError
-from .parallel import in_parallel
+from ..errors import ImageError
+from ..parallel import in_parallel
 from .pixels import MeanStd, TilePixels, to_values
 
 Tile = NDArray[np.floating[Any]]

@@ -19,8 +19,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ..errors import ImageError, first_line
 from .decoding_cost import ADVICE, check_cost, max_pixels
-from .errors import ImageError, first_line
 from .jpeg_markers import jpeg_work
 from .tiff_tables import check_tables
 

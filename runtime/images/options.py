@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from .errors import PromptError
+from ..errors import PromptError
+from ..option_values import is_one_of, is_whole
 from .geometry import Box, Size, resized
-from .option_values import is_one_of, is_whole
 from .pixels import Layout, MeanStd
 
 MAX_PIXELS = 1 << 26

@@ -7,7 +7,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from .errors import ImageError
+from ..errors import ImageError
 from .jpeg_markers import JpegWork
 
 BYTES_PER_PIXEL = 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import IO, NamedTuple
 
-from .errors import ImageError
+from ..errors import ImageError
 
 MAX_HEADER = 16 << 20
 """Bytes in front of the first scan: Pillow joins their EXIF segments again with each one that comes."""

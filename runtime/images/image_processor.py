@@ -15,17 +15,17 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from .errors import ImageError, ModelFolderError, PromptError
-from .folder import find_json, processor_folder
+from ..errors import ImageError, ModelFolderError, PromptError
+from ..folder import find_json, processor_folder
+from ..hosts import AllowUrls, Hosts
+from ..option_values import is_one_of
+from ..parallel import in_parallel
+from .file import upright_rgb
 from .geometry import Box, Size, tile_boxes
-from .hosts import AllowUrls, Hosts
-from .image_file import upright_rgb
-from .image_options import ImageOptions
-from .image_source import ImageSource, open_image
-from .option_values import is_one_of
+from .options import ImageOptions
 from .padding import Tile, pad_pixels
-from .parallel import in_parallel
 from .pixels import Picture, TilePixels, cut, picture_size, resize, to_picture, to_values, unresized
+from .source import ImageSource, open_image
 
 CONFIG = "preprocessor_config.json"
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import ImageError
+from ..errors import ImageError
 from .geometry import Box, Size
 
 Layout = Literal["channels_first", "channels_last"]

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .download import download, is_url
-from .errors import ImageError, shown
-from .hosts import AllowUrls
-from .image_file import open_file, upright_rgb
+from ..download import download, is_url
+from ..errors import ImageError, shown
+from ..hosts import AllowUrls
+from .file import open_file, upright_rgb
 
 
 @dataclass(frozen=True)

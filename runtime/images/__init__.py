@@ -1,0 +1,3 @@
+"""A file becomes tiles: which pictures are opened, how they are turned, resized, split, normalised and padded.
+
+Imports the ground and network only."""
