@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CardOptions": "card_options",
-    "Generation": "answer", "Idefics2": "model", "Idefics2ImageProcessor": "image_processor",
-    "Idefics2OnnxError": "errors", "Idefics2Processor": "processor", "ImageError": "errors", "ModelFolderError": "errors",
-    "PromptError": "errors", "ProviderError": "errors",
-}  # fmt: skip
+    "CardOptions": "runtime.card_options",
+    "Generation": "runtime.answer",
+    "Idefics2": "runtime.model",
+    "Idefics2ImageProcessor": "runtime.images.image_processor",
+    "Idefics2OnnxError": "graphs.errors",
+    "Idefics2Processor": "runtime.processor",
+    "ImageError": "runtime.errors",
+    "ModelFolderError": "graphs.errors",
+    "PromptError": "runtime.errors",
+    "ProviderError": "runtime.errors",
+}
 
 __all__ = [
     "CardOptions",
@@ -52,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
     if name not in _HOMES:
         raise AttributeError(f"module {__name__} has no attribute {name!r:.60}")
-    return getattr(import_module(f".runtime.{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
