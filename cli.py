@@ -21,8 +21,8 @@ from .graphs.errors import Idefics2OnnxError, ModelFolderError
 from .runtime import standard_streams
 from .runtime.device import DEVICES, place
 from .runtime.errors import ProviderError
+from .runtime.outside.requirement import explain, install, requirements, unfit
 from .runtime.parallel import is_work_left
-from .runtime.requirement import explain, install, requirements, unfit
 from .runtime.standard_streams import json_text
 
 if TYPE_CHECKING:
@@ -618,8 +618,8 @@ def _limit_pixels(pixels: int | None) -> None:
 
 def _picture(name: str) -> Any:
     """An image as it is typed: a path, a pipe, a URL, or - for stdin."""
-    from .runtime.download import as_typed
     from .runtime.images.source import open_image
+    from .runtime.outside.download import as_typed
 
     if name == "-":
         return open_image(sys.stdin.buffer)

@@ -1,6 +1,6 @@
 """How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
-from ..runtime.requirement import explain
+from ..runtime.outside.requirement import explain
 from .errors import RequirementError
 
 try:

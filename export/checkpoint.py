@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import ModelFolderError, first_line
-from ..runtime.hub import HUB_ID, download
+from ..runtime.outside.hub import HUB_ID, download
 from .direct_io import read_direct
 from .errors import CheckpointError
 

@@ -15,8 +15,8 @@ from PIL import Image
 from .errors import ModelFolderError
 from .generation import Generator
 from .model import Idefics2
+from .outside.requirement import install
 from .own_picture import SOFTWARE
-from .requirement import install
 from .sample import Sample
 from .timings import Timings
 

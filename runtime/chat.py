@@ -20,9 +20,9 @@ from .engine import Engine
 from .errors import ImageError, PromptError
 from .generation import Generator
 from .generation_options import GenerationOptions
-from .hosts import AllowUrls
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_source
+from .outside.hosts import AllowUrls
 from .prefix_cache import common_length
 from .processor import Idefics2Processor
 from .prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags

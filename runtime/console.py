@@ -8,9 +8,9 @@ from typing import Any
 
 from .answer import Generation
 from .chat import Chat, saved_messages
-from .download import as_typed
 from .errors import Idefics2OnnxError, PromptError
 from .images.source import open_image
+from .outside.download import as_typed
 
 HELP = """\
 /image PATH   show an image with your next message; several times for several

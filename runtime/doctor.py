@@ -18,8 +18,8 @@ from .errors import Idefics2OnnxError, ProviderError
 from .folder import ModelFolder
 from .libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
 from .machine import BF16_UNITS, INT8_UNITS, Machine
+from .outside.requirement import Requirement, install, requirements
 from .prefill import embed_prompts
-from .requirement import Requirement, install, requirements
 from .sample import Sample
 from .sessions import open_sessions, placement
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from .errors import ModelFolderError
-from .hub import HUB_ID, download
+from .outside.hub import HUB_ID, download
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 """The model that ships with the package."""

@@ -9,7 +9,7 @@ from ..graphs.contract import ModelSizes
 from .errors import ModelFolderError
 from .folder import find_json
 from .generation_options import GenerationOptions
-from .hosts import AllowUrls
+from .outside.hosts import AllowUrls
 from .processor import Idefics2Processor
 from .prompt import IMAGE
 

@@ -22,10 +22,10 @@ from .folder import ModelFolder
 from .generation import Generator
 from .generation_options import GenerationOptions
 from .host_files import HostFiles
-from .hosts import AllowUrls
 from .images.image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .option_values import is_one_of
+from .outside.hosts import AllowUrls
 from .prefix_cache import PrefixCache
 from .prompt import Message
 from .request import Request, is_batch

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFolderError, ProviderError
-from .requirement import install
+from .outside.requirement import install
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -13,7 +13,7 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import doctor, libraries
 from idefics2_onnx.runtime.device import CPU, CUDA
 from idefics2_onnx.runtime.machine import Gpu, Machine
-from idefics2_onnx.runtime.requirement import Requirement
+from idefics2_onnx.runtime.outside.requirement import Requirement
 
 CARD = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)
 AMX = Machine("Linux x86_64", "Some Xeon", 2, 25_000_000_000, 20_000_000_000, ["AMX", "AVX2"])

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 from idefics2_onnx import ImageError
-from idefics2_onnx.runtime import download as downloads
-from idefics2_onnx.runtime.download import download
 from idefics2_onnx.runtime.images.source import open_image, read_source
+from idefics2_onnx.runtime.outside import download as downloads
+from idefics2_onnx.runtime.outside.download import download
 from PIL import Image
 
 BODY = b"x" * 100

@@ -10,9 +10,9 @@ import threading
 import pytest
 from hostile_pictures import LITERALS
 from idefics2_onnx import Idefics2, Idefics2ImageProcessor, ImageError, PromptError
-from idefics2_onnx.runtime import download as downloads
-from idefics2_onnx.runtime.download import as_typed, download
-from idefics2_onnx.runtime.hosts import Hosts, RefusedError, is_public
+from idefics2_onnx.runtime.outside import download as downloads
+from idefics2_onnx.runtime.outside.download import as_typed, download
+from idefics2_onnx.runtime.outside.hosts import Hosts, RefusedError, is_public
 
 BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 

@@ -14,7 +14,7 @@ from idefics2_onnx.export.checkpoint import Checkpoint
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
-from idefics2_onnx.runtime.hub import download
+from idefics2_onnx.runtime.outside.hub import download
 
 LEFTOVERS = {
     "checkpoint-100/config.json": b"{}",

@@ -17,8 +17,8 @@ from PIL import Image
 
 from ..errors import ImageError, ModelFolderError, PromptError
 from ..folder import find_json, processor_folder
-from ..hosts import AllowUrls, Hosts
 from ..option_values import is_one_of
+from ..outside.hosts import AllowUrls, Hosts
 from ..parallel import in_parallel
 from .file import upright_rgb
 from .geometry import Box, Size, tile_boxes

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..download import download, is_url
 from ..errors import ImageError, shown
-from ..hosts import AllowUrls
+from ..outside.download import download, is_url
+from ..outside.hosts import AllowUrls
 from .file import open_file, upright_rgb
 
 

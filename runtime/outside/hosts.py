@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .errors import PromptError, shown
+from ..errors import PromptError, shown
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 AllowUrls: TypeAlias = bool | Collection[str]

@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import first_line
+from ..errors import first_line
 
 _PACKAGE = "idefics2-onnx"
 _INDIRECT = (("export", "safetensors"),)

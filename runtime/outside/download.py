@@ -15,7 +15,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from .errors import ImageError, first_line, shown
+from ..errors import ImageError, first_line, shown
 from .hosts import PUBLIC, AllowUrls, Hosts, RefusedError, names_this_machine
 
 MAX_DOWNLOAD = 256 << 20

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TypeAlias
 
-from .errors import first_line
+from ..errors import first_line
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _PROXY = "Check the proxy in HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
