@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from . import option_values as values
+from . import checks as values
 from .errors import ModelFolderError, PromptError
 from .generation_config import options_in
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .answer import Generation
 from .card_options import CardOptions
 from .chat import Chat
+from .checks import is_one_of
 from .device import Provider
 from .engine import Engine
 from .errors import PromptError
@@ -24,7 +25,6 @@ from .generation_options import GenerationOptions
 from .host_files import HostFiles
 from .images.image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
-from .option_values import is_one_of
 from .outside.hosts import AllowUrls
 from .prefix_cache import PrefixCache
 from .prompt import Message

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ..checks import is_one_of
 from ..errors import ImageError, ModelFolderError, PromptError
 from ..folder import find_json, processor_folder
-from ..option_values import is_one_of
 from ..outside.hosts import AllowUrls, Hosts
 from ..parallel import in_parallel
 from .file import upright_rgb

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from ..checks import is_one_of, is_whole
 from ..errors import PromptError
-from ..option_values import is_one_of, is_whole
 from .geometry import Box, Size, resized
 from .pixels import Layout, MeanStd
 
