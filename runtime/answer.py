@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .generation_options import GenerationOptions
 from .processor import Idefics2Processor
 from .sampling import log_softmax
-from .text_stream import TextStream
+from .text.text_stream import TextStream
 from .timings import Timings
 from .token_chooser import History
 

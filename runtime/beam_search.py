@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .generation_options import GenerationOptions
 from .sampling import log_softmax
-from .text_stream import TextStream
+from .text.text_stream import TextStream
 from .token_chooser import History, TokenChooser, nothing_left
 
 _NEVER = np.float32(-1e9)

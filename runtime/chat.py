@@ -25,9 +25,9 @@ from .images.source import ImageUrl, read_source
 from .outside.hosts import AllowUrls
 from .prefix_cache import common_length
 from .processor import Idefics2Processor
-from .prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
 from .sample import Sample
-from .text_stream import TextStream
+from .text.prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
+from .text.text_stream import TextStream
 from .token_stream import TokenStream
 
 MAX_SAVED = 1 << 30

@@ -23,7 +23,7 @@ from .processor import Idefics2Processor
 from .prompt_lookup import draft
 from .sample import Sample
 from .sampling import log_softmax
-from .text_stream import TextStream
+from .text.text_stream import TextStream
 from .timings import Timings
 from .token_chooser import History, TokenChooser
 

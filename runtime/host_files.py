@@ -11,7 +11,7 @@ from .folder import find_json
 from .generation_options import GenerationOptions
 from .outside.hosts import AllowUrls
 from .processor import Idefics2Processor
-from .prompt import IMAGE
+from .text.prompt import IMAGE
 
 
 @dataclass(frozen=True)

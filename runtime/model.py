@@ -27,12 +27,12 @@ from .images.image_processor import flat_images
 from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .outside.hosts import AllowUrls
 from .prefix_cache import PrefixCache
-from .prompt import Message
 from .request import Request, is_batch
 from .sample import Sample
 from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
 from .sessions import open_sessions
-from .text_stream import TextStream
+from .text.prompt import Message
+from .text.text_stream import TextStream
 from .token_stream import TokenStream
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from .call_options import image_options_among
-from .chat_template import ChatTemplate, load_chat_template
 from .checks import flag, is_one_of, is_plain, is_whole, whole
 from .errors import ModelFolderError, PromptError
 from .folder import find_json, processor_folder
@@ -21,8 +20,9 @@ from .images.image_processor import Idefics2ImageProcessor, nested
 from .images.source import ImageSource
 from .inputs import Inputs
 from .outside.hosts import AllowUrls
-from .prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
-from .tokenizer import (
+from .text.chat_template import ChatTemplate, load_chat_template
+from .text.prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
+from .text.tokenizer import (
     Padding,
     Side,
     Truncation,

@@ -10,8 +10,8 @@ import numpy as np
 from .errors import PromptError
 from .inputs import array_of, check_finite
 from .processor import Idefics2Processor, share_images
-from .prompt import TILES_OF_SPLIT_IMAGE, images_in
 from .sample import Sample
+from .text.prompt import TILES_OF_SPLIT_IMAGE, images_in
 
 
 @dataclass(frozen=True)

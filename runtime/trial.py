@@ -13,7 +13,7 @@ from PIL import Image
 
 from .errors import Idefics2OnnxError, ProviderError
 from .model import Idefics2
-from .prompt import IMAGE
+from .text.prompt import IMAGE
 
 UNUSABLE, NOT_HERE = 3, 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from idefics2_onnx import Generation, Idefics2, ImageError, PromptError
 from idefics2_onnx.runtime.buffer import Buffer
-from idefics2_onnx.runtime.chat_template import ChatTemplate
+from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from parity import photos
 from PIL import Image
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from idefics2_onnx.demo.checkpoint import CHAT_TEMPLATE
-from idefics2_onnx.runtime.chat_template import ChatTemplate
 from idefics2_onnx.runtime.errors import ModelFolderError, PromptError
+from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from PIL import Image
 
@@ -164,7 +164,7 @@ def test_honest_templates_render_as_in_jinjas_sandbox(source, turns):
 
 
 def test_long_conversations_stay_far_below_the_limit(monkeypatch):
-    monkeypatch.setattr("idefics2_onnx.runtime.template_meter._STEPS", 0)
+    monkeypatch.setattr("idefics2_onnx.runtime.text.template_meter._STEPS", 0)
     text = "word " * 4000
     for name in ("idefics2", "chatml", "pieces"):
         for size, turns in ((1, 500), (4000, 100)):

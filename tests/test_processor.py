@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from idefics2_onnx import Idefics2, Idefics2Processor, ImageError, PromptError
 from idefics2_onnx.demo.checkpoint import CHAT_TEMPLATE
-from idefics2_onnx.runtime.chat_template import ChatTemplate
 from idefics2_onnx.runtime.folder import DEMO
+from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from parity import photo
 from prompts import PROMPTS
 from transformers import AutoTokenizer

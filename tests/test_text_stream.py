@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from idefics2_onnx.demo.random_model import byte_tokenizer
-from idefics2_onnx.runtime.text_stream import TextStream
+from idefics2_onnx.runtime.text.text_stream import TextStream
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 

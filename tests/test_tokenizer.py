@@ -11,9 +11,9 @@ import pytest
 from idefics2_onnx import Idefics2Processor
 from idefics2_onnx.runtime.errors import ModelFolderError
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.split_pattern import is_linear
-from idefics2_onnx.runtime.text_stream import TextStream
-from idefics2_onnx.runtime.tokenizer import decode, encode, load_tokenizer
+from idefics2_onnx.runtime.text.split_pattern import is_linear
+from idefics2_onnx.runtime.text.text_stream import TextStream
+from idefics2_onnx.runtime.text.tokenizer import decode, encode, load_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 

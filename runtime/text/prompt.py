@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .errors import PromptError
-from .images.source import ImageUrl
+from ..errors import PromptError
+from ..images.source import ImageUrl
 
 IMAGE, FAKE_IMAGE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 TILES_OF_SPLIT_IMAGE = 5
