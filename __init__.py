@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .runtime.card_options import CardOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
     from .runtime.images.image_processor import Idefics2ImageProcessor
+    from .runtime.inputs.processor import Idefics2Processor
     from .runtime.model import Idefics2
-    from .runtime.processor import Idefics2Processor
 
 __version__ = "0.1.0"
 
@@ -27,7 +27,7 @@ _HOMES = {
     "Idefics2": "runtime.model",
     "Idefics2ImageProcessor": "runtime.images.image_processor",
     "Idefics2OnnxError": "graphs.errors",
-    "Idefics2Processor": "runtime.processor",
+    "Idefics2Processor": "runtime.inputs.arrays.processor",
     "ImageError": "runtime.errors",
     "ModelFolderError": "graphs.errors",
     "PromptError": "runtime.errors",

@@ -385,10 +385,10 @@ def preview(
     as_json: bool,
 ) -> None:
     """Draw what the model sees of the IMAGEs: tiles, padding, tokens."""
-    from .runtime import preview as previews
     from .runtime.folder import ModelFolder
+    from .runtime.inputs import preview as previews
+    from .runtime.inputs.processor import Idefics2Processor
     from .runtime.own_picture import mark
-    from .runtime.processor import Idefics2Processor
 
     if not as_json and any(os.path.realpath(image) == os.path.realpath(output) for image in images):
         raise click.UsageError(f"{output} is one of the images and would be overwritten. Choose another with -o.")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .generation_options import GenerationOptions
-from .processor import Idefics2Processor
+from .inputs.processor import Idefics2Processor
 from .sampling import log_softmax
 from .text.text_stream import TextStream
 from .timings import Timings

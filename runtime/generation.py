@@ -16,10 +16,10 @@ from .decode_step import DecodeStep
 from .engine import Engine
 from .errors import PromptError
 from .generation_options import GenerationOptions
+from .inputs.processor import Idefics2Processor
 from .machine import total_memory
 from .prefill import read_prompts
 from .prefix_cache import PrefixCache, prompt_key
-from .processor import Idefics2Processor
 from .prompt_lookup import draft
 from .sample import Sample
 from .sampling import log_softmax

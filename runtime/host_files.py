@@ -9,8 +9,8 @@ from ..graphs.contract import ModelSizes
 from .errors import ModelFolderError
 from .folder import find_json
 from .generation_options import GenerationOptions
+from .inputs.processor import Idefics2Processor
 from .outside.hosts import AllowUrls
-from .processor import Idefics2Processor
 from .text.prompt import IMAGE
 
 

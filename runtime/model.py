@@ -24,10 +24,10 @@ from .generation import Generator
 from .generation_options import GenerationOptions
 from .host_files import HostFiles
 from .images.image_processor import flat_images
-from .inputs import INPUTS, samples_of, token_mask, tokens_of, with_answers
+from .inputs.arrays import INPUTS, samples_of, token_mask, tokens_of, with_answers
+from .inputs.request import Request, is_batch
 from .outside.hosts import AllowUrls
 from .prefix_cache import PrefixCache
-from .request import Request, is_batch
 from .sample import Sample
 from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
 from .sessions import open_sessions

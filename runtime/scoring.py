@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .engine import Engine
 from .errors import PromptError
-from .inputs import array_of
+from .inputs.arrays import array_of
 from .prefill import read_prompts
 from .prefix_cache import common_length
 from .sample import Sample

@@ -7,7 +7,7 @@ from collections.abc import Generator as Pieces
 
 from .answer import Generation
 from .generation import Generator
-from .processor import Idefics2Processor
+from .inputs.processor import Idefics2Processor
 
 OnEnd = Callable[[Generation], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import PromptError
+from ..errors import PromptError
 
 _GROUPS = ("text_kwargs", "images_kwargs", "common_kwargs", "processor_kwargs", "videos_kwargs", "audio_kwargs")
 _TOKENIZER: dict[str, tuple[Any, ...]] = {

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .images.file import upright_rgb
-from .images.geometry import Box, Size, tile_boxes
-from .images.source import ImageSource, open_image
+from ..images.file import upright_rgb
+from ..images.geometry import Box, Size, tile_boxes
+from ..images.source import ImageSource, open_image
 from .processor import Idefics2Processor
 
 PLACES = ("top left", "top right", "bottom left", "bottom right", "whole")

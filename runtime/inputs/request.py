@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .errors import PromptError
-from .inputs import array_of, check_finite
+from ..errors import PromptError
+from ..sample import Sample
+from ..text.prompt import TILES_OF_SPLIT_IMAGE, images_in
+from .arrays import array_of, check_finite
 from .processor import Idefics2Processor, share_images
-from .sample import Sample
-from .text.prompt import TILES_OF_SPLIT_IMAGE, images_in
 
 
 @dataclass(frozen=True)

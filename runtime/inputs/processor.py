@@ -12,17 +12,15 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from .call_options import image_options_among
-from .checks import flag, is_one_of, is_plain, is_whole, whole
-from .errors import ModelFolderError, PromptError
-from .folder import find_json, processor_folder
-from .images.image_processor import Idefics2ImageProcessor, nested
-from .images.source import ImageSource
-from .inputs import Inputs
-from .outside.hosts import AllowUrls
-from .text.chat_template import ChatTemplate, load_chat_template
-from .text.prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
-from .text.tokenizer import (
+from ..checks import flag, is_one_of, is_plain, is_whole, whole
+from ..errors import ModelFolderError, PromptError
+from ..folder import find_json, processor_folder
+from ..images.image_processor import Idefics2ImageProcessor, nested
+from ..images.source import ImageSource
+from ..outside.hosts import AllowUrls
+from ..text.chat_template import ChatTemplate, load_chat_template
+from ..text.prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
+from ..text.tokenizer import (
     Padding,
     Side,
     Truncation,
@@ -35,6 +33,8 @@ from .text.tokenizer import (
     padded_width,
     truncation_length,
 )
+from .arrays import Inputs
+from .call_options import image_options_among
 
 MAX_PADDED = 1 << 26
 """Tokens of padded prompts together: two arrays of 512 MiB."""
