@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .graphs.errors import Idefics2OnnxError, ModelFolderError
     from .runtime.answer import Generation
-    from .runtime.card_options import CardOptions
+    from .runtime.devices.gpu_options import CardOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
     from .runtime.images.image_processor import Idefics2ImageProcessor
     from .runtime.inputs.processor import Idefics2Processor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CardOptions": "runtime.card_options",
+    "CardOptions": "runtime.devices.gpu_options",
     "Generation": "runtime.answer",
     "Idefics2": "runtime.model",
     "Idefics2ImageProcessor": "runtime.images.image_processor",

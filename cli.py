@@ -19,7 +19,7 @@ from . import __version__
 from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
 from .runtime import standard_streams
-from .runtime.device import DEVICES, place
+from .runtime.devices.device import DEVICES, place
 from .runtime.errors import ProviderError
 from .runtime.outside.requirement import explain, install, requirements, unfit
 from .runtime.parallel import is_work_left
@@ -499,7 +499,7 @@ def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
 
 def _open(named: str | None, device: str, card: tuple[str, ...], **options: Any) -> Idefics2:
     """The model, opened; says on stderr what "auto" chose."""
-    from .runtime.card_options import CardOptions
+    from .runtime.devices.gpu_options import CardOptions
     from .runtime.model import Idefics2
 
     card_options = CardOptions(**pairs_of(card, CardOptions, "card option"))

@@ -211,7 +211,7 @@ def _machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    from idefics2_onnx.runtime.machine import Machine
+    from idefics2_onnx.runtime.devices.machine import Machine
 
     here = Machine.here()
     about = {"processor": here.processor, "cores": here.cores, "memory": here.memory, "instructions": here.instructions}

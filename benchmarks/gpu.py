@@ -28,7 +28,7 @@ from pathlib import Path
 import gpu_ours
 from gpu_results import OVER, Results, merge, table
 from idefics2_onnx.demo.tasks import TASKS
-from idefics2_onnx.runtime.machine import Machine
+from idefics2_onnx.runtime.devices.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 FLAGS = {

@@ -20,8 +20,8 @@ from idefics2_onnx import CardOptions, Idefics2, Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
 from idefics2_onnx.runtime import cuda_runtime
 from idefics2_onnx.runtime.decode_step import DecodeStep
+from idefics2_onnx.runtime.devices.machine import Machine
 from idefics2_onnx.runtime.engine import NOT_RECORDED
-from idefics2_onnx.runtime.machine import Machine
 
 OPTIONS = {
     "CUDA graph": CardOptions(cuda_graph=True),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from .buffer import Storage
-    from .device import Provider
+    from .devices.device import Provider
 
 
 def open_argmax(providers: list[Provider]) -> ort.InferenceSession:

@@ -12,16 +12,16 @@ import numpy as np
 
 from .. import __version__
 from ..graphs.contract import graph_file
-from .device import CPU, CUDA, TENSORRT
+from .devices.device import CPU, CUDA, TENSORRT
+from .devices.libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
+from .devices.machine import BF16_UNITS, INT8_UNITS, Machine
+from .devices.sessions import open_sessions, placement
 from .engine import Engine
 from .errors import Idefics2OnnxError, ProviderError
 from .folder import ModelFolder
-from .libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
-from .machine import BF16_UNITS, INT8_UNITS, Machine
 from .outside.requirement import Requirement, install, requirements
 from .prefill import embed_prompts
 from .sample import Sample
-from .sessions import open_sessions, placement
 
 Status = Literal["ok", "note", "wrong"]
 _TOLERANCE = 1e-2

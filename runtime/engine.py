@@ -18,7 +18,8 @@ from .argmax import open_argmax
 from .bound import Bound
 from .buffer import Buffer, Storage
 from .cache import KeyValueCache
-from .device import CPU, CUDA, on_card
+from .devices.device import CPU, CUDA, on_card
+from .devices.sessions import Sessions
 from .errors import ModelFolderError, PromptError, ProviderError
 from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
@@ -26,7 +27,6 @@ from .host_output import HostOutput
 from .images.padding import Tile
 from .parallel import in_parallel, wait_for
 from .positions import position_ids
-from .sessions import Sessions
 from .timings import Timings
 
 if TYPE_CHECKING:

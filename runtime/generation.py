@@ -13,11 +13,11 @@ from .answer import Answer, Generation
 from .beam_search import BeamSearch
 from .cache import GROWTH, KeyValueCache
 from .decode_step import DecodeStep
+from .devices.machine import total_memory
 from .engine import Engine
 from .errors import PromptError
 from .generation_options import GenerationOptions
 from .inputs.processor import Idefics2Processor
-from .machine import total_memory
 from .prefill import read_prompts
 from .prefix_cache import PrefixCache, prompt_key
 from .prompt_lookup import draft

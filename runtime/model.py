@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .answer import Generation
-from .card_options import CardOptions
 from .chat import Chat
 from .checks import is_one_of
-from .device import Provider
+from .devices.device import Provider
+from .devices.gpu_options import CardOptions
+from .devices.sessions import open_sessions
 from .engine import Engine
 from .errors import PromptError
 from .feature_cache import DEFAULT_IMAGE_CACHE
@@ -30,7 +31,6 @@ from .outside.hosts import AllowUrls
 from .prefix_cache import PrefixCache
 from .sample import Sample
 from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
-from .sessions import open_sessions
 from .text.prompt import Message
 from .text.text_stream import TextStream
 from .token_stream import TokenStream

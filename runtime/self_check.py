@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .devices.sessions import open_sessions
 from .engine import Engine
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 from .host_files import HostFiles
 from .prefill import embed_prompts
 from .sample import Sample
-from .sessions import open_sessions
 
 _NAMED = 5
 

@@ -37,7 +37,7 @@ from hostile_values import damaged
 from hub import Hub, connect
 from idefics2_onnx.cli import main
 from idefics2_onnx.graphs.contract import MANIFEST
-from idefics2_onnx.runtime.device import DEVICES
+from idefics2_onnx.runtime.devices.device import DEVICES
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.generation_options import GenerationOptions
 from PIL import Image

@@ -10,9 +10,10 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime import doctor, libraries
-from idefics2_onnx.runtime.device import CPU, CUDA
-from idefics2_onnx.runtime.machine import Gpu, Machine
+from idefics2_onnx.runtime import doctor
+from idefics2_onnx.runtime.devices import libraries
+from idefics2_onnx.runtime.devices.device import CPU, CUDA
+from idefics2_onnx.runtime.devices.machine import Gpu, Machine
 from idefics2_onnx.runtime.outside.requirement import Requirement
 
 CARD = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)

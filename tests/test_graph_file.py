@@ -9,8 +9,8 @@ import onnx
 import pytest
 from idefics2_onnx import Idefics2, ModelFolderError
 from idefics2_onnx.graphs.contract import GRAPHS, OPERATORS, graph_file
+from idefics2_onnx.runtime.devices.graph_file import GraphFile
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
-from idefics2_onnx.runtime.graph_file import GraphFile
 from manifest_edits import listed
 from onnx import helper
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from idefics2_onnx import Idefics2, ProviderError
 from idefics2_onnx.export import export_model
-from idefics2_onnx.runtime.machine import INT8_UNITS, instructions
+from idefics2_onnx.runtime.devices.machine import INT8_UNITS, instructions
 from parity import photos
 
 
@@ -29,7 +29,7 @@ def test_int8_is_refused_where_its_products_overflow(exported, checkpoint, tmp_p
     """Seen on a processor with AVX2 alone: features 22 % off, without a word."""
     pytest.importorskip("openvino")
     folder = export_model(checkpoint("plain"), tmp_path / "model", "int8", verify="never").folder
-    monkeypatch.setattr("idefics2_onnx.runtime.sessions.instructions", lambda: ["AVX2"])
+    monkeypatch.setattr("idefics2_onnx.runtime.devices.sessions.instructions", lambda: ["AVX2"])
     with pytest.raises(ProviderError, match=r"without 8-bit units \(AVX2\) OpenVINO's sums of 8-bit products overflow"):
         Idefics2.from_pretrained(folder, "openvino")
     assert Idefics2.from_pretrained(exported("plain"), "openvino").providers[0] == "OpenVINO"

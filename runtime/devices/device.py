@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..graphs.contract import GRAPHS, GraphName
-from .errors import ProviderError
+from ...graphs.contract import GRAPHS, GraphName
+from ..errors import ProviderError
 
 Provider = str | tuple[str, dict[str, Any]]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..graphs.contract import Dtype
+from ...graphs.contract import Dtype
+from ..errors import ProviderError
 from .device import on_card
-from .errors import ProviderError
 
 
 @dataclass(frozen=True)

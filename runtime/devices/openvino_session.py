@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelFolderError, ProviderError
-from .outside.requirement import install
+from ..errors import ModelFolderError, ProviderError
+from ..outside.requirement import install
 
 if TYPE_CHECKING:
     import onnxruntime as ort

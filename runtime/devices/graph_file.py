@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..graphs.contract import OPERATORS, GraphName, ModelSizes, data_file
-from .errors import ModelFolderError
+from ...graphs.contract import OPERATORS, GraphName, ModelSizes, data_file
+from ..errors import ModelFolderError
 
 MAX_BYTES = 64 << 20
 """Of a graph without its weights. Those of the real model have less than a megabyte."""

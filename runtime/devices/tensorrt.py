@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..graphs.contract import GraphName, Manifest, data_file, graph_file, interface
+from ...graphs.contract import GraphName, Manifest, data_file, graph_file, interface
+from ..errors import ProviderError
 from .device import on_card
-from .errors import ProviderError
 
 IMAGES_PER_CALL = 4
 """Engines are built for so many images of one size at most."""

@@ -11,17 +11,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph_file, interface
+from ...graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph_file, interface
+from ..checks import is_one_of
+from ..errors import ModelFolderError, ProviderError
+from ..folder import ModelFolder
+from ..parallel import leave, wait_for
 from . import tensorrt
-from .card_options import CardOptions
-from .checks import is_one_of
 from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, card_of, place, provider_name
-from .errors import ModelFolderError, ProviderError
-from .folder import ModelFolder
+from .gpu_options import CardOptions
 from .graph_file import GraphFile
 from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
 from .machine import INT8_UNITS, instructions
-from .parallel import leave, wait_for
 
 if TYPE_CHECKING:
     import onnxruntime as ort
