@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from .. import graphs
 from ..graphs.contract import ARGMAX
-from .bound import Bound
 from .errors import ProviderError
+from .memory.bound import Bound
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from .buffer import Storage
     from .devices.device import Provider
+    from .memory.buffer import Storage
 
 
 def open_argmax(providers: list[Provider]) -> ort.InferenceSession:

@@ -23,8 +23,8 @@ from .generation_options import GenerationOptions
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_source
 from .inputs.processor import Idefics2Processor
+from .memory.prefix_cache import common_length
 from .outside.hosts import AllowUrls
-from .prefix_cache import common_length
 from .sample import Sample
 from .text.prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
 from .text.text_stream import TextStream

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .argmax import Argmax
-from .bound import Bound
-from .buffer import Storage
-from .cache import KeyValueCache
 from .engine import Engine, run
 from .errors import ProviderError
-from .host_output import HostOutput
+from .memory.bound import Bound
+from .memory.buffer import Storage
+from .memory.host import HostOutput
+from .memory.key_value_cache import KeyValueCache
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from ..graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from .argmax import open_argmax
-from .bound import Bound
-from .buffer import Buffer, Storage
-from .cache import KeyValueCache
 from .devices.device import CPU, CUDA, on_card
 from .devices.sessions import Sessions
 from .errors import ModelFolderError, PromptError, ProviderError
-from .feature_cache import FeatureCache, tile_digest
 from .folder import ModelFolder
-from .host_output import HostOutput
 from .images.padding import Tile
+from .memory.bound import Bound
+from .memory.buffer import Buffer, Storage
+from .memory.feature_cache import FeatureCache, tile_digest
+from .memory.host import HostOutput
+from .memory.key_value_cache import KeyValueCache
 from .parallel import in_parallel, wait_for
 from .positions import position_ids
 from .timings import Timings

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from .answer import Answer, Generation
 from .beam_search import BeamSearch
-from .cache import GROWTH, KeyValueCache
 from .decode_step import DecodeStep
 from .devices.machine import total_memory
 from .engine import Engine
 from .errors import PromptError
 from .generation_options import GenerationOptions
 from .inputs.processor import Idefics2Processor
+from .memory.key_value_cache import GROWTH, KeyValueCache
+from .memory.prefix_cache import PrefixCache, prompt_key
 from .prefill import read_prompts
-from .prefix_cache import PrefixCache, prompt_key
 from .prompt_lookup import draft
 from .sample import Sample
 from .sampling import log_softmax

@@ -19,7 +19,6 @@ from .devices.gpu_options import CardOptions
 from .devices.sessions import open_sessions
 from .engine import Engine
 from .errors import PromptError
-from .feature_cache import DEFAULT_IMAGE_CACHE
 from .folder import ModelFolder
 from .generation import Generator
 from .generation_options import GenerationOptions
@@ -27,8 +26,9 @@ from .host_files import HostFiles
 from .images.image_processor import flat_images
 from .inputs.arrays import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .inputs.request import Request, is_batch
+from .memory.feature_cache import DEFAULT_IMAGE_CACHE
+from .memory.prefix_cache import PrefixCache
 from .outside.hosts import AllowUrls
-from .prefix_cache import PrefixCache
 from .sample import Sample
 from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
 from .text.prompt import Message

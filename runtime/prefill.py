@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .buffer import Buffer
-from .cache import KeyValueCache
 from .engine import Engine
+from .memory.buffer import Buffer
+from .memory.key_value_cache import KeyValueCache
 from .sample import Sample
 from .timings import Timings
 

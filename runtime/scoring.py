@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .engine import Engine
 from .errors import PromptError
 from .inputs.arrays import array_of
+from .memory.prefix_cache import common_length
 from .prefill import read_prompts
-from .prefix_cache import common_length
 from .sample import Sample
 from .sampling import log_softmax
 from .timings import Timings

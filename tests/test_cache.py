@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from idefics2_onnx import Idefics2, ModelFolderError, PromptError
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
-from idefics2_onnx.runtime import cuda_runtime
-from idefics2_onnx.runtime.buffer import Storage
-from idefics2_onnx.runtime.cache import KeyValueCache
+from idefics2_onnx.runtime.memory import cuda_runtime
+from idefics2_onnx.runtime.memory.buffer import Storage
+from idefics2_onnx.runtime.memory.key_value_cache import KeyValueCache
 from made_up_cuda import MadeUpCuda
 from manifest_edits import listed
 from parity import Reference, photos
@@ -111,7 +111,7 @@ def test_bfloat16_is_rounded_to_the_nearest_even(model):
 
 def test_long_answers_grow_the_cache_and_change_nothing(model, reference, monkeypatch):
     ours, theirs = model("window"), reference("window")
-    monkeypatch.setattr("idefics2_onnx.runtime.cache.GROWTH", 3)
+    monkeypatch.setattr("idefics2_onnx.runtime.memory.key_value_cache.GROWTH", 3)
     monkeypatch.setattr("idefics2_onnx.runtime.generation.GROWTH", 3)
     inputs = theirs.inputs(["<image> a", "b"], [[photos()[0]], []], False)
     options = {"max_new_tokens": 60, "suppress_tokens": [2, 261]}

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from idefics2_onnx import Generation, Idefics2, ImageError, PromptError
-from idefics2_onnx.runtime.buffer import Buffer
+from idefics2_onnx.runtime.memory.buffer import Buffer
 from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from parity import photos
 from PIL import Image
@@ -296,7 +296,7 @@ def test_a_file_that_no_memory_holds_is_not_read(model, tmp_path):
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_an_interruption_while_the_cache_grows_loses_no_turn(after, model, letters, monkeypatch):
     ours = model("window")
-    monkeypatch.setattr("idefics2_onnx.runtime.cache.GROWTH", 50)
+    monkeypatch.setattr("idefics2_onnx.runtime.memory.key_value_cache.GROWTH", 50)
     chat, copy, calls = ours.chat(**letters), Buffer.copy, []
     chat.send("first")
     messages = chat.messages

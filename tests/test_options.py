@@ -343,7 +343,7 @@ def test_dropped_streams_are_freed_at_once(model):
     import gc
     import weakref
 
-    from idefics2_onnx.runtime.cache import KeyValueCache
+    from idefics2_onnx.runtime.memory.key_value_cache import KeyValueCache
 
     gc.collect()
     gc.disable()

@@ -8,8 +8,8 @@ from threading import Lock
 
 import numpy as np
 
+from ..images.padding import Tile
 from .buffer import Buffer
-from .images.padding import Tile
 
 DEFAULT_IMAGE_CACHE = 256 << 20
 """Bytes; an image of the 8B model in four tiles and a whole takes 2.6 MB in half precision."""

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .devices.libraries import cuda_major
-from .errors import ProviderError
+from ..devices.libraries import cuda_major
+from ..errors import ProviderError
 
 _ANY_DIRECTION = 4
 """cudaMemcpyDefault: CUDA knows host and device by their addresses."""

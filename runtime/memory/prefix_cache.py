@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from ..graphs.contract import ModelSizes
-from .cache import KeyValueCache
+from ...graphs.contract import ModelSizes
+from ..sample import Sample
 from .feature_cache import tile_digest
-from .sample import Sample
+from .key_value_cache import KeyValueCache
 
 Key = tuple[object, ...]
 """A prompt's tokens; an image's are told apart by the image."""

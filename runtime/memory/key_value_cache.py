@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graphs.contract import ModelSizes, key_value_names
+from ...graphs.contract import ModelSizes, key_value_names
 from .bound import Bound
 from .buffer import Buffer, Storage
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ProviderError
 from . import cuda_runtime
-from .errors import ProviderError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
