@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
-from ..runtime.positions import bucket_indices
+from ..runtime.engine.positions import bucket_indices
 from .checkpoint import IMAGE
 from .pictures import mark_classes
 from .tokenizer import demo_tokenizer

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .engine.timings import Timings
 from .generation_options import GenerationOptions
 from .inputs.processor import Idefics2Processor
 from .sampling import log_softmax
 from .text.text_stream import TextStream
-from .timings import Timings
 from .token_chooser import History
 
 FinishReason = Literal["stop", "length"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .answer import Generation
-from .engine import Engine
+from .engine.engine import Engine
 from .errors import ImageError, PromptError
 from .generation import Generator
 from .generation_options import GenerationOptions

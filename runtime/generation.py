@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from .answer import Answer, Generation
 from .beam_search import BeamSearch
-from .decode_step import DecodeStep
 from .devices.machine import total_memory
-from .engine import Engine
+from .engine.decode_step import DecodeStep
+from .engine.engine import Engine
+from .engine.prefill import read_prompts
+from .engine.timings import Timings
 from .errors import PromptError
 from .generation_options import GenerationOptions
 from .inputs.processor import Idefics2Processor
 from .memory.key_value_cache import GROWTH, KeyValueCache
 from .memory.prefix_cache import PrefixCache, prompt_key
-from .prefill import read_prompts
 from .prompt_lookup import draft
 from .sample import Sample
 from .sampling import log_softmax
 from .text.text_stream import TextStream
-from .timings import Timings
 from .token_chooser import History, TokenChooser
 
 

@@ -17,7 +17,7 @@ from .checks import is_one_of
 from .devices.device import Provider
 from .devices.gpu_options import CardOptions
 from .devices.sessions import open_sessions
-from .engine import Engine
+from .engine.engine import Engine
 from .errors import PromptError
 from .folder import ModelFolder
 from .generation import Generator

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.prefill import read_prompts
+from .engine.timings import Timings
 from .errors import PromptError
 from .inputs.arrays import array_of
 from .memory.prefix_cache import common_length
-from .prefill import read_prompts
 from .sample import Sample
 from .sampling import log_softmax
-from .timings import Timings
 
 IGNORED = -100
 """A label that does not count. Source: the reference's loss, ForCausalLMLoss."""

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .devices.sessions import open_sessions
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.prefill import embed_prompts
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
 from .host_files import HostFiles
-from .prefill import embed_prompts
 from .sample import Sample
 
 _NAMED = 5

@@ -76,7 +76,7 @@ def test_images_of_one_size_are_encoded_together_and_apart_alike(model, monkeypa
     ours.engine.features.clear()
     together = ours.engine.encode_images(tiles)
     ours.engine.features.clear()
-    monkeypatch.setattr("idefics2_onnx.runtime.engine.PATCHES_PER_CALL", 1)
+    monkeypatch.setattr("idefics2_onnx.runtime.engine.engine.PATCHES_PER_CALL", 1)
     apart = ours.engine.encode_images(tiles)
     for first, second in zip(together, apart, strict=True):
         assert np.abs(first.read() - second.read()).max() <= 1e-5

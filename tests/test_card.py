@@ -16,10 +16,11 @@ from idefics2_onnx import CardOptions, Idefics2, ModelFolderError, ProviderError
 from idefics2_onnx.cli import main
 from idefics2_onnx.export.argmax import argmax_graph
 from idefics2_onnx.graphs.contract import ARGMAX
-from idefics2_onnx.runtime import argmax, decode_step, doctor
+from idefics2_onnx.runtime import doctor
 from idefics2_onnx.runtime.devices import libraries, sessions, tensorrt
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, place
 from idefics2_onnx.runtime.devices.sessions import open_sessions
+from idefics2_onnx.runtime.engine.engine import argmax, decode_step
 from idefics2_onnx.runtime.folder import ModelFolder
 from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.memory.buffer import Storage

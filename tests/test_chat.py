@@ -153,7 +153,7 @@ def test_an_interruption_keeps_the_chat(model, letters, monkeypatch):
             raise KeyboardInterrupt
         return step(self, tokens)
 
-    from idefics2_onnx.runtime.decode_step import DecodeStep
+    from idefics2_onnx.runtime.engine.engine.decode_step import DecodeStep
 
     step = DecodeStep.__call__
     monkeypatch.setattr(DecodeStep, "__call__", interrupted)

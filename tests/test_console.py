@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from idefics2_onnx import Idefics2
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.console import Console
-from idefics2_onnx.runtime.decode_step import DecodeStep
-from idefics2_onnx.runtime.engine import run
+from idefics2_onnx.runtime.engine.engine.decode_step import DecodeStep
+from idefics2_onnx.runtime.engine.engine.engine import run
 
 CAT = str(Path("examples/cat.jpg").resolve())
 
@@ -153,7 +153,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(ours, monkeypatch):
 def test_ctrl_c_before_an_answer_keeps_the_pictures(ours, monkeypatch):
     screen = Screen(ours, max_new_tokens=3)
     screen.type(f"/image {CAT}")
-    for place in ("runtime.engine.Engine.encode_images", "runtime.images.image_processor.Idefics2ImageProcessor.tiles"):
+    for place in ("runtime.engine.engine.Engine.encode_images", "runtime.images.image_processor.Idefics2ImageProcessor.tiles"):
         with monkeypatch.context() as patch:
             patch.setattr(f"idefics2_onnx.{place}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             screen.type("What is it?")

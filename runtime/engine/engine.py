@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graphs.contract import GraphName, ModelSizes, Precision, graph_file
+from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
+from ..devices.device import CPU, CUDA, on_card
+from ..devices.sessions import Sessions
+from ..errors import ModelFolderError, PromptError, ProviderError
+from ..folder import ModelFolder
+from ..images.padding import Tile
+from ..memory.bound import Bound
+from ..memory.buffer import Buffer, Storage
+from ..memory.feature_cache import FeatureCache, tile_digest
+from ..memory.host import HostOutput
+from ..memory.key_value_cache import KeyValueCache
+from ..parallel import in_parallel, wait_for
 from .argmax import open_argmax
-from .devices.device import CPU, CUDA, on_card
-from .devices.sessions import Sessions
-from .errors import ModelFolderError, PromptError, ProviderError
-from .folder import ModelFolder
-from .images.padding import Tile
-from .memory.bound import Bound
-from .memory.buffer import Buffer, Storage
-from .memory.feature_cache import FeatureCache, tile_digest
-from .memory.host import HostOutput
-from .memory.key_value_cache import KeyValueCache
-from .parallel import in_parallel, wait_for
 from .positions import position_ids
 from .timings import Timings
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..memory.buffer import Buffer
+from ..memory.key_value_cache import KeyValueCache
+from ..sample import Sample
 from .engine import Engine
-from .memory.buffer import Buffer
-from .memory.key_value_cache import KeyValueCache
-from .sample import Sample
 from .timings import Timings
 
 TOKENS_PER_CALL = 512

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ProviderError
+from ..memory.bound import Bound
+from ..memory.buffer import Storage
+from ..memory.host import HostOutput
+from ..memory.key_value_cache import KeyValueCache
 from .argmax import Argmax
 from .engine import Engine, run
-from .errors import ProviderError
-from .memory.bound import Bound
-from .memory.buffer import Storage
-from .memory.host import HostOutput
-from .memory.key_value_cache import KeyValueCache
 
 if TYPE_CHECKING:
     import onnxruntime as ort

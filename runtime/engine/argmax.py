@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import graphs
-from ..graphs.contract import ARGMAX
-from .errors import ProviderError
-from .memory.bound import Bound
+from ... import graphs
+from ...graphs.contract import ARGMAX
+from ..errors import ProviderError
+from ..memory.bound import Bound
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from .devices.device import Provider
-    from .memory.buffer import Storage
+    from ..devices.device import Provider
+    from ..memory.buffer import Storage
 
 
 def open_argmax(providers: list[Provider]) -> ort.InferenceSession:
