@@ -530,7 +530,7 @@ def _choose_model(named: str | None) -> str | None:
 
 def options_of(chosen: tuple[str, ...]) -> dict[str, Any]:
     """Options of a generation."""
-    from .runtime.generation_options import GenerationOptions
+    from .runtime.sampling.generation_options import GenerationOptions
 
     options = pairs_of(chosen, GenerationOptions, "generation option")
     GenerationOptions.checked(options)  # before the model is opened, which takes a while

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine.timings import Timings
-from .generation_options import GenerationOptions
 from .inputs.processor import Idefics2Processor
-from .sampling import log_softmax
+from .sampling.generation_options import GenerationOptions
+from .sampling.scores import log_softmax
+from .sampling.token_chooser import History
 from .text.text_stream import TextStream
-from .token_chooser import History
 
 FinishReason = Literal["stop", "length"]
 

@@ -19,13 +19,13 @@ from .answer import Generation
 from .engine.engine import Engine
 from .errors import ImageError, PromptError
 from .generation import Generator
-from .generation_options import GenerationOptions
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_source
 from .inputs.processor import Idefics2Processor
 from .memory.prefix_cache import common_length
 from .outside.hosts import AllowUrls
 from .sample import Sample
+from .sampling.generation_options import GenerationOptions
 from .text.prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
 from .text.text_stream import TextStream
 from .token_stream import TokenStream

@@ -21,7 +21,6 @@ from .engine.engine import Engine
 from .errors import PromptError
 from .folder import ModelFolder
 from .generation import Generator
-from .generation_options import GenerationOptions
 from .host_files import HostFiles
 from .images.image_processor import flat_images
 from .inputs.arrays import INPUTS, samples_of, token_mask, tokens_of, with_answers
@@ -30,6 +29,7 @@ from .memory.feature_cache import DEFAULT_IMAGE_CACHE
 from .memory.prefix_cache import PrefixCache
 from .outside.hosts import AllowUrls
 from .sample import Sample
+from .sampling.generation_options import GenerationOptions
 from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
 from .text.prompt import Message
 from .text.text_stream import TextStream

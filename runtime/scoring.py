@@ -16,7 +16,7 @@ from .errors import PromptError
 from .inputs.arrays import array_of
 from .memory.prefix_cache import common_length
 from .sample import Sample
-from .sampling import log_softmax
+from .sampling.scores import log_softmax
 
 IGNORED = -100
 """A label that does not count. Source: the reference's loss, ForCausalLMLoss."""

@@ -20,9 +20,9 @@ from hostile_place import EXAMPLES, Attempt, Place
 from hostile_values import TEXTS, argument, damaged, edited_json
 from idefics2_onnx import Idefics2, Idefics2OnnxError
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime.generation_options import GenerationOptions
 from idefics2_onnx.runtime.images.options import ImageOptions
 from idefics2_onnx.runtime.outside import download
+from idefics2_onnx.runtime.sampling.scores.generation_options import GenerationOptions
 
 _PICTURE = (EXAMPLES / "shapes.png").read_bytes()
 _SOUND: dict[str, list[Any]] = {

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ...graphs.contract import ModelSizes
 from ..errors import PromptError
-from ..generation_options import GenerationOptions
 from ..images.padding import unpad_tiles
 from ..sample import Sample
+from ..sampling.generation_options import GenerationOptions
 
 INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "inputs_embeds", "image_features")
 """What the model takes in place of a prompt: the processor's dict, embeddings for its ids, features for its pixels."""

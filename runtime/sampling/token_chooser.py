@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from . import sampling
-from .errors import PromptError
+from ..errors import PromptError
+from . import scores as sampling
 from .generation_options import GenerationOptions
 
 

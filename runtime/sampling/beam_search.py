@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..text.text_stream import TextStream
 from .generation_options import GenerationOptions
-from .sampling import log_softmax
-from .text.text_stream import TextStream
+from .scores import log_softmax
 from .token_chooser import History, TokenChooser, nothing_left
 
 _NEVER = np.float32(-1e9)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from .checks import is_number, is_whole
-from .errors import PromptError
+from ..checks import is_number, is_whole
+from ..errors import PromptError
 
 _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (), "constraints": (), "dola_layers": (), "encoder_no_repeat_ngram_size": (0,),
