@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .graphs.errors import Idefics2OnnxError, ModelFolderError
-    from .runtime.answer import Generation
     from .runtime.devices.gpu_options import CardOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
+    from .runtime.generation.answer import Generation
     from .runtime.images.image_processor import Idefics2ImageProcessor
     from .runtime.inputs.processor import Idefics2Processor
     from .runtime.model import Idefics2
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CardOptions": "runtime.devices.gpu_options",
-    "Generation": "runtime.answer",
+    "Generation": "runtime.generation.answer",
     "Idefics2": "runtime.model",
     "Idefics2ImageProcessor": "runtime.images.image_processor",
     "Idefics2OnnxError": "graphs.errors",

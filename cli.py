@@ -26,7 +26,7 @@ from .runtime.parallel import is_work_left
 from .runtime.standard_streams import json_text
 
 if TYPE_CHECKING:
-    from .runtime.answer import Generation
+    from .runtime.generation.answer import Generation
     from .runtime.model import Idefics2
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"

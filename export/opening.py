@@ -16,7 +16,7 @@ from ..runtime.devices.device import CUDA, TENSORRT
 from ..runtime.devices.libraries import missing_libraries
 from ..runtime.errors import PromptError
 from ..runtime.folder import ModelFolder
-from ..runtime.host_files import HostFiles
+from ..runtime.generation.host_files import HostFiles
 from ..runtime.trial import NOT_HERE
 from .checkpoint import Checkpoint
 from .errors import CheckpointError

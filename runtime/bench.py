@@ -14,7 +14,7 @@ from PIL import Image
 
 from .engine.timings import Timings
 from .errors import ModelFolderError
-from .generation import Generator
+from .generation.generator import Generator
 from .model import Idefics2
 from .outside.requirement import install
 from .own_picture import SOFTWARE

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .answer import Generation
 from .engine.engine import Engine
 from .errors import ImageError, PromptError
-from .generation import Generator
+from .generation.answer import Generation
+from .generation.generator import Generator
+from .generation.token_stream import TokenStream
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_source
 from .inputs.processor import Idefics2Processor
@@ -28,7 +29,6 @@ from .sample import Sample
 from .sampling.generation_options import GenerationOptions
 from .text.prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
 from .text.text_stream import TextStream
-from .token_stream import TokenStream
 
 MAX_SAVED = 1 << 30
 """Bytes of a saved chat, pictures included."""

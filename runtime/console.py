@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .answer import Generation
 from .chat import Chat, saved_messages
 from .errors import Idefics2OnnxError, PromptError
+from .generation.answer import Generation
 from .images.source import open_image
 from .outside.download import as_typed
 

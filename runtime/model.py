@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Generation
 from .chat import Chat
 from .checks import is_one_of
 from .devices.device import Provider
@@ -20,8 +19,11 @@ from .devices.sessions import open_sessions
 from .engine.engine import Engine
 from .errors import PromptError
 from .folder import ModelFolder
-from .generation import Generator
-from .host_files import HostFiles
+from .generation.answer import Generation
+from .generation.generator import Generator
+from .generation.host_files import HostFiles
+from .generation.scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
+from .generation.token_stream import TokenStream
 from .images.image_processor import flat_images
 from .inputs.arrays import INPUTS, samples_of, token_mask, tokens_of, with_answers
 from .inputs.request import Request, is_batch
@@ -30,10 +32,8 @@ from .memory.prefix_cache import PrefixCache
 from .outside.hosts import AllowUrls
 from .sample import Sample
 from .sampling.generation_options import GenerationOptions
-from .scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
 from .text.prompt import Message
 from .text.text_stream import TextStream
-from .token_stream import TokenStream
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -12,7 +12,7 @@ from .engine.engine import Engine
 from .engine.prefill import embed_prompts
 from .errors import ModelFolderError, ProviderError
 from .folder import ModelFolder
-from .host_files import HostFiles
+from .generation.host_files import HostFiles
 from .sample import Sample
 
 _NAMED = 5

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine.engine import Engine
-from .engine.prefill import read_prompts
-from .engine.timings import Timings
-from .errors import PromptError
-from .inputs.arrays import array_of
-from .memory.prefix_cache import common_length
-from .sample import Sample
-from .sampling.scores import log_softmax
+from ..engine.engine import Engine
+from ..engine.prefill import read_prompts
+from ..engine.timings import Timings
+from ..errors import PromptError
+from ..inputs.arrays import array_of
+from ..memory.prefix_cache import common_length
+from ..sample import Sample
+from ..sampling.scores import log_softmax
 
 IGNORED = -100
 """A label that does not count. Source: the reference's loss, ForCausalLMLoss."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..graphs.contract import ModelSizes
-from .errors import ModelFolderError
-from .folder import find_json
-from .inputs.processor import Idefics2Processor
-from .outside.hosts import AllowUrls
-from .sampling.generation_options import GenerationOptions
-from .text.prompt import IMAGE
+from ...graphs.contract import ModelSizes
+from ..errors import ModelFolderError
+from ..folder import find_json
+from ..inputs.processor import Idefics2Processor
+from ..outside.hosts import AllowUrls
+from ..sampling.generation_options import GenerationOptions
+from ..text.prompt import IMAGE
 
 
 @dataclass(frozen=True)

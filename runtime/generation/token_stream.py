@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Pieces
 
+from ..inputs.processor import Idefics2Processor
 from .answer import Generation
-from .generation import Generator
-from .inputs.processor import Idefics2Processor
+from .generator import Generator
 
 OnEnd = Callable[[Generation], None]
 

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine.timings import Timings
-from .inputs.processor import Idefics2Processor
-from .sampling.generation_options import GenerationOptions
-from .sampling.scores import log_softmax
-from .sampling.token_chooser import History
-from .text.text_stream import TextStream
+from ..engine.timings import Timings
+from ..inputs.processor import Idefics2Processor
+from ..sampling.generation_options import GenerationOptions
+from ..sampling.scores import log_softmax
+from ..sampling.token_chooser import History
+from ..text.text_stream import TextStream
 
 FinishReason = Literal["stop", "length"]
 

@@ -9,23 +9,23 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..devices.machine import total_memory
+from ..engine.decode_step import DecodeStep
+from ..engine.engine import Engine
+from ..engine.prefill import read_prompts
+from ..engine.timings import Timings
+from ..errors import PromptError
+from ..inputs.processor import Idefics2Processor
+from ..memory.key_value_cache import GROWTH, KeyValueCache
+from ..memory.prefix_cache import PrefixCache, prompt_key
+from ..sample import Sample
+from ..sampling.beam_search import BeamSearch
+from ..sampling.generation_options import GenerationOptions
+from ..sampling.prompt_lookup import draft
+from ..sampling.scores import log_softmax
+from ..sampling.token_chooser import History, TokenChooser
+from ..text.text_stream import TextStream
 from .answer import Answer, Generation
-from .devices.machine import total_memory
-from .engine.decode_step import DecodeStep
-from .engine.engine import Engine
-from .engine.prefill import read_prompts
-from .engine.timings import Timings
-from .errors import PromptError
-from .inputs.processor import Idefics2Processor
-from .memory.key_value_cache import GROWTH, KeyValueCache
-from .memory.prefix_cache import PrefixCache, prompt_key
-from .sample import Sample
-from .sampling.beam_search import BeamSearch
-from .sampling.generation_options import GenerationOptions
-from .sampling.prompt_lookup import draft
-from .sampling.scores import log_softmax
-from .sampling.token_chooser import History, TokenChooser
-from .text.text_stream import TextStream
 
 
 class Generator:
