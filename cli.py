@@ -18,12 +18,12 @@ import click
 from . import __version__
 from .graphs.contract import FLAVOURS, MANIFEST, Manifest, data_file, graph_file
 from .graphs.errors import Idefics2OnnxError, ModelFolderError
-from .runtime import standard_streams
+from .runtime.commands import standard_streams
+from .runtime.commands.standard_streams import json_text
 from .runtime.devices.device import DEVICES, place
 from .runtime.errors import ProviderError
 from .runtime.outside.requirement import explain, install, requirements, unfit
 from .runtime.parallel import is_work_left
-from .runtime.standard_streams import json_text
 
 if TYPE_CHECKING:
     from .runtime.generation.answer import Generation
@@ -292,7 +292,7 @@ def chat(
         options["max_new_tokens"] = max_new_tokens
     if "-" in images:
         raise click.UsageError("stdin holds the conversation here, so no image can be read from it. Give the image's path.")
-    from .runtime.console import Console
+    from .runtime.commands.console import Console
 
     _limit_pixels(max_image_pixels)
     opened = _open(model, device, card)
@@ -332,7 +332,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure a model FOLDER here: images, prompts and answers of several sizes."""
-    from .runtime import bench as benches
+    from .runtime.commands import bench as benches
 
     pixels = [_size(text) for text in sizes or ("378x378", "980x735", "1600x1200")]
     if plot is not None:
@@ -385,10 +385,10 @@ def preview(
     as_json: bool,
 ) -> None:
     """Draw what the model sees of the IMAGEs: tiles, padding, tokens."""
+    from .runtime.commands.own_picture import mark
     from .runtime.folder import ModelFolder
     from .runtime.inputs import preview as previews
     from .runtime.inputs.processor import Idefics2Processor
-    from .runtime.own_picture import mark
 
     if not as_json and any(os.path.realpath(image) == os.path.realpath(output) for image in images):
         raise click.UsageError(f"{output} is one of the images and would be overwritten. Choose another with -o.")
@@ -451,8 +451,8 @@ def info(folder: str | None, as_json: bool) -> None:
 @_device_option
 def verify(folder: str | None, against: str | None, adapter: Path | None, device: str) -> None:
     """Check a model FOLDER: files, hashes, interfaces, finite outputs; and how it agrees with another MODEL if one is given."""
+    from .runtime.commands.check import check_folder
     from .runtime.folder import ModelFolder
-    from .runtime.self_check import check_folder
 
     if adapter and not against:
         raise click.UsageError("--adapter belongs to the checkpoint that --against names. Name one.")
@@ -485,7 +485,7 @@ def verify(folder: str | None, against: str | None, adapter: Path | None, device
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(folder: str | None, device: str | None, as_json: bool) -> None:
     """Say what is here, what works, and what to do about what does not."""
-    from .runtime.doctor import examine
+    from .runtime.commands.doctor import examine
 
     examination = examine(folder, device)
     if as_json:
@@ -634,7 +634,7 @@ def _picture(name: str) -> Any:
 
 
 def _check_output(output: Path, force: bool, option: str) -> None:
-    from .runtime.own_picture import may_replace
+    from .runtime.commands.own_picture import may_replace
 
     if not force and not may_replace(output):
         raise click.UsageError(

@@ -12,12 +12,12 @@ import psutil
 
 from ..graphs.contract import Manifest, ModelSizes, data_file
 from ..graphs.errors import ModelFolderError
+from ..runtime.commands.trial import NOT_HERE
 from ..runtime.devices.device import CUDA, TENSORRT
 from ..runtime.devices.libraries import missing_libraries
 from ..runtime.errors import PromptError
 from ..runtime.folder import ModelFolder
 from ..runtime.generation.host_files import HostFiles
-from ..runtime.trial import NOT_HERE
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
 

@@ -16,8 +16,8 @@ from hostile_place import EXAMPLES, Attempt, Place
 from hostile_values import NUMBERS, damaged, edited_json
 from idefics2_onnx import Idefics2, Idefics2Processor
 from idefics2_onnx.graphs.contract import GRAPHS, MANIFEST, OPERATORS
+from idefics2_onnx.runtime.commands.check import check_folder
 from idefics2_onnx.runtime.folder import DEMO, PROCESSOR_FILES, ModelFolder
-from idefics2_onnx.runtime.self_check import check_folder
 from onnx import GraphProto, TensorProto, helper
 
 PICTURE = EXAMPLES / "shapes.png"

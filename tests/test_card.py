@@ -16,7 +16,7 @@ from idefics2_onnx import CardOptions, Idefics2, ModelFolderError, ProviderError
 from idefics2_onnx.cli import main
 from idefics2_onnx.export.argmax import argmax_graph
 from idefics2_onnx.graphs.contract import ARGMAX
-from idefics2_onnx.runtime import doctor
+from idefics2_onnx.runtime.commands import doctor
 from idefics2_onnx.runtime.devices import libraries, sessions, tensorrt
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, place
 from idefics2_onnx.runtime.devices.sessions import open_sessions

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from idefics2_onnx import Idefics2, Idefics2OnnxError, Idefics2Processor, ModelFolderError
 from idefics2_onnx.graphs.contract import MANIFEST
+from idefics2_onnx.runtime.commands.check import check_folder
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
-from idefics2_onnx.runtime.self_check import check_folder
 from manifest_edits import listed
 
 

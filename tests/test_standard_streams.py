@@ -12,7 +12,7 @@ import pytest
 
 SAY = """
 import sys, idefics2_onnx.cli as cli, click
-from idefics2_onnx.runtime.standard_streams import json_text
+from idefics2_onnx.runtime.commands.standard_streams import json_text
 
 @cli.main.command()
 def say():

@@ -34,7 +34,7 @@ inputs = model.processor(text=["<image>Hi", "Ho"], images=[["examples/cat.jpg"],
 assert model.logits(inputs).shape[:2] == inputs["input_ids"].shape
 assert len(model.processor.batch_decode(model.generate(**inputs, max_new_tokens=2))) == 2
 from idefics2_onnx.runtime.folder import ModelFolder
-from idefics2_onnx.runtime.self_check import check_folder
+from idefics2_onnx.runtime.commands.check import check_folder
 assert len(list(check_folder(ModelFolder.open()))) == 6
 from idefics2_onnx import cli
 print("worked")

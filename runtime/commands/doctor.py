@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import __version__
-from ..graphs.contract import graph_file
-from .devices.device import CPU, CUDA, TENSORRT
-from .devices.libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
-from .devices.machine import BF16_UNITS, INT8_UNITS, Machine
-from .devices.sessions import open_sessions, placement
-from .engine.engine import Engine
-from .engine.prefill import embed_prompts
-from .errors import Idefics2OnnxError, ProviderError
-from .folder import ModelFolder
-from .outside.requirement import Requirement, install, requirements
-from .sample import Sample
+from ... import __version__
+from ...graphs.contract import graph_file
+from ..devices.device import CPU, CUDA, TENSORRT
+from ..devices.libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
+from ..devices.machine import BF16_UNITS, INT8_UNITS, Machine
+from ..devices.sessions import open_sessions, placement
+from ..engine.engine import Engine
+from ..engine.prefill import embed_prompts
+from ..errors import Idefics2OnnxError, ProviderError
+from ..folder import ModelFolder
+from ..outside.requirement import Requirement, install, requirements
+from ..sample import Sample
 
 Status = Literal["ok", "note", "wrong"]
 _TOLERANCE = 1e-2

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .engine.timings import Timings
-from .errors import ModelFolderError
-from .generation.generator import Generator
-from .model import Idefics2
-from .outside.requirement import install
+from ..engine.timings import Timings
+from ..errors import ModelFolderError
+from ..generation.generator import Generator
+from ..model import Idefics2
+from ..outside.requirement import install
+from ..sample import Sample
 from .own_picture import SOFTWARE
-from .sample import Sample
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .devices.sessions import open_sessions
-from .engine.engine import Engine
-from .engine.prefill import embed_prompts
-from .errors import ModelFolderError, ProviderError
-from .folder import ModelFolder
-from .generation.host_files import HostFiles
-from .sample import Sample
+from ..devices.sessions import open_sessions
+from ..engine.engine import Engine
+from ..engine.prefill import embed_prompts
+from ..errors import ModelFolderError, ProviderError
+from ..folder import ModelFolder
+from ..generation.host_files import HostFiles
+from ..sample import Sample
 
 _NAMED = 5
 

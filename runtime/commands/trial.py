@@ -1,6 +1,6 @@
 """Use a model folder as its user would, in a process that gives all memory back: open it, and ask about a picture.
 
-python -m idefics2_onnx.runtime.trial FOLDER DEVICE
+python -m idefics2_onnx.runtime.commands.trial FOLDER DEVICE
 
 The exit status is 0, or UNUSABLE with a sentence on the standard error, or NOT_HERE if the device is what does not work.
 """
@@ -11,9 +11,9 @@ import sys
 
 from PIL import Image
 
-from .errors import Idefics2OnnxError, ProviderError
-from .model import Idefics2
-from .text.prompt import IMAGE
+from ..errors import Idefics2OnnxError, ProviderError
+from ..model import Idefics2
+from ..text.prompt import IMAGE
 
 UNUSABLE, NOT_HERE = 3, 4
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .chat import Chat, saved_messages
-from .errors import Idefics2OnnxError, PromptError
-from .generation.answer import Generation
-from .images.source import open_image
-from .outside.download import as_typed
+from ..chat import Chat, saved_messages
+from ..errors import Idefics2OnnxError, PromptError
+from ..generation.answer import Generation
+from ..images.source import open_image
+from ..outside.download import as_typed
 
 HELP = """\
 /image PATH   show an image with your next message; several times for several
