@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from idefics2_onnx.demo.random_model import CHAT_TEMPLATE, byte_tokenizer
-from idefics2_onnx.export.architecture import model_sizes
+from idefics2_onnx.export.source.architecture import model_sizes
 from transformers import Idefics2Config
 
 DTYPES = {"fp32": (torch.float32, "F32"), "fp16": (torch.float16, "F16"), "bf16": (torch.bfloat16, "BF16")}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from idefics2_onnx.export import Quantisation, agreement, export_model, open_layered
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.layers import compare_layers
 
 WAYS: dict[str, Any] = {

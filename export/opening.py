@@ -18,8 +18,8 @@ from ..runtime.devices.libraries import missing_libraries
 from ..runtime.errors import PromptError
 from ..runtime.folder import ModelFolder
 from ..runtime.generation.host_files import HostFiles
-from .checkpoint import Checkpoint
 from .errors import CheckpointError
+from .source.checkpoint import Checkpoint
 
 _ACTIVATIONS = 1 << 30
 """Bytes that a short answer about one small picture takes beside the weights, with plenty of room."""
@@ -87,7 +87,7 @@ def _memory_needed(manifest: Manifest) -> int:
 
 def _problem(folder: Path, device: str) -> str:
     """Why a device does not run a folder, empty if it does; CheckpointError if that is the folder's fault."""
-    runtime = f"{__name__.removesuffix('.export.opening')}.runtime.trial"
+    runtime = f"{__name__.removesuffix('.export.opening')}.runtime.commands.trial"
     # -P: a file in the current folder must not be imported.
     run = subprocess.run([sys.executable, "-P", "-m", runtime, str(folder), device], capture_output=True, text=True)
     if run.returncode == 0:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
-from .architecture import choose_attention
 from .bundle import code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .calibration import CalibrationSet
-from .checkpoint import DEFAULT_CHECKPOINT
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
@@ -21,7 +19,9 @@ from .processor_files import write_processor_files
 from .processor_source import processor_source
 from .quantise import Quantisation, folder_bytes, quantise
 from .smoothing import factors_file, read_factors, smoothed, smoothing_factors, write_factors
-from .source_model import SourceModel
+from .source.architecture import choose_attention
+from .source.checkpoint import DEFAULT_CHECKPOINT
+from .source.source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
 from .verification.difference import Verification
 from .verification.verify import verify_in_subprocess

@@ -15,8 +15,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
-from .checkpoint import Checkpoint, read_json
 from .errors import CheckpointError, reason
+from .source.checkpoint import Checkpoint, read_json
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"

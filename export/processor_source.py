@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, Idefics2Config
 
-from .checkpoint import Checkpoint, read_json
 from .errors import CheckpointError, reason
 from .processor_files import END_OF_UTTERANCE, FAKE_IMAGE_TOKEN, IMAGE_TOKEN
+from .source.checkpoint import Checkpoint, read_json
 
 _GROUPS = {
     "processor": ("preprocessor_config.json", "processor_config.json"),

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import torch
 
 from ..graphs.contract import Dtype, GraphName, Manifest, Precision
-from .awq import AwqMatrix
-from .checkpoint import Stored
 from .errors import CheckpointError
 from .packing import Channels, Groups, Packing
-from .source_model import SourceModel
+from .source.awq import AwqMatrix
+from .source.checkpoint import Stored
+from .source.source_model import SourceModel
 from .trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]

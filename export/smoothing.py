@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from transformers import Idefics2Config
 
 from ..graphs.contract import GraphName
-from .awq import AwqMatrix
 from .calibration import CalibrationSet
-from .checkpoint import Changed, read_header
 from .errors import CheckpointError
 from .listener import Listener
 from .packing import Channels, Packing
 from .quantise import Quantisation
-from .source_model import SourceModel
-from .streamed import hidden_states, image_features, streamed_reference
+from .source.awq import AwqMatrix
+from .source.checkpoint import Changed, read_header
+from .source.source_model import SourceModel
+from .source.streamed import hidden_states, image_features, streamed_reference
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
 from ..runtime.parallel import in_parallel
-from .awq import AwqMatrix
 from .bundle import Workplace
-from .checkpoint import Stored
 from .direct_io import DirectWriter
 from .journal import Journal
 from .packing import Groups, Packing
-from .source_model import SourceModel
+from .source.awq import AwqMatrix
+from .source.checkpoint import Stored
+from .source.source_model import SourceModel
 from .trace import PackedWeight, TracedGraph, Weight
 
 BLOCK = 32 << 20

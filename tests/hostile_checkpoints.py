@@ -17,11 +17,11 @@ from hostile_values import NUMBERS, damaged, edited_json
 from hostile_words import odd_tokenizer
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
-from idefics2_onnx.export.architecture import choose_attention
 from idefics2_onnx.export.opening import check_files
 from idefics2_onnx.export.processor_files import write_processor_files
 from idefics2_onnx.export.processor_source import processor_source
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.architecture import choose_attention
+from idefics2_onnx.export.source.source_model import SourceModel
 from safetensors.numpy import save_file
 from small_models import SMALL_MODELS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Quantisation, export_model
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.attributes import attribute_faults
 from idefics2_onnx.export.verification.layers import compare_layers
 from idefics2_onnx.export.verification.verify import read_manifest

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from idefics2_onnx.demo.random_model import byte_tokenizer, write_checkpoint
 from idefics2_onnx.export import Quantisation, export_model
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.compare import compare
 from safetensors.torch import load_file, save_file
 from transformers import Idefics2Config

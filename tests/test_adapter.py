@@ -12,7 +12,7 @@ import torch
 from idefics2_onnx import Idefics2, Idefics2Processor
 from idefics2_onnx.export import Listener, export_model, verify_folder
 from idefics2_onnx.export.errors import CheckpointError
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.graphs.contract import MANIFEST
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -164,7 +164,7 @@ def pair(module=Q_PROJ, rank=2, inputs=64, outputs=64):
     ],
 )  # fmt: skip
 def test_options_that_are_refused(options, match, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("idefics2_onnx.export.adapter_patterns._SECONDS", 1 if "+!" in str(options) else 60)
+    monkeypatch.setattr("idefics2_onnx.export.source.adapter_patterns._SECONDS", 1 if "+!" in str(options) else 60)
     write(tmp_path / "adapter", pair(), **options)
     with pytest.raises(CheckpointError, match=match):
         SourceModel.open(checkpoint("plain"), adapter=tmp_path / "adapter")

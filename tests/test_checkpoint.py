@@ -13,10 +13,10 @@ import torch
 from checkpoint_edits import edit_json, refused
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model, pipeline
-from idefics2_onnx.export.checkpoint import Checkpoint
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.processor_files import write_processor_files
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.checkpoint import Checkpoint
+from idefics2_onnx.export.source.source_model import SourceModel
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS
 

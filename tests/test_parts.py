@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx
 import pytest
 import torch
-from idefics2_onnx.export.checkpoint import Part
-from idefics2_onnx.export.merged import Merged
 from idefics2_onnx.export.smoothing import Scaled
+from idefics2_onnx.export.source.checkpoint import Part
+from idefics2_onnx.export.source.merged import Merged
 from idefics2_onnx.graphs.vision import projection_blocks
 from torch import Tensor
 

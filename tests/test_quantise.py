@@ -14,7 +14,7 @@ from idefics2_onnx import Idefics2
 from idefics2_onnx.cli import main
 from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.errors import CheckpointError
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.verify import read_manifest
 from idefics2_onnx.export.verification.whole import compare_whole

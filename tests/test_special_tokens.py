@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from checkpoint_edits import edit_json
 from idefics2_onnx import Idefics2Processor
-from idefics2_onnx.export.checkpoint import Checkpoint
 from idefics2_onnx.export.processor_files import write_processor_files
+from idefics2_onnx.export.source.checkpoint import Checkpoint
 from small_models import SMALL_MODELS
 from transformers import AutoProcessor
 

@@ -13,7 +13,7 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Listener, Quantisation, agreement, export_model, open_layered, verify_folder
 from idefics2_onnx.export.errors import CheckpointError, ParityError
-from idefics2_onnx.export.source_model import SourceModel
+from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.attributes import attribute_faults
 from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.difference import MARGIN, Difference, Error, Verification

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..heap import set_heap
-from ..source_model import SourceModel
+from ..source.source_model import SourceModel
 from .compare import compare
 
 

@@ -19,7 +19,7 @@ from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverAtte
 from transformers.models.mistral.modeling_mistral import MistralAttention, MistralRMSNorm
 
 from ...graphs.contract import GraphName, Manifest
-from ..source_model import SourceModel
+from ..source.source_model import SourceModel
 from .cut import Cut, reader, whole_prompt
 from .graphs import load_graph, opened, run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..source_model import SourceModel
+from ..source.source_model import SourceModel
 from .attributes import attribute_faults
 from .difference import Verification
 from .layers import compare_layers

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...graphs.contract import GraphName
-from ..checkpoint import FileTensor
+from ..source.checkpoint import FileTensor
 from .graphs import load_graph, stored_tensors
 
 _LEVELS = 127

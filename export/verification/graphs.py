@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...graphs.contract import Dtype, GraphName, data_file, graph_file
-from ..checkpoint import FileTensor
+from ..source.checkpoint import FileTensor
 
 Array = NDArray[Any]
 _BLOCK = 1 << 23

@@ -19,7 +19,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from ...graphs.contract import GraphName, Manifest
 from ..heap import trim
-from ..source_model import SourceModel
+from ..source.source_model import SourceModel
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .difference import Difference
 from .example import Example, position_ids

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ..arithmetic import Arithmetic
 from ..quantise import Quantisation
 from ..smoothing import read_factors, smoothed
-from ..source_model import SourceModel
-from ..streamed import streamed_reference
+from ..source.arithmetic import Arithmetic
+from ..source.source_model import SourceModel
+from ..source.streamed import streamed_reference
 from .cut import roundings
 from .difference import Difference, Error
 from .folder_matrix import FolderMatrix, folder_matrices

@@ -11,7 +11,7 @@ import psutil
 
 from ...graphs.contract import MANIFEST, Manifest, data_file
 from ..errors import CheckpointError
-from ..source_model import SourceModel
+from ..source.source_model import SourceModel
 from .difference import Verification
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ..checkpoint import FileTensor, Stored
 from ..packing import Packing, ReadRows
 from ..quantise import Quantisation
-from ..source_model import PROJECTION, SourceModel
+from ..source.checkpoint import FileTensor, Stored
+from ..source.source_model import PROJECTION, SourceModel
 from ..trace import rotary_tables
 from ..weights import packed_parts
 from .folder_matrix import parameter_of

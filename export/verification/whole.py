@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest, key_value_names
-from ..source_model import SourceModel
+from ..source.source_model import SourceModel
 from .difference import Difference
 from .example import STEPS, Example, position_ids
 from .graphs import load_graph, opened_folder, run

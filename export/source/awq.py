@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .checkpoint import Checkpoint, Stored
-from .errors import CheckpointError
 
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbouring columns each 4-bit number of an int32 is, from the lowest on."""

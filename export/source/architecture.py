@@ -8,11 +8,11 @@ import torch
 from transformers import Idefics2Config
 from transformers.activations import ACT2FN
 
-from ..graphs.contract import AttentionFlavour, ModelSizes
-from ..graphs.operators import FUSED_HEAD_MULTIPLE
+from ...graphs.contract import AttentionFlavour, ModelSizes
+from ...graphs.operators import FUSED_HEAD_MULTIPLE
+from ..errors import CheckpointError, reason
+from ..trace import TORCH_DTYPES, fake_mode, fake_model
 from .checkpoint import Checkpoint, read_json
-from .errors import CheckpointError, reason
-from .trace import TORCH_DTYPES, fake_mode, fake_model
 
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 """Rope types whose angles depend on the position alone, and so fit one table."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from ..errors import CheckpointError
 from .adapter_config import AdapterConfig
 from .adapter_tensors import AdapterTensors, Found
 from .checkpoint import Checkpoint, Stored
-from .errors import CheckpointError
 from .merged import DoraColumns, DoraRows, Merged, RowsReplaced, Shifted
 
 TABLES = ("model.text_model.embed_tokens.weight", "lm_head.weight")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from transformers import Idefics2Config
 
-from ..graphs.contract import ModelSizes
-from ..graphs.vision import projection_blocks
+from ...graphs.contract import ModelSizes
+from ...graphs.vision import projection_blocks
+from ..errors import CheckpointError
 from .adapter import TABLES, merge_adapter
 from .architecture import load_config, match_tensors, model_sizes
 from .awq import unpack_awq
 from .base_model import open_with_adapter
 from .checkpoint import Checkpoint, Part, Stored
-from .errors import CheckpointError
 
 PROJECTION = "model.connector.modality_projection"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ..errors import CheckpointError
 from .checkpoint import ADAPTER_WEIGHTS, Stored, read_header
-from .errors import CheckpointError
 
 _PREFIX = "base_model.model."
 _PART = re.compile(

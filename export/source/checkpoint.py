@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..runtime.errors import ModelFolderError, first_line
-from ..runtime.outside.hub import HUB_ID, download
-from .direct_io import read_direct
-from .errors import CheckpointError
+from ...runtime.errors import ModelFolderError, first_line
+from ...runtime.outside.hub import HUB_ID, download
+from ..direct_io import read_direct
+from ..errors import CheckpointError
 
 DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"

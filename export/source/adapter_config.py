@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointError
 from .adapter_patterns import by_pattern
 from .checkpoint import ADAPTER_CONFIG, read_json
-from .errors import CheckpointError
 
 _PLAIN_STARTS = ("gaussian", "orthogonal", "eva", "mica")
 """init_lora_weights, besides true and false, that leave the base model's own weights alone."""

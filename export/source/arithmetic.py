@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..graphs.contract import Dtype
+from ...graphs.contract import Dtype
+from ..trace import TORCH_DTYPES, parameter_dtype
 from .checkpoint import Stored
-from .trace import TORCH_DTYPES, parameter_dtype
 
 
 class PackedMatrix(Stored, Protocol):

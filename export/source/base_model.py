@@ -6,10 +6,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import CheckpointError
 from .adapter_config import AdapterConfig
 from .adapter_tensors import weights_file
 from .checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
-from .errors import CheckpointError
 
 
 def open_with_adapter(
