@@ -6,7 +6,7 @@ from .errors import RequirementError
 try:
     from .listener import Listener
     from .pipeline import ExportReport, export_model
-    from .quantise import Quantisation
+    from .quantisation.quantise import Quantisation
     from .verification.agreement import Agreement, agreement, open_layered
     from .verification.difference import Verification
     from .verification.verify import verify_folder

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from .bundle import code_digest, file_entry, fingerprint, new_folder, write_manifest
-from .calibration import CalibrationSet
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
 from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
-from .quantise import Quantisation, folder_bytes, quantise
-from .smoothing import factors_file, read_factors, smoothed, smoothing_factors, write_factors
+from .quantisation.calibration import CalibrationSet
+from .quantisation.quantise import Quantisation, folder_bytes, quantise
+from .quantisation.smoothing import factors_file, read_factors, smoothed, smoothing_factors, write_factors
 from .source.architecture import choose_attention
 from .source.checkpoint import DEFAULT_CHECKPOINT
 from .source.source_model import SourceModel

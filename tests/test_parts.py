@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 import pytest
 import torch
-from idefics2_onnx.export.smoothing import Scaled
+from idefics2_onnx.export.quantisation.smoothing import Scaled
 from idefics2_onnx.export.source.checkpoint import Part
 from idefics2_onnx.export.source.merged import Merged
 from idefics2_onnx.graphs.vision import projection_blocks

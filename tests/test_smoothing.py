@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from idefics2_onnx.export import Quantisation, agreement, export_model, open_layered
-from idefics2_onnx.export.calibration import PROMPTS, CalibrationSet
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.listener import Listener
-from idefics2_onnx.export.smoothing import Scaled, smoothed, smoothing_factors
+from idefics2_onnx.export.quantisation.calibration import PROMPTS, CalibrationSet
+from idefics2_onnx.export.quantisation.smoothing import Scaled, smoothed, smoothing_factors
 from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.agreement import LayeredCheckpoint
 from idefics2_onnx.export.verification.layers import compare_layers

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...graphs.contract import MANIFEST, GraphName, Manifest, ModelSizes
 from ...runtime.folder import ModelFolder
-from ..calibration import CalibrationSet
 from ..errors import CheckpointError
+from ..quantisation.calibration import CalibrationSet
 from ..source.source_model import SourceModel
 from ..source.streamed import hidden_states, image_features, streamed_reference
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt

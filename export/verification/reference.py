@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ..quantise import Quantisation
-from ..smoothing import read_factors, smoothed
+from ..quantisation.quantise import Quantisation
+from ..quantisation.smoothing import read_factors, smoothed
 from ..source.arithmetic import Arithmetic
 from ..source.source_model import SourceModel
 from ..source.streamed import streamed_reference

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
 from ..packing import Packing, ReadRows
-from ..quantise import Quantisation
+from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
 from ..source.source_model import PROJECTION, SourceModel
 from ..trace import rotary_tables

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import onnx_ir as ir
 import torch
 
-from ..graphs.contract import Dtype, GraphName, Manifest, Precision
-from .errors import CheckpointError
-from .packing import Channels, Groups, Packing
-from .source.awq import AwqMatrix
-from .source.checkpoint import Stored
-from .source.source_model import SourceModel
-from .trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
+from ...graphs.contract import Dtype, GraphName, Manifest, Precision
+from ..errors import CheckpointError
+from ..packing import Channels, Groups, Packing
+from ..source.awq import AwqMatrix
+from ..source.checkpoint import Stored
+from ..source.source_model import SourceModel
+from ..trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]
 GROUP_SIZES = (16, 32, 64, 128, 256)

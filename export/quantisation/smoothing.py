@@ -19,16 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Idefics2Config
 
-from ..graphs.contract import GraphName
+from ...graphs.contract import GraphName
+from ..errors import CheckpointError
+from ..listener import Listener
+from ..packing import Channels, Packing
+from ..source.awq import AwqMatrix
+from ..source.checkpoint import Changed, read_header
+from ..source.source_model import SourceModel
+from ..source.streamed import hidden_states, image_features, streamed_reference
 from .calibration import CalibrationSet
-from .errors import CheckpointError
-from .listener import Listener
-from .packing import Channels, Packing
 from .quantise import Quantisation
-from .source.awq import AwqMatrix
-from .source.checkpoint import Changed, read_header
-from .source.source_model import SourceModel
-from .source.streamed import hidden_states, image_features, streamed_reference
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""

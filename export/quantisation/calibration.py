@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ..graphs.contract import ModelSizes
-from .errors import CheckpointError
+from ...graphs.contract import ModelSizes
+from ..errors import CheckpointError
 
 PROMPTS = "prompts.txt"
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
