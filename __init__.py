@@ -27,7 +27,7 @@ _HOMES = {
     "Idefics2": "runtime.model",
     "Idefics2ImageProcessor": "runtime.images.image_processor",
     "Idefics2OnnxError": "graphs.errors",
-    "Idefics2Processor": "runtime.inputs.arrays.processor",
+    "Idefics2Processor": "runtime.inputs.processor",
     "ImageError": "runtime.errors",
     "ModelFolderError": "graphs.errors",
     "PromptError": "runtime.errors",

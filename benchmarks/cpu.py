@@ -30,7 +30,7 @@ class Ours:
 
     def __init__(self, folder: str, device: str, session_options: Any = None) -> None:
         from idefics2_onnx import Idefics2
-        from idefics2_onnx.runtime.engine.engine.decode_step import DecodeStep
+        from idefics2_onnx.runtime.engine.decode_step import DecodeStep
 
         start = time.perf_counter()
         self.model = Idefics2.from_pretrained(folder, device, image_cache=0, session_options=session_options)

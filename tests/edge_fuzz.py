@@ -39,7 +39,7 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.runtime.devices.device import DEVICES
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.sampling.scores.generation_options import GenerationOptions
+from idefics2_onnx.runtime.sampling.generation_options import GenerationOptions
 from PIL import Image
 
 LIMIT = 60

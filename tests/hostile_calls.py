@@ -22,7 +22,7 @@ from idefics2_onnx import Idefics2, Idefics2OnnxError
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.images.options import ImageOptions
 from idefics2_onnx.runtime.outside import download
-from idefics2_onnx.runtime.sampling.scores.generation_options import GenerationOptions
+from idefics2_onnx.runtime.sampling.generation_options import GenerationOptions
 
 _PICTURE = (EXAMPLES / "shapes.png").read_bytes()
 _SOUND: dict[str, list[Any]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from idefics2_onnx import Idefics2
-from idefics2_onnx.runtime.engine.engine.argmax import Argmax, open_argmax
+from idefics2_onnx.runtime.engine.argmax import Argmax, open_argmax
 from idefics2_onnx.runtime.folder import DEMO
 from parity import photo
 

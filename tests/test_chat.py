@@ -153,7 +153,7 @@ def test_an_interruption_keeps_the_chat(model, letters, monkeypatch):
             raise KeyboardInterrupt
         return step(self, tokens)
 
-    from idefics2_onnx.runtime.engine.engine.decode_step import DecodeStep
+    from idefics2_onnx.runtime.engine.decode_step import DecodeStep
 
     step = DecodeStep.__call__
     monkeypatch.setattr(DecodeStep, "__call__", interrupted)
@@ -226,7 +226,7 @@ def test_what_the_caller_holds_is_the_callers(model, letters):
 
 
 def test_a_tag_that_the_model_writes_is_no_image(model, letters, monkeypatch):
-    from idefics2_onnx.runtime.generation.generator.answer import Answer
+    from idefics2_onnx.runtime.generation.answer import Answer
 
     chat = model("plain").chat(**letters)
     monkeypatch.setattr(Answer, "result", lambda self, *_: Generation("an <image>", [5], "stop", 1))
@@ -318,7 +318,7 @@ def test_an_interruption_while_the_cache_grows_loses_no_turn(after, model, lette
 
 @pytest.mark.parametrize("after", range(1, 12, 2))
 def test_an_interruption_of_prompt_lookup_leaves_no_others_keys(after, model, letters, monkeypatch):
-    from idefics2_onnx.runtime.generation.generator.answer import Answer
+    from idefics2_onnx.runtime.generation.answer import Answer
 
     ours, push, calls = model("plain"), Answer.push, []
     options = letters | {"max_new_tokens": 12, "repetition_penalty": 0.5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from idefics2_onnx.runtime.engine.engine.prefill import embed_prompts
+from idefics2_onnx.runtime.engine.prefill import embed_prompts
 from idefics2_onnx.runtime.images.padding import unpad_tiles
 from idefics2_onnx.runtime.sample import Sample
 from parity import assert_close, photos, tensors

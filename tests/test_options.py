@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from idefics2_onnx import ModelFolderError, PromptError
-from idefics2_onnx.runtime.sampling.scores.generation_options import GenerationOptions
+from idefics2_onnx.runtime.sampling.generation_options import GenerationOptions
 from parity import photos, tensors
 from small_models import SMALL_MODELS
 from transformers import GenerationConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from idefics2_onnx.runtime.engine.engine.positions import bucket_indices, position_ids, torch_arange
+from idefics2_onnx.runtime.engine.positions import bucket_indices, position_ids, torch_arange
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionEmbeddings
 
 

@@ -11,7 +11,7 @@ from idefics2_onnx import Idefics2, Idefics2ImageProcessor, Idefics2Processor
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.commands import bench as benches
 from idefics2_onnx.runtime.commands.own_picture import may_replace
-from idefics2_onnx.runtime.inputs.arrays.preview import _HATCH, draw, preview
+from idefics2_onnx.runtime.inputs.preview import _HATCH, draw, preview
 from parity import photo
 from PIL import Image
 

@@ -65,7 +65,7 @@ def test_logits_of_long_prompts_are_read_in_pieces(model, reference, monkeypatch
     inputs = theirs.inputs(TEXTS, IMAGES, True)
     expected = theirs.logits(inputs)
     for size in (7, 64):
-        monkeypatch.setattr("idefics2_onnx.runtime.engine.engine.prefill.TOKENS_PER_CALL", size)
+        monkeypatch.setattr("idefics2_onnx.runtime.engine.prefill.TOKENS_PER_CALL", size)
         found = ours.logits(inputs)
         mask = inputs["attention_mask"] == 1
         assert np.abs(found[mask] - expected[mask]).max() <= 1e-5

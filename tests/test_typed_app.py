@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from idefics2_onnx import Idefics2, ModelFolderError, PromptError, ProviderError
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime.engine.engine import engine
+from idefics2_onnx.runtime.engine import engine
 from typed_app import answers, later
 
 CAT = Path("examples/cat.jpg")
