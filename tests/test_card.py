@@ -20,7 +20,7 @@ from idefics2_onnx.runtime.commands import doctor
 from idefics2_onnx.runtime.devices import libraries, sessions, tensorrt
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, place
 from idefics2_onnx.runtime.devices.sessions import open_sessions
-from idefics2_onnx.runtime.engine.engine import argmax, decode_step
+from idefics2_onnx.runtime.engine import argmax, decode_step
 from idefics2_onnx.runtime.folder import ModelFolder
 from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.memory.buffer import Storage

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from idefics2_onnx.runtime.sampling import scores as sampling
 from idefics2_onnx.runtime.sampling.generation_options import GenerationOptions
-from idefics2_onnx.runtime.sampling.scores import scores as sampling
 from idefics2_onnx.runtime.sampling.token_chooser import History, TokenChooser
 from transformers.generation import logits_process as reference
 
