@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..runtime.images.geometry import Box, Size, tile_boxes
 from ..runtime.images.image_processor import Idefics2ImageProcessor
-from ..runtime.images.padding import Tile
+from ..runtime.sample import Tile
 from ..runtime.text.prompt import expand_images
 from .checkpoint import END_OF_UTTERANCE, IMAGE
 from .pictures import CHARACTERS, Mark

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import weakref
@@ -12,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from .engine.engine import Engine
-from .errors import ImageError, PromptError
+from .errors import PromptError
 from .generation.answer import Generation
 from .generation.generator import Generator
 from .generation.token_stream import TokenStream
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_source
+from .inputs.messages import as_json, copy_of, images_in, turn_with_images, with_images_read
 from .inputs.processor import Idefics2Processor
-from .memory.prefix_cache import common_length
-from .outside.hosts import AllowUrls
-from .sample import Sample
+from .sample import Sample, common_length
 from .sampling.generation_options import GenerationOptions
-from .text.prompt import IMAGE, TEXT_TYPES, TILES_OF_SPLIT_IMAGE, Message, check_image_count, images_in, user_turn, with_tags
+from .text.prompt import IMAGE, TILES_OF_SPLIT_IMAGE, Message
 from .text.text_stream import TextStream
 
 MAX_SAVED = 1 << 30
@@ -61,13 +56,13 @@ class Chat:
         if messages is not None and not (isinstance(messages, list) and all(isinstance(message, dict) for message in messages)):
             raise PromptError(f"messages is {messages!r:.60}. Give one conversation: a list of messages.")
         if messages:
-            self._messages = [_own(message, processor.image_processor.allow_urls) for message in messages]
+            self._messages = [with_images_read(message, processor.image_processor.allow_urls) for message in messages]
             self._ids(self._messages)
 
     @property
     def messages(self) -> list[Message]:
         """The conversation in the reference's format, images inside; a copy, but for the images."""
-        return [_copied(message) for message in self._messages]
+        return [copy_of(message) for message in self._messages]
 
     @property
     def cache_bytes(self) -> int:
@@ -97,7 +92,7 @@ class Chat:
             read_source(image, self._processor.image_processor.allow_urls)
             for image in ([] if images is None else flat_images(images))
         ]
-        messages = [*self._messages, *_user_turn(text, own)]
+        messages = [*self._messages, *turn_with_images(text, own)]
         sample = self._sample(messages)
         self._cache.tokens[0] = sample.reused
         self._cached_ids = self._cached_ids[: sample.reused]
@@ -135,7 +130,7 @@ class Chat:
             PromptError: the file cannot be written; one that was there stays as it was.
         """
         self._close()
-        text = json.dumps([_portable(message) for message in self._messages], ensure_ascii=False, indent=1)
+        text = json.dumps([as_json(message) for message in self._messages], ensure_ascii=False, indent=1)
         path = Path(path)
         if os.path.lexists(path) and not path.is_file():
             raise PromptError(f"The chat cannot be written to {path}, which is no file. Choose another file.")
@@ -235,61 +230,3 @@ def saved_messages(path: str | Path) -> list[Message]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise PromptError(f"{path} is not a list of messages. Give a file that a chat was saved to.")
     return messages
-
-
-def _user_turn(text: str, images: Sequence[Any]) -> list[Message]:
-    """A user's message with its images inside."""
-    check_image_count(with_tags(text, len(images)), len(images))
-    (message,) = user_turn(text, len(images))
-    own = iter(images)
-    items = [{"type": "image", "image": next(own)} if item["type"] == "image" else item for item in message["content"]]
-    return [message | {"content": items}]
-
-
-def _own(message: Message, allow_urls: AllowUrls) -> Message:
-    """A message of the caller's with its images read, so that neither files nor arrays nor lists may change behind it."""
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list):
-        return message
-    items: list[dict[str, Any]] = []
-    for item in content:
-        images = images_in([{"content": [item]}])
-        if images:
-            items.append({"type": "image", "image": read_source(images[0], allow_urls)})
-        elif isinstance(item, dict) and item.get("type") in TEXT_TYPES and isinstance(item.get("text"), str):
-            items.append({"type": "text", "text": item["text"]})
-        else:
-            raise PromptError(
-                f'A message holds {item!r:.60}. Give {{"type": "text", "text": …}} or {{"type": "image", "image": …}}.'
-            )
-    return message | {"content": items}
-
-
-def _copied(message: Message) -> Message:
-    """A message whose lists and dicts are its own."""
-    content = message.get("content")
-    return message | ({"content": [dict(item) for item in content]} if isinstance(content, list) else {})
-
-
-def _portable(message: Message) -> Message:
-    """A message as JSON takes it."""
-    content = message["content"]
-    if not isinstance(content, list):
-        return message
-    items = [item | {"image": _data_url(item["image"])} if item["type"] == "image" else item for item in content]
-    return message | {"content": items}
-
-
-def _data_url(image: bytes | Image.Image | NDArray[Any]) -> str:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ImageError(
-                f"An image array of the chat is {image.dtype} {list(image.shape)}, which no image file holds. "
-                "Give uint8 [height, width, 3], a Pillow image or a file."
-            )
-        image = Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        image = file.getvalue()
-    return f"data:image/*;base64,{base64.b64encode(image).decode()}"

@@ -19,13 +19,14 @@ from .devices.sessions import open_sessions
 from .engine.engine import Engine
 from .errors import PromptError
 from .folder import ModelFolder
-from .generation.answer import Generation
+from .generation.answer import Generation, with_answers
 from .generation.generator import Generator
 from .generation.host_files import HostFiles
-from .generation.scoring import Score, all_logits, answer_labels, check_labels, default_labels, score
+from .generation.scoring import Score, all_logits, score
 from .generation.token_stream import TokenStream
 from .images.image_processor import flat_images
-from .inputs.arrays import INPUTS, samples_of, token_mask, tokens_of, with_answers
+from .inputs.arrays import INPUTS, samples_of, token_mask, tokens_of
+from .inputs.labels import answer_labels, check_labels, default_labels
 from .inputs.request import Request, is_batch
 from .memory.feature_cache import DEFAULT_IMAGE_CACHE
 from .memory.prefix_cache import PrefixCache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from ..graphs.contract import ModelSizes
 from .errors import PromptError
+
+Tile = NDArray[np.floating[Any]]
+"""Values of one tile, unpadded: [3, height, width], float32, or float16 where the graph takes that."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +82,11 @@ def check_features(features: NDArray[Any], sizes: ModelSizes) -> None:
             f"Image features of one tile have the shape {list(features.shape)}. "
             f"This model's are {[sizes.image_seq_len, sizes.hidden_size]}: take them from its encode_images."
         )
+
+
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many items two sequences begin with in common."""
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    return next(i for i in range(length) if a[i] != b[i])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from idefics2_onnx import Idefics2ImageProcessor, ImageError
 from idefics2_onnx.runtime.images.source import ImageUrl, open_image
-from idefics2_onnx.runtime.text.prompt import images_in
+from idefics2_onnx.runtime.inputs.messages import images_in
 from PIL import Image
 
 Case = tuple[str, Callable[[], object]]

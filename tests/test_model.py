@@ -9,7 +9,8 @@ import pytest
 from idefics2_onnx import Idefics2, ImageError, ModelFolderError, PromptError
 from idefics2_onnx.runtime.engine.engine import Engine
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.inputs.arrays import samples_of, with_answers
+from idefics2_onnx.runtime.generation.answer import with_answers
+from idefics2_onnx.runtime.inputs.arrays import samples_of
 from parity import photo, photos
 
 CAT = "examples/cat.jpg"

@@ -18,13 +18,13 @@ from ..devices.device import CPU, CUDA, on_card
 from ..devices.sessions import Sessions
 from ..errors import ModelFolderError, PromptError, ProviderError
 from ..folder import ModelFolder
-from ..images.padding import Tile
 from ..memory.bound import Bound
 from ..memory.buffer import Buffer, Storage
 from ..memory.feature_cache import FeatureCache, tile_digest
 from ..memory.host import HostOutput
 from ..memory.key_value_cache import KeyValueCache
 from ..parallel import in_parallel, wait_for
+from ..sample import Tile
 from .argmax import open_argmax
 from .positions import position_ids
 from .timings import Timings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,3 +115,21 @@ class Answer:
             list(self.logprobs) if self._options.logprobs else None,
             list(self.top_logprobs) if self._options.top_logprobs else None,
         )
+
+
+def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
+    """Prompts as they came, each as often as it has answers, with the answers behind, int64 [answers, seq + longest answer].
+
+    Without ids, as for embeddings, the answers alone.
+    """
+    pad = options.pad_token_id or 0
+    # Beam search of the reference takes a padding token of 0 for none.
+    if options.eos_token_id and (options.pad_token_id is None or (options.num_beams > 1 and not pad)):
+        pad = options.eos_token_id[0]
+    new = np.full((len(answers), max(map(len, answers))), pad, np.int64)
+    for row, answer in enumerate(answers):
+        new[row, : len(answer)] = answer
+    if input_ids is None:
+        return new
+    prompts = np.repeat(np.asarray(input_ids, np.int64), len(answers) // len(input_ids), axis=0)
+    return np.concatenate([prompts, new], axis=1)

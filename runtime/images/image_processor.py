@@ -20,10 +20,11 @@ from ..errors import ImageError, ModelFolderError, PromptError
 from ..folder import find_json, processor_folder
 from ..outside.hosts import AllowUrls, Hosts
 from ..parallel import in_parallel
+from ..sample import Tile
 from .file import upright_rgb
 from .geometry import Box, Size, tile_boxes
 from .options import ImageOptions
-from .padding import Tile, pad_pixels
+from .padding import pad_pixels
 from .pixels import Picture, TilePixels, cut, picture_size, resize, to_picture, to_values, unresized
 from .source import ImageSource, open_image
 

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..parallel import in_parallel
+from ..sample import Tile
 from .pixels import MeanStd, TilePixels, to_values
-
-Tile = NDArray[np.floating[Any]]
-"""Values of one tile, unpadded: [3, height, width], float32, or float16 where the graph takes that."""
 
 
 def unpad_tiles(pixel_values: NDArray[Any], mask: NDArray[Any] | None) -> list[list[Tile]]:

@@ -13,7 +13,6 @@ from ...graphs.contract import ModelSizes
 from ..errors import PromptError
 from ..images.padding import unpad_tiles
 from ..sample import Sample
-from ..sampling.generation_options import GenerationOptions
 
 INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "inputs_embeds", "image_features")
 """What the model takes in place of a prompt: the processor's dict, embeddings for its ids, features for its pixels."""
@@ -105,24 +104,6 @@ def check_finite(values: NDArray[Any], name: str) -> None:
     if not real or not np.isfinite(values).all():
         found = "numbers that are not finite" if real else f"the dtype {values.dtype}"
         raise PromptError(f"{name} has {found}. Give finite floats.")
-
-
-def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
-    """Prompts as they came, each as often as it has answers, with the answers behind, int64 [answers, seq + longest answer].
-
-    Without ids, as for embeddings, the answers alone.
-    """
-    pad = options.pad_token_id or 0
-    # Beam search of the reference takes a padding token of 0 for none.
-    if options.eos_token_id and (options.pad_token_id is None or (options.num_beams > 1 and not pad)):
-        pad = options.eos_token_id[0]
-    new = np.full((len(answers), max(map(len, answers))), pad, np.int64)
-    for row, answer in enumerate(answers):
-        new[row, : len(answer)] = answer
-    if input_ids is None:
-        return new
-    prompts = np.repeat(np.asarray(input_ids, np.int64), len(answers) // len(input_ids), axis=0)
-    return np.concatenate([prompts, new], axis=1)
 
 
 def _unpadded(pixels: NDArray[Any], mask: Any, prompts: int) -> list[list[NDArray[Any]]]:

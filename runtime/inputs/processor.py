@@ -19,7 +19,7 @@ from ..images.image_processor import Idefics2ImageProcessor, nested
 from ..images.source import ImageSource
 from ..outside.hosts import AllowUrls
 from ..text.chat_template import ChatTemplate, load_chat_template
-from ..text.prompt import IMAGE, Message, check_image_count, check_text, expand_images, images_in, user_turn, with_tags
+from ..text.prompt import IMAGE, Message, check_image_count, check_text, expand_images, user_turn, with_tags
 from ..text.tokenizer import (
     Padding,
     Side,
@@ -35,6 +35,7 @@ from ..text.tokenizer import (
 )
 from .arrays import Inputs
 from .call_options import image_options_among
+from .messages import images_in
 
 MAX_PADDED = 1 << 26
 """Tokens of padded prompts together: two arrays of 512 MiB."""

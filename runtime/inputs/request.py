@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import PromptError
 from ..sample import Sample
-from ..text.prompt import TILES_OF_SPLIT_IMAGE, images_in
+from ..text.prompt import TILES_OF_SPLIT_IMAGE
 from .arrays import array_of, check_finite
+from .messages import images_in
 from .processor import Idefics2Processor, share_images
 
 

@@ -8,7 +8,7 @@ from threading import Lock
 
 import numpy as np
 
-from ..images.padding import Tile
+from ..sample import Tile
 from .buffer import Buffer
 
 DEFAULT_IMAGE_CACHE = 256 << 20

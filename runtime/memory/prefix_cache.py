@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from ...graphs.contract import ModelSizes
-from ..sample import Sample
+from ..sample import Sample, common_length
 from .feature_cache import tile_digest
 from .key_value_cache import KeyValueCache
 
@@ -88,11 +87,3 @@ def _whole_images(key: Key, length: int) -> int:
     while isinstance(key[length], tuple) and key[length][1]:  # type: ignore[index]
         length -= 1
     return length
-
-
-def common_length(a: Sequence[object], b: Sequence[object]) -> int:
-    """How many items two sequences begin with in common."""
-    length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length
-    return next(i for i in range(length) if a[i] != b[i])

@@ -6,11 +6,9 @@ Source of the expansion: transformers 5.23, Idefics2Processor.__call__.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import PromptError
-from ..images.source import ImageUrl
 
 IMAGE, FAKE_IMAGE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 TILES_OF_SPLIT_IMAGE = 5
@@ -48,28 +46,6 @@ def user_turn(text: str, num_images: int) -> list[Message]:
         if part:
             content.append({"type": "text", "text": part})
     return [{"role": "user", "content": content or [{"type": "text", "text": ""}]}]
-
-
-def images_in(messages: list[Message]) -> list[Any]:
-    """The images that lie inside the messages, in order.
-
-    An address (`url`, and what OpenAI's items have as `image_url`) becomes an ImageUrl, which no file is read for.
-    """
-    found: list[Any] = []
-    for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
-        for item in content if isinstance(content, list) else []:
-            if isinstance(item, dict) and item.get("type") == "image":
-                key = next((key for key in ("image", "url", "path", "base64") if item.get(key) is not None), None)
-                if key == "url" and isinstance(item[key], str | Path):
-                    found.append(ImageUrl(item[key]))
-                elif key is not None:
-                    bare = key == "base64" and not str(item[key]).startswith("data:")
-                    found.append(f"data:image/*;base64,{item[key]}" if bare else item[key])
-            elif isinstance(item, dict) and item.get("type") in IMAGE_URL_ITEMS:
-                url = item.get("image_url")
-                found.append(ImageUrl(url.get("url") if isinstance(url, dict) else url))
-    return found
 
 
 def check_messages(messages: list[Message]) -> None:
