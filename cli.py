@@ -22,6 +22,7 @@ from .runtime.commands import standard_streams
 from .runtime.commands.standard_streams import json_text
 from .runtime.devices.device import DEVICES, place
 from .runtime.errors import ProviderError
+from .runtime.image_tokens import tiles_per_image
 from .runtime.outside.requirement import explain, install, requirements, unfit
 from .runtime.parallel import is_work_left
 
@@ -669,7 +670,7 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         },
         "prompt": {
             "tokens_per_image": model.image_seq_len,
-            "tokens_per_split_image": 5 * model.image_seq_len,
+            "tokens_per_split_image": tiles_per_image(split=True) * model.image_seq_len,
             "cache_bytes_per_token": per_token * (4 if manifest.dtype == "fp32" else 2),
         },
         "tools": manifest.tools,

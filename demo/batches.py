@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..runtime.image_tokens import END_OF_UTTERANCE, IMAGE
 from ..runtime.images.geometry import Box, Size, tile_boxes
 from ..runtime.images.image_processor import Idefics2ImageProcessor
 from ..runtime.sample import Tile
 from ..runtime.text.prompt import expand_images
-from .checkpoint import END_OF_UTTERANCE, IMAGE
 from .pictures import CHARACTERS, Mark
 from .tasks import TASKS, Case, Set, case
 from .tokenizer import demo_tokenizer

@@ -8,7 +8,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-FAKE_IMAGE, IMAGE, END_OF_UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
+from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{message['role'].capitalize()}}"
     "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"

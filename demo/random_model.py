@@ -9,7 +9,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
-from .checkpoint import CHAT_TEMPLATE, END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, set_generation_config, write_processor_files
+from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
+from .checkpoint import CHAT_TEMPLATE, set_generation_config, write_processor_files
 
 
 def byte_tokenizer() -> Tokenizer:

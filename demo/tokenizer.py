@@ -6,7 +6,7 @@ from functools import cache
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from .checkpoint import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
+from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 from .tasks import TASKS, case
 from .texts import ITEMS
 

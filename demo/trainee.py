@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
 from ..runtime.engine.positions import bucket_indices
-from .checkpoint import IMAGE
+from ..runtime.image_tokens import IMAGE
 from .pictures import mark_classes
 from .tokenizer import demo_tokenizer
 

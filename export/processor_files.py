@@ -15,15 +15,12 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
+from ..runtime.folder import PROCESSOR_FILES
+from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, SPECIAL_TOKENS
 from .errors import CheckpointError, reason
 from .source.checkpoint import Checkpoint, read_json
 
-_SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
-FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
-_COPIED = (
-    "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
+_WRITTEN = ("tokenizer.json", "tokenizer_config.json")
 
 
 def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder: Path) -> None:
@@ -41,7 +38,7 @@ def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder
             f"{name}'s processor gives an image {image_seq_len} tokens, but its perceiver has {latents} latents. "
             "Set image_seq_len in processor_config.json to the number of latents."
         )
-    for copied in _COPIED:
+    for copied in (name for name in PROCESSOR_FILES if name not in _WRITTEN):
         if (source / copied).is_file():
             shutil.copyfile(source / copied, folder / copied)
     try:
@@ -64,15 +61,15 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
     tokenizer.no_padding()
     tokenizer.no_truncation()
     vocab_size = config.text_config.vocab_size
-    for token in (FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE):
+    for token in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
         # The reference's processor makes these special, and adds those that are missing even past the end of the embedding
         # table; we do not.
         if tokenizer.token_to_id(token) is not None or tokenizer.get_vocab_size() < vocab_size:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-    image_token = tokenizer.token_to_id(IMAGE_TOKEN)
+    image_token = tokenizer.token_to_id(IMAGE)
     if image_token != config.image_token_id:
         raise CheckpointError(
-            f"{checkpoint.source}'s tokenizer has {IMAGE_TOKEN} at {image_token}, but config.json's image_token_id is "
+            f"{checkpoint.source}'s tokenizer has {IMAGE} at {image_token}, but config.json's image_token_id is "
             f"{config.image_token_id}. Use the tokenizer and the config of one model."
         )
     content = json.loads(tokenizer.to_str())
@@ -83,7 +80,7 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
         token["special"] = token["special"] or whole != text
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     # What the reference takes from defaults and older files is written down, so that no other host has to know them.
-    resolved = {name: str(value) for name in _SPECIALS if (value := getattr(wrapper, name, None)) is not None}
+    resolved = {name: str(value) for name in SPECIAL_TOKENS if (value := getattr(wrapper, name, None)) is not None}
     resolved |= {"padding_side": wrapper.padding_side, "truncation_side": wrapper.truncation_side}
     options = _object(checkpoint.folder / "tokenizer_config.json") | resolved
     (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, Idefics2Config
 
+from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 from .errors import CheckpointError, reason
-from .processor_files import END_OF_UTTERANCE, FAKE_IMAGE_TOKEN, IMAGE_TOKEN
 from .source.checkpoint import Checkpoint, read_json
 
 _GROUPS = {
@@ -90,7 +90,7 @@ def _set_template(path: Path, template: Any) -> None:
 def _check_vocabulary(checkpoint: Checkpoint, config: Idefics2Config, adapter: Path) -> None:
     """Tokens beyond the tables have no numbers; those that the base model's tokenizer has, too, are nobody's."""
     size = config.text_config.vocab_size
-    beyond = _beyond(adapter, size) - {FAKE_IMAGE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE}
+    beyond = _beyond(adapter, size) - {FAKE_IMAGE, IMAGE, END_OF_UTTERANCE}
     if beyond and (beyond := beyond - _beyond(checkpoint.folder, size)):
         raise CheckpointError(
             f"{adapter}'s tokenizer has {len(beyond)} tokens beyond the model's vocabulary of {size}, such as "

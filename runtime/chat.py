@@ -9,20 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .engine.engine import Engine
 from .errors import PromptError
 from .generation.answer import Generation
 from .generation.generator import Generator
 from .generation.token_stream import TokenStream
+from .image_tokens import IMAGE, image_places, tiles_per_image, whole_images
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_source
 from .inputs.messages import as_json, copy_of, images_in, turn_with_images, with_images_read
 from .inputs.processor import Idefics2Processor
 from .sample import Sample, common_length
 from .sampling.generation_options import GenerationOptions
-from .text.prompt import IMAGE, TILES_OF_SPLIT_IMAGE, Message
+from .text.prompt import Message
 from .text.text_stream import TextStream
 
 MAX_SAVED = 1 << 30
@@ -179,7 +178,7 @@ class Chat:
         options = self._processor.image_processor.options
         if options != self._cached_options:  # the same images are others now
             self._cached_options, self._cached_images = options, []
-        per_image = self._processor.image_seq_len * (TILES_OF_SPLIT_IMAGE if options.do_image_splitting else 1)
+        per_image = self._processor.image_seq_len * tiles_per_image(options.do_image_splitting)
         reused, known = self._reusable(ids, images, per_image)
         # Images are changed to pixels only here, and only those that are new.
         tiles = self._processor.image_processor.tiles(images[known:], options, True, self._engine.pixel_type)
@@ -187,8 +186,7 @@ class Chat:
 
     def _reusable(self, ids: Sequence[int], images: Sequence[Any], per_image: int) -> tuple[int, int]:
         """How many tokens of the cache serve this conversation, whole images only, and how many images those are."""
-        image_token = self._engine.sizes.image_token_id
-        places = np.flatnonzero(np.array(ids) == image_token)
+        places = image_places(ids, self._engine.sizes)
         # The last token is read again, for its logits.
         reused = common_length(self._cached_ids, ids[:-1])
         same = 0
@@ -196,10 +194,7 @@ class Chat:
             same += 1
         if same < len(images):
             reused = min(reused, int(places[same * per_image]))
-        known = int((places < reused).sum()) // per_image
-        if (places < reused).sum() % per_image:
-            reused = int(places[known * per_image])
-        return reused, known
+        return whole_images(places, per_image, reused)
 
     def _end(self, messages: list[Message], generator: Generator, answer: Generation) -> None:
         """Remember what the cache holds, and the turn if it has an answer."""

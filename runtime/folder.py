@@ -48,7 +48,7 @@ class ModelFolder:
             if not HUB_ID.fullmatch(str(source)) or os.path.exists(path):  # noqa: PTH110
                 raise ModelFolderError(f"{source!s:.200} is not a folder. Give a model folder made by `idefics2-onnx export`.")
             path = _download(str(source), revision)
-        folder = cls(path, _manifest(path))
+        folder = cls(path, read_manifest(path))
         folder.check(HASHED_UP_TO)
         return folder
 
@@ -125,7 +125,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a folder whose other files are not looked at; ModelFolderError if there is none or it is damaged."""
     if not (path / MANIFEST).is_file():
         hint = "a checkpoint: export it first" if (path / "config.json").exists() else "no model folder"
         raise ModelFolderError(f"{path} has no {MANIFEST}, so it is {hint}. Make a model folder with `idefics2-onnx export`.")
@@ -146,7 +147,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
     folder = download(hub_id, revision, [MANIFEST], [[MANIFEST]])
     if not (folder / MANIFEST).is_file():
         raise ModelFolderError(f"{hub_id} on the hub has no {MANIFEST}, so it is no model folder. Export it first.")
-    names = list(_manifest(folder).files)
+    names = list(read_manifest(folder).files)
     return download(hub_id, folder.name, names, [[name] for name in names])
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..graphs.contract import ModelSizes
 from .errors import PromptError
+from .image_tokens import count_tiles
 
 Tile = NDArray[np.floating[Any]]
 """Values of one tile, unpadded: [3, height, width], float32, or float16 where the graph takes that."""
@@ -35,7 +36,7 @@ class Sample:
 
     def after(self, reused: int, sizes: ModelSizes) -> Sample:
         """This sample when its first tokens, whole images only, are in the cache."""
-        passed = self.ids[self.reused : reused].count(sizes.image_token_id) // sizes.image_seq_len
+        passed = count_tiles(self.ids[self.reused : reused], sizes)
         return replace(self, tiles=self.tiles[passed:], reused=reused)
 
     def check(self, sizes: ModelSizes, max_new_tokens: int) -> None:

@@ -15,9 +15,9 @@ from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.attributes import attribute_faults
 from idefics2_onnx.export.verification.layers import compare_layers
-from idefics2_onnx.export.verification.verify import read_manifest
 from idefics2_onnx.export.verification.weights import WeightsCheck
 from idefics2_onnx.export.verification.whole import compare_whole
+from idefics2_onnx.runtime.folder import read_manifest
 from planted_faults import FAULTS, planted
 from small_models import SMALL_MODELS
 

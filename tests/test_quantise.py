@@ -16,9 +16,9 @@ from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.compare import compare
-from idefics2_onnx.export.verification.verify import read_manifest
 from idefics2_onnx.export.verification.whole import compare_whole
 from idefics2_onnx.graphs.contract import GRAPHS, MANIFEST
+from idefics2_onnx.runtime.folder import read_manifest
 from parity import photos
 
 NAMES = ("plain", "window", "wide_heads", "odd_heads", "bf16_checkpoint", "fp16_checkpoint")

@@ -18,8 +18,8 @@ from idefics2_onnx.export.verification.attributes import attribute_faults
 from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.difference import MARGIN, Difference, Error, Verification
 from idefics2_onnx.export.verification.layers import compare_layers
-from idefics2_onnx.export.verification.verify import read_manifest
 from idefics2_onnx.export.verification.weights import WeightsCheck
+from idefics2_onnx.runtime.folder import read_manifest
 from planted_faults import FAULTS, planted
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS

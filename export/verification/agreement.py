@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import MANIFEST, GraphName, Manifest, ModelSizes
-from ...runtime.folder import ModelFolder
+from ...runtime.folder import ModelFolder, read_manifest
 from ..errors import CheckpointError
 from ..quantisation.calibration import CalibrationSet
 from ..source.source_model import SourceModel
 from ..source.streamed import hidden_states, image_features, streamed_reference
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .example import position_ids
-from .verify import read_manifest
 
 
 @dataclass(frozen=True)

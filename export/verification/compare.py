@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...runtime.folder import read_manifest
 from ..source.source_model import SourceModel
 from .attributes import attribute_faults
 from .difference import Verification
 from .layers import compare_layers
-from .verify import read_manifest
 from .weights import WeightsCheck
 from .whole import compare_whole
 

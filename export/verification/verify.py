@@ -9,15 +9,11 @@ from pathlib import Path
 
 import psutil
 
-from ...graphs.contract import MANIFEST, Manifest, data_file
+from ...graphs.contract import Manifest, data_file
+from ...runtime.folder import read_manifest
 from ..errors import CheckpointError
 from ..source.source_model import SourceModel
 from .difference import Verification
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder that the exporter has just written or that a user names."""
-    return Manifest.from_dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def verify_folder(

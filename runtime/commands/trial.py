@@ -12,8 +12,8 @@ import sys
 from PIL import Image
 
 from ..errors import Idefics2OnnxError, ProviderError
+from ..image_tokens import IMAGE
 from ..model import Idefics2
-from ..text.prompt import IMAGE
 
 UNUSABLE, NOT_HERE = 3, 4
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..image_tokens import image_places
 from ..memory.buffer import Buffer
 from ..memory.key_value_cache import KeyValueCache
 from ..sample import Sample
@@ -99,8 +100,8 @@ def embed_prompts(engine: Engine, samples: Sequence[Sample], features: Sequence[
     for row, sample in enumerate(samples):
         piece = np.array(sample.ids[begin:end], np.int64)
         ids[row, : len(piece)] = piece
-        read = sample.ids[sample.reused : begin].count(engine.sizes.image_token_id)
-        places = np.flatnonzero(piece == engine.sizes.image_token_id)
+        read = len(image_places(sample.ids[sample.reused : begin], engine.sizes))
+        places = image_places(piece, engine.sizes)
         rows[row, places] = tile * engine.sizes.image_seq_len + read + np.arange(len(places))
         used += len(places)
         tile += len(sample.tiles)

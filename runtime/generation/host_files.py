@@ -8,10 +8,10 @@ from pathlib import Path
 from ...graphs.contract import ModelSizes
 from ..errors import ModelFolderError
 from ..folder import find_json
+from ..image_tokens import IMAGE
 from ..inputs.processor import Idefics2Processor
 from ..outside.hosts import AllowUrls
 from ..sampling.generation_options import GenerationOptions
-from ..text.prompt import IMAGE
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...graphs.contract import ModelSizes
 from ..errors import PromptError
+from ..image_tokens import count_tiles
 from ..images.padding import unpad_tiles
 from ..sample import Sample
 
@@ -122,7 +123,7 @@ def _unpadded(pixels: NDArray[Any], mask: Any, prompts: int) -> list[list[NDArra
 def _shared_features(ids: list[list[int]], features: NDArray[Any], sizes: ModelSizes) -> list[list[NDArray[np.float32]]]:
     """Features of all prompts' tiles in order, [tiles, image_seq_len, hidden], shared out by the prompts' image tokens."""
     check_finite(features, "image_features")
-    ends = list(accumulate((row.count(sizes.image_token_id) // sizes.image_seq_len for row in ids), initial=0))
+    ends = list(accumulate((count_tiles(row, sizes) for row in ids), initial=0))
     if features.ndim != 3 or len(features) != ends[-1]:
         raise PromptError(
             f"image_features have the shape {list(features.shape)}, and the prompts' image tokens stand for {ends[-1]} tiles. "

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..image_tokens import tokens_with_fakes
 from ..images.file import upright_rgb
 from ..images.geometry import Box, Size, tile_boxes
 from ..images.source import ImageSource, open_image
@@ -89,8 +90,8 @@ def preview(processor: Idefics2Processor, sources: Sequence[ImageSource], **imag
         boxes = tile_boxes(Size(height, width), split)
         places = PLACES if split else PLACES[-1:]
         tiles = [TilePreview(p, box, next(sizes), processor.image_seq_len) for p, box in zip(places, boxes, strict=True)]
-        # A fake token before each tile and one behind the last.
-        found.append(ImagePreview(Size(height, width), tiles, len(tiles) * (processor.image_seq_len + 1) + 1))
+        tokens = tokens_with_fakes(len(tiles), processor.image_seq_len)
+        found.append(ImagePreview(Size(height, width), tiles, tokens))
     return Preview(found, Size(*mask.shape[1:]), pixels.astype(np.uint8), mask)
 
 

@@ -15,11 +15,12 @@ from tokenizers import Tokenizer
 from ..checks import flag, is_one_of, is_plain, is_whole, whole
 from ..errors import ModelFolderError, PromptError
 from ..folder import find_json, processor_folder
+from ..image_tokens import IMAGE, SPECIAL_TOKENS
 from ..images.image_processor import Idefics2ImageProcessor, nested
 from ..images.source import ImageSource
 from ..outside.hosts import AllowUrls
 from ..text.chat_template import ChatTemplate, load_chat_template
-from ..text.prompt import IMAGE, Message, check_image_count, check_text, expand_images, user_turn, with_tags
+from ..text.prompt import Message, check_image_count, check_text, expand_images, user_turn, with_tags
 from ..text.tokenizer import (
     Padding,
     Side,
@@ -39,7 +40,6 @@ from .messages import images_in
 
 MAX_PADDED = 1 << 26
 """Tokens of padded prompts together: two arrays of 512 MiB."""
-_SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class Idefics2Processor:
@@ -77,7 +77,7 @@ class Idefics2Processor:
         """
         folder = processor_folder(folder)
         config = find_json(folder, "tokenizer_config.json")
-        special = {name: _content(config[name]) for name in _SPECIALS if config.get(name) is not None}
+        special = {name: _content(config[name]) for name in SPECIAL_TOKENS if config.get(name) is not None}
         tokenizer = load_tokenizer(folder)
         pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
         image_seq_len = find_json(folder, "processor_config.json").get("image_seq_len", 64)

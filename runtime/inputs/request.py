@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import PromptError
+from ..image_tokens import TILES_OF_SPLIT_IMAGE
 from ..sample import Sample
-from ..text.prompt import TILES_OF_SPLIT_IMAGE
 from .arrays import array_of, check_finite
 from .messages import images_in
 from .processor import Idefics2Processor, share_images

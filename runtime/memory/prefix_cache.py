@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from ...graphs.contract import ModelSizes
+from ..image_tokens import told_apart, whole_tiles
 from ..sample import Sample, common_length
 from .feature_cache import tile_digest
 from .key_value_cache import KeyValueCache
@@ -42,7 +43,7 @@ class PrefixCache:
     def find(self, key: Key) -> tuple[KeyValueCache, int] | None:
         """A cache of one row that begins like a prompt, and for how many tokens; the last one is left, for its logits."""
         with self._lock:
-            shared = {entry.key: _whole_images(key, common_length(entry.key, key[:-1])) for entry in self._entries.values()}
+            shared = {entry.key: whole_tiles(key, common_length(entry.key, key[:-1])) for entry in self._entries.values()}
             best = max(shared, key=lambda k: shared[k], default=None)
             if best is None or not shared[best]:
                 return None
@@ -69,21 +70,4 @@ def prompt_key(sample: Sample, sizes: ModelSizes) -> Key | None:
     """The key of a whole prompt; None for embeddings, which have no tokens."""
     if sample.embeds is not None:
         return None
-    digests = iter([tile_digest(tile) for tile in sample.tiles])
-    key: list[object] = []
-    seen = 0
-    for token in sample.ids:
-        if token == sizes.image_token_id:
-            # An image's tokens are one digest and then numbers, so that no image is reused in part.
-            key.append((next(digests), 0) if seen % sizes.image_seq_len == 0 else (key[-1][0], seen % sizes.image_seq_len))  # type: ignore[index]
-            seen += 1
-        else:
-            key.append(token)
-    return tuple(key)
-
-
-def _whole_images(key: Key, length: int) -> int:
-    """The length, less what it has of an image that it does not end behind."""
-    while isinstance(key[length], tuple) and key[length][1]:  # type: ignore[index]
-        length -= 1
-    return length
+    return told_apart(sample.ids, [tile_digest(tile) for tile in sample.tiles], sizes)

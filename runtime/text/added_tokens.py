@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from .prompt import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
+from ..image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 from .tokenizer_rules import check_added
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")

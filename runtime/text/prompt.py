@@ -9,9 +9,7 @@ import re
 from typing import Any, TypeAlias
 
 from ..errors import PromptError
-
-IMAGE, FAKE_IMAGE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
-TILES_OF_SPLIT_IMAGE = 5
+from ..image_tokens import FAKE_IMAGE, IMAGE, tiles_per_image
 
 Message: TypeAlias = dict[str, Any]
 """One turn in the reference's chat format: {"role": …, "content": text or a list of {"type": "text" | "image", …}}."""
@@ -26,7 +24,7 @@ _CLOSING_FAKE = re.compile(rf"{re.escape(FAKE_IMAGE)}(?=[^\s<])")
 
 def expand_images(text: str, image_seq_len: int, split: bool) -> str:
     """Replace each image tag by its tokens; neighbouring images share the fake token between them."""
-    image = f"{FAKE_IMAGE}{IMAGE * image_seq_len}{FAKE_IMAGE}" * (TILES_OF_SPLIT_IMAGE if split else 1)
+    image = f"{FAKE_IMAGE}{IMAGE * image_seq_len}{FAKE_IMAGE}" * tiles_per_image(split)
     text = text.replace(IMAGE, image).replace(FAKE_IMAGE * 2, FAKE_IMAGE)
     # transformers 5 parts a word from the closing token by a space; older versions and other ports do not.
     return _CLOSING_FAKE.sub(f"{FAKE_IMAGE} ", text)
