@@ -29,8 +29,8 @@ class Ours:
     """A model folder."""
 
     def __init__(self, folder: str, device: str, session_options: Any = None) -> None:
-        from idefics2_onnx import Idefics2
         from idefics2_onnx.runtime.engine.decode_step import DecodeStep
+        from idefics2_onnx.runtime.model import Idefics2
 
         start = time.perf_counter()
         self.model = Idefics2.from_pretrained(folder, device, image_cache=0, session_options=session_options)

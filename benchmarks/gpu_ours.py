@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from gpu_results import STEPS, Results, failing, medians
 from gpu_trace import traced
-from idefics2_onnx import CardOptions, Idefics2, Idefics2Processor
+from idefics2_onnx import CardOptions, Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
 from idefics2_onnx.runtime.devices.machine import Machine
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
 from idefics2_onnx.runtime.engine.engine import NOT_RECORDED
 from idefics2_onnx.runtime.memory import cuda_runtime
+from idefics2_onnx.runtime.model import Idefics2
 
 OPTIONS = {
     "CUDA graph": CardOptions(cuda_graph=True),

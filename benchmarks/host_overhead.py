@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.random_model import byte_tokenizer, write_checkpoint
 from idefics2_onnx.export import export_model
 from idefics2_onnx.runtime.generation.generator import Generator
+from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.sample import Sample
 from transformers import Idefics2Config
 

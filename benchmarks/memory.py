@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from idefics2_onnx import Idefics2
+from idefics2_onnx.runtime.model import Idefics2
 
 TOKENS, NEW = 1024, 64
 

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.random_model import byte_tokenizer, write_checkpoint
 from idefics2_onnx.export import export_model
+from idefics2_onnx.runtime.model import Idefics2
 from transformers import Idefics2Config
 
 PROMPT = "Item 17  pears    3.40\nItem 18  apples   2.10\nItem 19  plums    4.75\n" * 2

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.evaluate import score
 from idefics2_onnx.demo.tasks import TASKS
 from idefics2_onnx.export import Quantisation, export_model
+from idefics2_onnx.runtime.model import Idefics2
 from safetensors.torch import load_file, save_file
 
 BF16 = "bf16 weights in fp32 graphs"

@@ -16,10 +16,10 @@ from ..runtime.images.geometry import Box, Size, tile_boxes
 from ..runtime.images.image_processor import Idefics2ImageProcessor
 from ..runtime.sample import Tile
 from ..runtime.text.prompt import expand_images
+from .architecture import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
 from .pictures import CHARACTERS, Mark
 from .tasks import TASKS, Case, Set, case
 from .tokenizer import demo_tokenizer
-from .trainee import IMAGE_OPTIONS, LATENTS, PATCH, SIDE
 from .turn import Place, Turn
 
 SHARES = {

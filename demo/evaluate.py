@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..cli import options_of
+from ..runtime.commands.options import options_of
 from ..runtime.model import Idefics2
 from .tasks import TASKS, case
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
-from .checkpoint import CHAT_TEMPLATE, set_generation_config, write_processor_files
+from .checkpoint_files import CHAT_TEMPLATE, set_generation_config, write_processor_files
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -29,11 +29,12 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from .architecture import IMAGE_OPTIONS, LATENTS
 from .batches import EYES, Batch, Batches
-from .checkpoint import set_generation_config, write_processor_files
+from .checkpoint_files import set_generation_config, write_processor_files
 from .tasks import TASKS
 from .tokenizer import demo_tokenizer
-from .trainee import IMAGE_OPTIONS, LATENTS, Trainee
+from .trainee import Trainee
 
 WARM_UP, DECAY = 200, 0.35
 """Steps in which the learning rate rises, and the last share of all steps, in which it falls to nothing."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
-from .errors import ModelFolderError
+from ..graphs.errors import ModelFolderError
 from .outside.hub import HUB_ID, download
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"

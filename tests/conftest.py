@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model, pipeline
 from idefics2_onnx.export.trace import TracedGraph, trace_graphs
+from idefics2_onnx.runtime.model import Idefics2
 from parity import Reference
 from small_models import SMALL_MODELS
 

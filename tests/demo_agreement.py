@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.evaluate import LONGEST, answers
 from idefics2_onnx.demo.tasks import TASKS, case
+from idefics2_onnx.runtime.model import Idefics2
 from parity import Reference
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 from hostile_place import EXAMPLES, Attempt, Place
 from hostile_values import NUMBERS, damaged, edited_json
-from idefics2_onnx import Idefics2, Idefics2Processor
+from idefics2_onnx import Idefics2Processor
 from idefics2_onnx.graphs.contract import GRAPHS, MANIFEST, OPERATORS
 from idefics2_onnx.runtime.commands.check import check_folder
 from idefics2_onnx.runtime.folder import DEMO, PROCESSOR_FILES, ModelFolder
+from idefics2_onnx.runtime.model import Idefics2
 from onnx import GraphProto, TensorProto, helper
 
 PICTURE = EXAMPLES / "shapes.png"

@@ -9,11 +9,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from idefics2_onnx import Idefics2, Idefics2Processor
+from idefics2_onnx import Idefics2Processor
 from idefics2_onnx.export import Listener, export_model, verify_folder
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.graphs.contract import MANIFEST
+from idefics2_onnx.runtime.model import Idefics2
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS

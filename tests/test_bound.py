@@ -7,9 +7,9 @@ import weakref
 import numpy as np
 import onnxruntime as ort
 import pytest
-from idefics2_onnx import Idefics2
 from idefics2_onnx.runtime.engine.argmax import Argmax, open_argmax
 from idefics2_onnx.runtime.folder import DEMO
+from idefics2_onnx.runtime.model import Idefics2
 from parity import photo
 
 

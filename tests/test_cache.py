@@ -10,12 +10,14 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from idefics2_onnx import Idefics2, ModelFolderError, PromptError
+from idefics2_onnx import PromptError
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
+from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.memory.buffer import Storage
 from idefics2_onnx.runtime.memory.key_value_cache import KeyValueCache
+from idefics2_onnx.runtime.model import Idefics2
 from made_up_cuda import MadeUpCuda
 from manifest_edits import listed
 from parity import Reference, photos

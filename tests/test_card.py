@@ -12,18 +12,21 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import CardOptions, Idefics2, ModelFolderError, ProviderError
+from idefics2_onnx import CardOptions
 from idefics2_onnx.cli import main
 from idefics2_onnx.export.argmax import argmax_graph
 from idefics2_onnx.graphs.contract import ARGMAX
-from idefics2_onnx.runtime.commands import doctor
+from idefics2_onnx.graphs.errors import ModelFolderError
+from idefics2_onnx.runtime.commands import examination as doctor
 from idefics2_onnx.runtime.devices import libraries, sessions, tensorrt
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, place
 from idefics2_onnx.runtime.devices.sessions import open_sessions
 from idefics2_onnx.runtime.engine import argmax, decode_step
+from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.folder import ModelFolder
 from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.memory.buffer import Storage
+from idefics2_onnx.runtime.model import Idefics2
 from made_up_cuda import MadeUpCuda
 from onnxruntime.capi import onnxruntime_inference_collection as python_side
 from parity import photos

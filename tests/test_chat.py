@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from idefics2_onnx import Generation, Idefics2, ImageError, PromptError
+from idefics2_onnx import ImageError, PromptError
+from idefics2_onnx.runtime.generation.answer import Generation
 from idefics2_onnx.runtime.memory.buffer import Buffer
+from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from parity import photos
 from PIL import Image

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from idefics2_onnx.demo.checkpoint import CHAT_TEMPLATE
-from idefics2_onnx.runtime.errors import ModelFolderError, PromptError
+from idefics2_onnx.demo.checkpoint_files import CHAT_TEMPLATE
+from idefics2_onnx.graphs.errors import ModelFolderError
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from PIL import Image

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2
 from idefics2_onnx.cli import main
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.runtime.folder import DEMO
+from idefics2_onnx.runtime.model import Idefics2
 from PIL import Image
 
 CAT = str(Path("examples/cat.jpg").resolve())

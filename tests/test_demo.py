@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from demo_agreement import differing
-from idefics2_onnx import Idefics2
 from idefics2_onnx.cli import main
 from idefics2_onnx.demo import evaluate, examples
 from idefics2_onnx.demo.tasks import TASKS
 from idefics2_onnx.export import export_model
+from idefics2_onnx.runtime.model import Idefics2
 from parity import Reference
 from PIL import Image
 

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime.commands import doctor
+from idefics2_onnx.runtime.commands import examination as doctor
 from idefics2_onnx.runtime.devices import libraries
 from idefics2_onnx.runtime.devices.device import CPU, CUDA
 from idefics2_onnx.runtime.devices.machine import Gpu, Machine

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import idefics2_onnx
 import pytest
-from idefics2_onnx import Idefics2OnnxError, ImageError, ModelFolderError, PromptError, ProviderError
+from idefics2_onnx import Idefics2OnnxError, ImageError, PromptError
 from idefics2_onnx.export.errors import CheckpointError, ParityError, RequirementError
+from idefics2_onnx.graphs.errors import ModelFolderError
+from idefics2_onnx.runtime.errors import ProviderError
 
 ERRORS = [
     Idefics2OnnxError,

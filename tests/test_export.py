@@ -12,11 +12,11 @@ import onnx
 import pytest
 import torch
 from checkpoint_edits import edit_json, refused
-from idefics2_onnx import Idefics2
 from idefics2_onnx.export import Listener, export_model
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.checkpoint import Checkpoint
 from idefics2_onnx.graphs.contract import MANIFEST, Manifest, data_file
+from idefics2_onnx.runtime.model import Idefics2
 from transformers import AutoTokenizer
 
 

@@ -7,10 +7,11 @@ import shutil
 
 import onnx
 import pytest
-from idefics2_onnx import Idefics2, ModelFolderError
 from idefics2_onnx.graphs.contract import GRAPHS, OPERATORS, graph_file
+from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.devices.graph_file import GraphFile
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
+from idefics2_onnx.runtime.model import Idefics2
 from manifest_edits import listed
 from onnx import helper
 

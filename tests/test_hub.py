@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from hub import SHA, Hub, connect
-from idefics2_onnx import Idefics2, Idefics2ImageProcessor, Idefics2Processor, ModelFolderError
+from idefics2_onnx import Idefics2ImageProcessor, Idefics2Processor
 from idefics2_onnx.export import export_model
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.checkpoint import Checkpoint
 from idefics2_onnx.graphs.contract import MANIFEST
+from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
+from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.outside.hub import download
 
 LEFTOVERS = {

@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from hostile_pictures import cases
-from idefics2_onnx import Idefics2, ImageError
+from idefics2_onnx import ImageError
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.images import jpeg_markers
 from idefics2_onnx.runtime.images.decoding_cost import decoding_cost
 from idefics2_onnx.runtime.images.jpeg_markers import jpeg_work
 from idefics2_onnx.runtime.images.source import open_image, read_source
 from idefics2_onnx.runtime.images.tiff_tables import MAX_TILES
+from idefics2_onnx.runtime.model import Idefics2
 from PIL import EpsImagePlugin, Image, ImageFile, TiffImagePlugin
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"

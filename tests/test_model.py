@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2, ImageError, ModelFolderError, PromptError
+from idefics2_onnx import ImageError, PromptError
+from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.engine.engine import Engine
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.generation.answer import with_answers
 from idefics2_onnx.runtime.inputs.arrays import samples_of
+from idefics2_onnx.runtime.model import Idefics2
 from parity import photo, photos
 
 CAT = "examples/cat.jpg"

@@ -6,11 +6,11 @@ import json
 
 import pytest
 from checkpoint_edits import edit_json, refused
-from idefics2_onnx import Idefics2
 from idefics2_onnx.export import Listener, export_model, opening, pipeline
 from idefics2_onnx.export.bundle import write_manifest
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.verification.difference import Verification
+from idefics2_onnx.runtime.model import Idefics2
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2, ProviderError
 from idefics2_onnx.export import export_model
 from idefics2_onnx.runtime.devices.machine import INT8_UNITS, instructions
+from idefics2_onnx.runtime.errors import ProviderError
+from idefics2_onnx.runtime.model import Idefics2
 from parity import photos
 
 

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2, Idefics2ImageProcessor, Idefics2Processor
+from idefics2_onnx import Idefics2ImageProcessor, Idefics2Processor
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime.commands import bench as benches
+from idefics2_onnx.runtime.commands import speeds as benches
 from idefics2_onnx.runtime.commands.own_picture import may_replace
 from idefics2_onnx.runtime.inputs.preview import _HATCH, draw, preview
+from idefics2_onnx.runtime.model import Idefics2
 from parity import photo
 from PIL import Image
 

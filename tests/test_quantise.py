@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2
 from idefics2_onnx.cli import main
 from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.errors import CheckpointError
@@ -19,6 +18,7 @@ from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.whole import compare_whole
 from idefics2_onnx.graphs.contract import GRAPHS, MANIFEST
 from idefics2_onnx.runtime.folder import read_manifest
+from idefics2_onnx.runtime.model import Idefics2
 from parity import photos
 
 NAMES = ("plain", "window", "wide_heads", "odd_heads", "bf16_checkpoint", "fp16_checkpoint")

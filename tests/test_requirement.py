@@ -12,7 +12,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime.commands import doctor
+from idefics2_onnx.runtime.commands import examination as doctor
 from idefics2_onnx.runtime.outside.requirement import explain, install, requirements, unfit
 
 EXPORT = {"torch", "transformers", "onnx", "onnxscript", "onnx-ir", "psutil", "filelock"}

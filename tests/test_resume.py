@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import pytest
 from filelock import FileLock
-from idefics2_onnx import Idefics2
 from idefics2_onnx.export import Listener, export_model, pipeline, weights
 from idefics2_onnx.export.errors import CheckpointError
+from idefics2_onnx.runtime.model import Idefics2
 
 EXPORT = (
     "import sys; from idefics2_onnx.export import export_model; export_model(sys.argv[1], sys.argv[2], 'fp32', verify='never')"

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2
+from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.sampling.prompt_lookup import draft
 from parity import photos
 

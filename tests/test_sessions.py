@@ -14,13 +14,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2, ProviderError
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import parallel
 from idefics2_onnx.runtime.devices import libraries, sessions
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, card_of
 from idefics2_onnx.runtime.devices.sessions import open_sessions
+from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.folder import ModelFolder
+from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.parallel import is_work_left
 
 

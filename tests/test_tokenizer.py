@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from idefics2_onnx import Idefics2Processor
-from idefics2_onnx.runtime.errors import ModelFolderError
+from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.text.split_pattern import is_linear
 from idefics2_onnx.runtime.text.text_stream import TextStream

@@ -12,9 +12,12 @@ import idefics2_onnx
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2, ModelFolderError, PromptError, ProviderError
+from idefics2_onnx import PromptError
 from idefics2_onnx.cli import main
+from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.engine import engine
+from idefics2_onnx.runtime.errors import ProviderError
+from idefics2_onnx.runtime.model import Idefics2
 from typed_app import answers, later
 
 CAT = Path("examples/cat.jpg")

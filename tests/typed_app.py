@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import assert_type
 
 import numpy as np
-from idefics2_onnx import Generation, Idefics2, Idefics2Processor
+from idefics2_onnx import Idefics2Processor
+from idefics2_onnx.runtime.generation.answer import Generation
+from idefics2_onnx.runtime.model import Idefics2
 from numpy.typing import NDArray
 
 

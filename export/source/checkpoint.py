@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...runtime.errors import ModelFolderError, first_line
+from ...graphs.errors import ModelFolderError
+from ...runtime.errors import first_line
 from ...runtime.outside.hub import HUB_ID, download
 from ..direct_io import read_direct
 from ..errors import CheckpointError

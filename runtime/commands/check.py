@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ...graphs.errors import ModelFolderError
 from ..devices.sessions import open_sessions
 from ..engine.engine import Engine
 from ..engine.prefill import embed_prompts
-from ..errors import ModelFolderError, ProviderError
+from ..errors import ProviderError
 from ..folder import ModelFolder
 from ..generation.host_files import HostFiles
 from ..sample import Sample

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...graphs.contract import OPERATORS, GraphName, ModelSizes, data_file
-from ..errors import ModelFolderError
+from ...graphs.errors import ModelFolderError
 
 MAX_BYTES = 64 << 20
 """Of a graph without its weights. Those of the real model have less than a megabyte."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelFolderError, ProviderError
+from ...graphs.errors import ModelFolderError
+from ..errors import ProviderError
 from ..outside.requirement import install
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph_file, interface
+from ...graphs.errors import ModelFolderError
 from ..checks import is_one_of
-from ..errors import ModelFolderError, ProviderError
+from ..errors import ProviderError
 from ..folder import ModelFolder
 from ..parallel import leave, wait_for
 from . import tensorrt

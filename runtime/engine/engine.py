@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
+from ...graphs.errors import ModelFolderError
 from ..devices.device import CPU, CUDA, on_card
 from ..devices.sessions import Sessions
-from ..errors import ModelFolderError, PromptError, ProviderError
+from ..errors import PromptError, ProviderError
 from ..folder import ModelFolder
 from ..memory.bound import Bound
 from ..memory.buffer import Buffer, Storage

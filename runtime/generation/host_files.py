@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...graphs.contract import ModelSizes
-from ..errors import ModelFolderError
+from ...graphs.errors import ModelFolderError
 from ..folder import find_json
 from ..image_tokens import IMAGE
 from ..inputs.processor import Idefics2Processor

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ...graphs.errors import ModelFolderError
 from ..checks import is_one_of
-from ..errors import ImageError, ModelFolderError, PromptError
+from ..errors import ImageError, PromptError
 from ..folder import find_json, processor_folder
 from ..outside.hosts import AllowUrls, Hosts
 from ..parallel import in_parallel

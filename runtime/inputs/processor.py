@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
+from ...graphs.errors import ModelFolderError
 from ..checks import flag, is_one_of, is_plain, is_whole, whole
-from ..errors import ModelFolderError, PromptError
+from ..errors import PromptError
 from ..folder import find_json, processor_folder
 from ..image_tokens import IMAGE, SPECIAL_TOKENS
 from ..images.image_processor import Idefics2ImageProcessor, nested

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from ..errors import ModelFolderError
+from ...graphs.errors import ModelFolderError
 from .hub_failure import explain
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")

@@ -32,9 +32,19 @@ class Requirement:
         return f"{self.name} {self.found or 'is not installed'} ({self.needed} needed)"
 
 
+def own_version() -> str:
+    """This package's version by its metadata, which a frozen app may lack."""
+    import importlib.metadata  # not above: the command line's help is to be quick
+
+    try:
+        return importlib.metadata.version(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "of an unknown version"
+
+
 def requirements(extra: str = "") -> list[Requirement]:
     """What the package needs at all, or (by an extra's name) what that extra adds; empty in an app without its metadata."""
-    import importlib.metadata  # not above: the command line's help is to be quick
+    import importlib.metadata
 
     from packaging.requirements import InvalidRequirement
     from packaging.requirements import Requirement as Line

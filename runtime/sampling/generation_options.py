@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from ...graphs.errors import ModelFolderError
 from .. import checks as values
-from ..errors import ModelFolderError, PromptError
+from ..errors import PromptError
 from .generation_config import options_in
 
 DEFAULT_MAX_NEW_TOKENS = 256

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Template, TemplateError
 
-from ..errors import ModelFolderError, PromptError, first_line
+from ...graphs.errors import ModelFolderError
+from ..errors import PromptError, first_line
 from ..folder import find_file, find_json
 from .lost_text import LostText
 from .prompt import Message, check_messages, with_plain_items

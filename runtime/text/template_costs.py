@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Undefined
 from markupsafe import Markup
 
-from ..errors import ModelFolderError
+from ...graphs.errors import ModelFolderError
 from .template_meter import ELEMENT, Meter, held
 
 Cost = Callable[..., tuple[Any, ...]]

@@ -13,7 +13,7 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from contextvars import ContextVar
 from typing import Any
 
-from ..errors import ModelFolderError
+from ...graphs.errors import ModelFolderError
 
 CALL, NODE, ELEMENT = 64, 32, 8
 """Steps."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from ...graphs.contract import MANIFEST
-from ..errors import Idefics2OnnxError, ModelFolderError, PromptError, first_line
+from ...graphs.errors import ModelFolderError
+from ..errors import Idefics2OnnxError, PromptError, first_line
 from ..folder import find_file, find_json, read_json_object
 from .added_tokens import AddedTokens
 from .tokenizer_rules import LARGEST_FILE, checked_rules

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...graphs.errors import ModelFolderError
 from ..checks import is_whole
-from ..errors import ModelFolderError
 from .split_pattern import is_linear
 
 LARGEST_FILE = 64 << 20

@@ -1,0 +1,69 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from ..devices.device import DEVICES, place
+from ..errors import ProviderError
+
+MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
+
+
+class DeviceType(click.ParamType[str]):
+    """A device's name."""
+
+    name = "device"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            place(value)
+        except ProviderError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+model_option = click.option("-m", "--model", help=f"Model folder or hub id [default: ${MODEL_VARIABLE}, the one here, the demo].")
+device_option = click.option("--device", type=DeviceType(), default="auto", show_default=True, help=f"One of {DEVICES}.")
+max_new_tokens_option = click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
+generation_option = click.option(
+    "-O", "--option", "chosen", multiple=True, metavar="NAME=VALUE", help="Any generation option, such as -O temperature=0.7."
+)
+card_option = click.option(
+    "--card", multiple=True, metavar="NAME=VALUE", help="Option for CUDA and TensorRT, such as --card memory_limit=8e9."
+)
+stats_option = click.option("--stats", is_flag=True, help="Say what the answer took: images, prompt, tokens, cache.")
+pixel_option = click.option(
+    "--max-image-pixels", type=click.IntRange(1, 1 << 62), help="Most pixels of an image, for more or fewer than 178,956,970."
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite a file that this command did not draw.")
+
+
+def options_of(chosen: tuple[str, ...]) -> dict[str, Any]:
+    """Options of a generation."""
+    from ..sampling.generation_options import GenerationOptions
+
+    options = pairs_of(chosen, GenerationOptions, "generation option")
+    GenerationOptions.checked(options)  # before the model is opened, which takes a while
+    return options
+
+
+def pairs_of(pairs: tuple[str, ...], kind: Any, noun: str) -> dict[str, Any]:
+    """NAME=VALUE pairs, whose names are a dataclass's; a value is JSON, or else the text itself."""
+    options = {}
+    known = [field.name for field in fields(kind)]
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"The option {pair!r:.60} has no value. Write NAME=VALUE.")
+        if name not in known:
+            raise click.UsageError(f"There is no {noun} {name!r:.60}. The options are {', '.join(known)}.")
+        try:
+            options[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            options[name] = {"True": True, "False": False}.get(value, value)
+    return options
