@@ -1,5 +1,6 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
-# make test   install everything, lint, type-check, test
+# make check  install everything, lint, check types and the borders between rooms
+# make test   the same, and the tests
 # make test-edges   2,000 hostile calls of the command line
 # make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
@@ -25,11 +26,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 run: .venv/.package
 	cd examples && env -u IDEFICS2_ONNX_MODEL ../$(BIN)/idefics2-onnx run shapes.png "What is in the picture?"
 
-test: .venv/.everything .venv/.package
+check: .venv/.everything .venv/.package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p idefics2_onnx
 	$(BIN)/mypy tests/typed_app.py
+	$(BIN)/lint-imports
+
+test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 test-edges: .venv/.everything .venv/.package
