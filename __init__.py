@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .graphs.errors import Idefics2OnnxError, ModelFolderError
-    from .runtime.devices.gpu_options import CardOptions
+    from .runtime.devices.gpu_options import GpuOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
     from .runtime.generation.answer import Generation
     from .runtime.images.image_processor import Idefics2ImageProcessor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CardOptions": "runtime.devices.gpu_options",
+    "GpuOptions": "runtime.devices.gpu_options",
     "Generation": "runtime.generation.answer",
     "Idefics2": "runtime.model",
     "Idefics2ImageProcessor": "runtime.images.image_processor",
@@ -35,8 +35,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CardOptions",
     "Generation",
+    "GpuOptions",
     "Idefics2",
     "Idefics2ImageProcessor",
     "Idefics2OnnxError",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gpu_results import STEPS, Results, failing, medians
 from gpu_trace import traced
-from idefics2_onnx import CardOptions, Idefics2Processor
+from idefics2_onnx import GpuOptions, Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
 from idefics2_onnx.runtime.devices.machine import Machine
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
@@ -25,9 +25,9 @@ from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.model import Idefics2
 
 OPTIONS = {
-    "CUDA graph": CardOptions(cuda_graph=True),
-    "mixed GEMM": CardOptions(mixed_gemm=True),
-    "mixed GEMM, CUDA graph": CardOptions(mixed_gemm=True, cuda_graph=True),
+    "CUDA graph": GpuOptions(cuda_graph=True),
+    "mixed GEMM": GpuOptions(mixed_gemm=True),
+    "mixed GEMM, CUDA graph": GpuOptions(mixed_gemm=True, cuda_graph=True),
 }
 PICTURES = {"980×735 unsplit": (735, 980, False), "4000×3000 split": (3000, 4000, True)}
 """Height, width, and whether it becomes five tiles."""
@@ -47,7 +47,7 @@ def prepared(place: Path, name: str) -> bool:
 def opened(place: Path, name: str, device: str) -> Idefics2:
     """The folder that a contestant's name begins with, with the options that it ends with."""
     precision, _, options = name.partition(", ")
-    return Idefics2.from_pretrained(f"{place}-{precision}", device, card_options=OPTIONS.get(options), image_cache=0)
+    return Idefics2.from_pretrained(f"{place}-{precision}", device, gpu_options=OPTIONS.get(options), image_cache=0)
 
 
 def answering(place: Path, device: str, results: Results, name: str, tasks: list[str], cases: int) -> None:
@@ -248,7 +248,7 @@ def _kernels(work: Callable[[], Any], times: int) -> dict[str, Any]:
     waits = [gap for gap in gaps if gap > HOST_GAP]
     return {
         "clock": 1000 * seconds / times,
-        "GPU": sum(dear.values()) / 1000 / times,
+        "gpu": sum(dear.values()) / 1000 / times,
         "between kernels": (sum(gaps) - sum(waits)) / 1000 / times,
         "waiting for the host": sum(waits) / 1000 / times,
         "launches": sum(often.values()) / times,

@@ -175,7 +175,7 @@ def gpu_parity() -> str:
 
 
 def gpu_steps() -> str:
-    """Of one card, in two runs."""
+    """Of one GPU, in two runs."""
     rows = []
     for run, names in (
         ("gpu-h200-first.json", ("fp16", "fp16, CUDA graph", "bf16, CUDA graph", "int4, CUDA graph", "int4-32, mixed GEMM")),

@@ -72,9 +72,9 @@ def _devices() -> list[str]:
     """The CPU, and what else could be loaded here."""
     import onnxruntime as ort
 
-    cards = {"cuda": CUDA, "tensorrt": TENSORRT}
+    gpus = {"cuda": CUDA, "tensorrt": TENSORRT}
     found = [
-        name for name, provider in cards.items() if provider in ort.get_available_providers() and not missing_libraries(provider)
+        name for name, provider in gpus.items() if provider in ort.get_available_providers() and not missing_libraries(provider)
     ]
     return ["cpu", *(["openvino"] if importlib.util.find_spec("openvino") else []), *found]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .chat import Chat
 from .checks import is_one_of
 from .devices.device import Provider
-from .devices.gpu_options import CardOptions
+from .devices.gpu_options import GpuOptions
 from .devices.sessions import open_sessions
 from .engine.engine import Engine
 from .errors import PromptError
@@ -73,7 +73,7 @@ class Idefics2:
         *,
         providers: Sequence[Provider] | None = None,
         session_options: ort.SessionOptions | None = None,
-        card_options: CardOptions | None = None,
+        gpu_options: GpuOptions | None = None,
         revision: str | None = None,
         allow_urls: AllowUrls = False,
         image_cache: int = DEFAULT_IMAGE_CACHE,
@@ -84,10 +84,10 @@ class Idefics2:
         Args:
             source: folder, hub id, or None for the small model that ships with the package.
             device: "auto", "cpu", "cuda", "tensorrt" (for images, the rest as on "cuda"; "cuda:1" and "tensorrt:1" are the second
-                card), or "openvino" (for images, the rest as on "cpu"). Single graphs may go elsewhere: "cuda,vision=tensorrt".
+                GPU), or "openvino" (for images, the rest as on "cpu"). Single graphs may go elsewhere: "cuda,vision=tensorrt".
             providers, session_options: ONNX Runtime's own. Providers replace the device; options get the configuration entries
                 that keep sums exact and show what runs where, unless they have them.
-            card_options: for CUDA and TensorRT.
+            gpu_options: for CUDA and TensorRT.
             allow_urls: whether images may be http(s) URLs, which are downloaded: True, or the names of hosts (`Hosts`). An app
                 that passes on strangers' addresses names the hosts.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.
@@ -102,7 +102,7 @@ class Idefics2:
                 raise PromptError(f"{name} is {size!r:.60}. Give a number of bytes, 0 for none.")
         folder = ModelFolder.open(source, revision)
         files = HostFiles.read(folder.path, folder.manifest.model, allow_urls)  # first, as it takes less time than the graphs
-        sessions = open_sessions(folder, device, providers, session_options, card_options)
+        sessions = open_sessions(folder, device, providers, session_options, gpu_options)
         return cls(folder, files, Engine.open(folder, sessions, image_cache), prefix_cache)
 
     @property

@@ -163,7 +163,7 @@ def arguments(rng: random.Random, place: Place) -> Case:
 def _value(rng: random.Random, name: str | None) -> str:
     pools = {
         "device": [*DEVICES.split(", "), "cuda:0", "cuda:99", "cpu:1", "openvino"], "sizes": SIZES, "chosen": [f"seed={v}" for v in VALUES],
-        "card": ["memory_limit=1", "memory_limit=x", "graphs=true", "x=1", "memory_limit=nan"],
+        "gpu": ["memory_limit=1", "memory_limit=x", "graphs=true", "x=1", "memory_limit=nan"],
     }  # fmt: skip
     return rng.choice(pools.get(name or "", [*TEXTS, *NUMBERS, *PATHS]))
 

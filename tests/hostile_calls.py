@@ -63,7 +63,7 @@ _OPEN = [
     "device",
     "providers",
     "session_options",
-    "card_options",
+    "gpu_options",
     "revision",
     "allow_urls",
     "image_cache",

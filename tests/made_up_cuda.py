@@ -7,7 +7,7 @@ import ctypes
 
 
 class MadeUpCuda:
-    """Remembers the cards that were chosen and the bytes of every plain copy."""
+    """Remembers the GPUs that were chosen and the bytes of every plain copy."""
 
     def __init__(self) -> None:
         self.devices: list[int] = []

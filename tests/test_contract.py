@@ -78,7 +78,7 @@ def test_fused_decoder_is_fused(exported):
 
 @pytest.mark.parametrize("graph", ["embedding", "decoder"])
 def test_shapes_stay_on_the_host(graph, exported):
-    """On a card, what is computed from shapes is computed by the processor: a step that used it as numbers would copy it over,
+    """On a GPU, what is computed from shapes is computed by the processor: a step that used it as numbers would copy it over,
     and could not be recorded as a CUDA graph. Only attention's total length, which it wants on the host, comes from there."""
     proto = onnx.load(exported("window", "fp16") / f"{graph}.onnx", load_external_data=False)
     known = {i.name for i in proto.graph.initializer} | {n.output[0] for n in proto.graph.node if n.op_type == "Constant"}

@@ -16,7 +16,7 @@ from idefics2_onnx.runtime.devices.device import CPU, CUDA
 from idefics2_onnx.runtime.devices.machine import Gpu, Machine
 from idefics2_onnx.runtime.outside.requirement import Requirement
 
-CARD = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)
+GPU = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)
 AMX = Machine("Linux x86_64", "Some Xeon", 2, 25_000_000_000, 20_000_000_000, ["AMX", "AVX2"])
 
 
@@ -75,11 +75,11 @@ def test_two_onnx_runtimes_over_each_other(monkeypatch):
     assert not examination.healthy
 
 
-def test_a_card_without_cuda_in_onnx_runtime(monkeypatch):
-    examination = examine(monkeypatch, Machine("Linux x86_64", "", 8, 10**11, None, [], [CARD]))
+def test_a_gpu_without_cuda_in_onnx_runtime(monkeypatch):
+    examination = examine(monkeypatch, Machine("Linux x86_64", "", 8, 10**11, None, [], [GPU]))
     assert lines_of(examination, "cuda:0") == ["NVIDIA H200, 161.1 GB, 150.3 GB free, driver 580.1"]
     assert "onnxruntime-gpu[cuda,cudnn]" in lines_of(examination, "cuda")[0]
-    assert lines_of(examination, "advice") == ["For the 8B model here, the card holds fp16: idefics2-onnx export --fp16"]
+    assert lines_of(examination, "advice") == ["For the 8B model here, the GPU holds fp16: idefics2-onnx export --fp16"]
 
 
 def test_libraries_that_are_missing(monkeypatch):
@@ -87,7 +87,7 @@ def test_libraries_that_are_missing(monkeypatch):
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    examination = examine(monkeypatch, Machine("Linux", "", 8, 10**11, None, [], [CARD]), available=(CUDA, CPU))
+    examination = examine(monkeypatch, Machine("Linux", "", 8, 10**11, None, [], [GPU]), available=(CUDA, CPU))
     (text,) = lines_of(examination, "cuda")
     assert text == "libcudnn.so.9 cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
     assert not examination.healthy
@@ -97,7 +97,7 @@ def test_numbers_that_are_wrong(monkeypatch):
     real = doctor._numbers
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(doctor, "_numbers", lambda folder, device: real(folder, "cpu") * (1 if device == "cpu" else 1.1))
-    examination = examine(monkeypatch, Machine("Linux", "", 8, 10**11, None, [], [CARD]), available=(CUDA, CPU))
+    examination = examine(monkeypatch, Machine("Linux", "", 8, 10**11, None, [], [GPU]), available=(CUDA, CPU))
     (text,) = lines_of(examination, "cuda")
     assert "10.00 % from the CPU's numbers" in text
     assert not examination.healthy

@@ -45,7 +45,7 @@ def test_documented_flow(name, model, reference, checkpoint):
 
 
 def test_chat_flow(model, checkpoint):
-    """The model card's flow: messages → template → processor → generate."""
+    """The modelGPU's flow: messages → template → processor → generate."""
     ours = model("plain")
     image1, image2, _ = photos()
     messages = [

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import parallel
 from idefics2_onnx.runtime.devices import libraries, sessions
-from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, card_of
+from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, gpu_of
 from idefics2_onnx.runtime.devices.sessions import open_sessions
 from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.folder import ModelFolder
@@ -46,9 +46,9 @@ def test_names_that_do_not_exist():
 
 
 @pytest.mark.parametrize("value", [5, "CPUExecutionProvider", [], [5], np.ones(2), {"CPUExecutionProvider": {}}, len], ids=str)
-@pytest.mark.parametrize("name", ["providers", "session_options", "card_options", "device"])
+@pytest.mark.parametrize("name", ["providers", "session_options", "gpu_options", "device"])
 def test_arguments_that_are_something_else(name, value):
-    with pytest.raises(ProviderError, match="providers is|session_options is|card_options is|device"):
+    with pytest.raises(ProviderError, match="providers is|session_options is|gpu_options is|device"):
         Idefics2.from_pretrained(**{name: value})
 
 
@@ -58,16 +58,16 @@ def test_devices_that_do_not_exist(name):
         Device.parse(name)
 
 
-def test_cards_have_numbers():
+def test_gpus_have_numbers():
     assert Device.parse("cuda") == Device.parse("cuda:0")
     assert Device.parse("cuda:3") == Device("cuda", 3)
-    assert card_of([TENSORRT, (CUDA, {"device_id": 2}), CPU]) == 2
-    assert card_of([CPU]) == 0
+    assert gpu_of([TENSORRT, (CUDA, {"device_id": 2}), CPU]) == 2
+    assert gpu_of([CPU]) == 0
 
 
 @pytest.fixture
 def without_libraries(monkeypatch):
-    """An ONNX Runtime for cards on a Linux machine without some of their libraries."""
+    """An ONNX Runtime for GPUs on a Linux machine without some of their libraries."""
     missing: set[str] = set()
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
@@ -75,7 +75,7 @@ def without_libraries(monkeypatch):
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(libraries, "_loads", lambda name: name not in missing)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "cards", lambda: None)
+    monkeypatch.setattr(sessions, "GPUs", lambda: None)
     return missing
 
 
@@ -142,7 +142,7 @@ def dropping(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "cards", lambda: None)
+    monkeypatch.setattr(sessions, "GPUs", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options=None, **_: real(path, options, providers=[CPU]))
 
 
@@ -157,7 +157,7 @@ def test_auto_takes_the_cpu_where_cuda_is_dropped(dropping):
     assert Idefics2.from_pretrained().providers == [CPU]
 
 
-def test_output_goes_where_it_went_after_cards_were_looked_for(dropping, monkeypatch):
+def test_output_goes_where_it_went_after_gpus_were_looked_for(dropping, monkeypatch):
     """ONNX Runtime prints what it did not find; graphs are opened side by side."""
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "preload_dlls", lambda: time.sleep(random.uniform(0.01, 0.05)), raising=False)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .opening import open_model
-from .options import card_option, device_option, force_option
+from .options import device_option, force_option, gpu_option
 from .output import Bars, check_output
 from .standard_streams import json_text
 
@@ -17,7 +17,7 @@ from .standard_streams import json_text
 @click.command()
 @click.argument("folder", required=False)
 @device_option
-@card_option
+@gpu_option
 @click.option("--image", "sizes", multiple=True, metavar="WxH", help="Size of an image [default: 378x378, 980x735, 1600x1200].")
 @click.option("--prompt-tokens", multiple=True, type=click.IntRange(1), help="Length of a prompt [default: 32, 256, 1024].")
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Prompts at once [default: 1, 4].")
@@ -29,7 +29,7 @@ from .standard_streams import json_text
 def bench(
     folder: str | None,
     device: str,
-    card: tuple[str, ...],
+    gpu: tuple[str, ...],
     sizes: tuple[str, ...],
     prompt_tokens: tuple[int, ...],
     batches: tuple[int, ...],
@@ -46,7 +46,7 @@ def bench(
     if plot is not None:
         plot = plot if plot.suffix else plot.with_name(f"{plot.name}.png")  # as matplotlib does
         check_output(plot, force, "--plot")
-    opened = open_model(folder, device, card)
+    opened = open_model(folder, device, gpu)
     room = opened.folder.manifest.model.max_positions - new_tokens
     lengths = prompt_tokens or [length for length in (32, 256, 1024) if length <= room]
     if not lengths or max(lengths) > room:

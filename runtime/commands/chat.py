@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from .opening import limit_pixels, open_model, picture
-from .options import card_option, device_option, generation_option, max_new_tokens_option, model_option, options_of, pixel_option
+from .options import device_option, generation_option, gpu_option, max_new_tokens_option, model_option, options_of, pixel_option
 from .output import say
 
 _LONGEST_LINE = 1 << 20
@@ -21,7 +21,7 @@ _LONGEST_LINE = 1 << 20
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @model_option
 @device_option
-@card_option
+@gpu_option
 @max_new_tokens_option
 @generation_option
 @pixel_option
@@ -29,7 +29,7 @@ def chat(
     images: tuple[str, ...],
     model: str | None,
     device: str,
-    card: tuple[str, ...],
+    gpu: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
     max_image_pixels: int | None,
@@ -43,7 +43,7 @@ def chat(
     from .console import Console
 
     limit_pixels(max_image_pixels)
-    opened = open_model(model, device, card)
+    opened = open_model(model, device, gpu)
     console = Console(opened.chat(**options), lambda piece: click.echo(piece, nl=False), say, allow_urls=True)
     console.images = [picture(image) for image in images]
     if sys.stdin.isatty():

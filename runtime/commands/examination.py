@@ -122,7 +122,7 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
         if machine.gpus:
             yield Finding(
                 "cuda", "note",
-                f"There is a card, but this ONNX Runtime has no {CUDA}. Run: pip uninstall -y onnxruntime, then: "
+                f"There is a GPU, but this ONNX Runtime has no {CUDA}. Run: pip uninstall -y onnxruntime, then: "
                 "pip install 'onnxruntime-gpu[cuda,cudnn]'",
             )  # fmt: skip
         return
@@ -192,9 +192,9 @@ def _advice(machine: Machine) -> Iterator[Finding]:
     images = openvino if BF16_UNITS & set(machine.instructions) else ""
     largest = max((gpu.memory for gpu in machine.gpus), default=0)
     if largest >= 22e9:
-        text = "the card holds fp16: idefics2-onnx export --fp16"
+        text = "the GPU holds fp16: idefics2-onnx export --fp16"
     elif largest >= 8e9:
-        text = "the card holds int4: idefics2-onnx export --int4 --for cuda"
+        text = "the GPU holds int4: idefics2-onnx export --int4 --for cuda"
     elif memory >= 20e9 and INT8_UNITS & set(machine.instructions):
         text = f"int4 with fast prompts, which takes up to 15 GB: idefics2-onnx export --int4 --fast-prompts{images}"
     elif memory >= 14e9 and INT8_UNITS & set(machine.instructions):

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from ..model import Idefics2
 
 
-def open_model(named: str | None, device: str, card: tuple[str, ...], **options: Any) -> Idefics2:
+def open_model(named: str | None, device: str, gpu: tuple[str, ...], **options: Any) -> Idefics2:
     """The model, opened; says on stderr what "auto" chose."""
-    from ..devices.gpu_options import CardOptions
+    from ..devices.gpu_options import GpuOptions
     from ..model import Idefics2
 
-    card_options = CardOptions(**pairs_of(card, CardOptions, "card option"))
-    opened = Idefics2.from_pretrained(choose_model(named), device, card_options=card_options, **options)
+    gpu_options = GpuOptions(**pairs_of(gpu, GpuOptions, "GPU option"))
+    opened = Idefics2.from_pretrained(choose_model(named), device, gpu_options=gpu_options, **options)
     if device == "auto":
         passed_over = opened.engine.sessions.passed_over
         say(f"Running on {opened.providers[0]}.{f' {passed_over}' if passed_over else ''}")

@@ -33,8 +33,12 @@ max_new_tokens_option = click.option("--max-new-tokens", type=click.IntRange(1),
 generation_option = click.option(
     "-O", "--option", "chosen", multiple=True, metavar="NAME=VALUE", help="Any generation option, such as -O temperature=0.7."
 )
-card_option = click.option(
-    "--card", multiple=True, metavar="NAME=VALUE", help="Option for CUDA and TensorRT, such as --card memory_limit=8e9."
+gpu_option = click.option(
+    "--gpu-option",
+    "gpu",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option for CUDA and TensorRT, such as --gpu-option memory_limit=8e9.",
 )
 stats_option = click.option("--stats", is_flag=True, help="Say what the answer took: images, prompt, tokens, cache.")
 pixel_option = click.option(

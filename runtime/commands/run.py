@@ -10,9 +10,9 @@ import click
 
 from .opening import limit_pixels, open_model, picture
 from .options import (
-    card_option,
     device_option,
     generation_option,
+    gpu_option,
     max_new_tokens_option,
     model_option,
     options_of,
@@ -32,7 +32,7 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 @click.argument("arguments", nargs=-1, required=True, metavar="[IMAGE]... PROMPT")
 @model_option
 @device_option
-@card_option
+@gpu_option
 @max_new_tokens_option
 @generation_option
 @click.option("--raw", is_flag=True, help="Take PROMPT literally instead of as a user turn of a chat.")
@@ -44,7 +44,7 @@ def run(
     arguments: tuple[str, ...],
     model: str | None,
     device: str,
-    card: tuple[str, ...],
+    gpu: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
     raw: bool,
@@ -68,7 +68,7 @@ def run(
         options["do_image_splitting"] = False
     limit_pixels(max_image_pixels)
     pictures = [picture(image) for image in images]  # before the model: opening a large one takes a while
-    opened = open_model(model, device, card)
+    opened = open_model(model, device, gpu)
     asked = opened.options.replace(**options_of(chosen))
     if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
         answers = opened.generate(prompt, pictures, **options)

@@ -12,9 +12,9 @@ Provider = str | tuple[str, dict[str, Any]]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 Kind = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 Memory = Literal["cpu", "cuda"]
-CARDS = ("cuda", "tensorrt")
+GPU_KINDS = ("cuda", "tensorrt")
 DEVICES = (
-    "auto, cpu, cuda, tensorrt (images on TensorRT, the rest on CUDA; cuda:1 and tensorrt:1 are the second card), "
+    "auto, cpu, cuda, tensorrt (images on TensorRT, the rest on CUDA; cuda:1 and tensorrt:1 are the second GPU), "
     "openvino (images on OpenVINO, the rest as on cpu)"
 )
 _BESIDE: dict[Kind, Kind] = {"tensorrt": "cuda", "openvino": "cpu"}
@@ -23,7 +23,7 @@ _BESIDE: dict[Kind, Kind] = {"tensorrt": "cuda", "openvino": "cpu"}
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device and, of cards, its number."""
+    """A kind of device and, of GPUs, its number."""
 
     kind: Kind
     index: int = 0
@@ -33,14 +33,14 @@ class Device:
         """Raises ProviderError if there is no such name."""
         kind, colon, number = name.partition(":")
         numbered = number.isascii() and number.isdecimal() and len(number) <= 3 if colon else True
-        if kind not in get_args(Kind) or not numbered or (colon and kind not in CARDS):
+        if kind not in get_args(Kind) or not numbered or (colon and kind not in GPU_KINDS):
             raise ProviderError(f"There is no device {name!r:.60}. Choose one of {DEVICES}.")
         return cls(kind, int(number or 0))  # type: ignore[arg-type]
 
     @property
     def memory(self) -> Memory:
         """Where its numbers live."""
-        return "cuda" if self.kind in CARDS else "cpu"
+        return "cuda" if self.kind in GPU_KINDS else "cpu"
 
 
 def place(name: str) -> dict[GraphName, Device]:
@@ -66,7 +66,7 @@ def place(name: str) -> dict[GraphName, Device]:
             found["prompt"] = found[graph]
     if others and (any(one.kind == "auto" for one in found.values()) or len({(d.memory, d.index) for d in found.values()}) > 1):
         raise ProviderError(
-            f"The device {name!r:.60} spreads the graphs over several memories. Keep to one card, or to the processor."
+            f"The device {name!r:.60} spreads the graphs over several memories. Keep to one GPU, or to the processor."
         )
     if any(one.kind == "openvino" for graph, one in found.items() if graph != "vision"):
         raise ProviderError(f"The device {name!r:.60} has more than images on OpenVINO. Use vision=openvino.")
@@ -77,13 +77,13 @@ def provider_name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def on_card(number: int) -> dict[str, Any]:
-    """The provider option that names a card; of the first one none, because ONNX Runtime warns of every number."""
+def on_gpu(number: int) -> dict[str, Any]:
+    """The provider option that names a GPU; of the first one none, because ONNX Runtime warns of every number."""
     return {"device_id": str(number)} if number else {}
 
 
-def card_of(providers: list[Provider]) -> int:
-    """The number of the card that a provider list names."""
+def gpu_of(providers: list[Provider]) -> int:
+    """The number of the GPU that a provider list names."""
     for provider in providers:
         if not isinstance(provider, str) and provider[0] in (CUDA, TENSORRT) and "device_id" in provider[1]:
             return int(provider[1]["device_id"])

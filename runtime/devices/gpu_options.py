@@ -1,4 +1,4 @@
-"""How graphs run on graphics cards: the choices of ONNX Runtime's CUDA and TensorRT providers that matter here."""
+"""How graphs run on GPUs: the choices of ONNX Runtime's CUDA and TensorRT providers that matter here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from ...graphs.contract import Dtype
 from ..errors import ProviderError
-from .device import on_card
+from .device import on_gpu
 
 
 @dataclass(frozen=True)
-class CardOptions:
-    """Options for CUDA and TensorRT; without a card they do nothing."""
+class GpuOptions:
+    """Options for CUDA and TensorRT; without a GPU they do nothing."""
 
     tf32: bool = False
     """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers. What fp16
@@ -24,12 +24,12 @@ class CardOptions:
     first. Takes weights in groups of 32 (`export --int4 --for cuda --group-size 32`), which are laid out anew at opening."""
     cuda_graph: bool = False
     """Record the work of one step and play it back, so that the host does not start kernel after kernel. For one thread at a
-    time; recorded anew for every answer and whenever its cache grows, and what was recorded keeps some memory of the card until
+    time; recorded anew for every answer and whenever its cache grows, and what was recorded keeps some memory of the GPU until
     the model is closed."""
     argmax: bool = True
-    """Choose greedy tokens on the card, where nothing else reads the logits: only token ids come back."""
+    """Choose greedy tokens on the GPU, where nothing else reads the logits: only token ids come back."""
     memory_limit: float | None = None
-    """Bytes that each graph may take on the card; None for no limit."""
+    """Bytes that each graph may take on the GPU; None for no limit."""
 
     def __post_init__(self) -> None:
         limit = self.memory_limit
@@ -47,9 +47,9 @@ class CardOptions:
         found = {"session.use_device_allocator_for_initializers": "1"}
         return found | ({"ep.cuda.fpa_intb_gemm": "1"} if self.mixed_gemm else {})
 
-    def cuda(self, card: int, dtype: Dtype, cuda_graph: bool = False) -> dict[str, Any]:
+    def cuda(self, gpu: int, dtype: Dtype, cuda_graph: bool = False) -> dict[str, Any]:
         """Options of CUDAExecutionProvider for a graph of this type."""
-        found = on_card(card) | {"use_tf32": str(int(self.tf32 or dtype != "fp32"))}
+        found = on_gpu(gpu) | {"use_tf32": str(int(self.tf32 or dtype != "fp32"))}
         found["arena_extend_strategy"] = "kSameAsRequested"  # not the next power of two
         if self.tuning:
             found |= {"tunable_op_enable": "1", "tunable_op_tuning_enable": "1"}

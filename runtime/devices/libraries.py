@@ -1,4 +1,4 @@
-"""The shared libraries that ONNX Runtime's providers for graphics cards load, and where to get those that are missing.
+"""The shared libraries that ONNX Runtime's providers for GPUs load, and where to get those that are missing.
 
 ONNX Runtime only says on stderr that a provider could not be loaded, and goes on without it. What it needs is in the dynamic
 sections of its own libraries (release 1.31), cuDNN excepted, which it loads by itself for convolutions.
@@ -84,7 +84,7 @@ def library_versions() -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-def cards() -> int | None:
+def gpu_count() -> int | None:
     """How many CUDA sees; None where it cannot be asked."""
     count = ctypes.c_int()
     try:

@@ -24,7 +24,7 @@ BF16_UNITS = frozenset({"AMX", "AVX512-BF16"})
 
 @dataclass(frozen=True)
 class Gpu:
-    """A graphics card by NVIDIA."""
+    """A GPU by NVIDIA."""
 
     name: str
     driver: str
@@ -35,7 +35,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor, memory and cards."""
+    """Processor, memory and GPUs."""
 
     system: str
     processor: str

@@ -18,10 +18,10 @@ from ..errors import ProviderError
 from ..folder import ModelFolder
 from ..parallel import leave, wait_for
 from . import tensorrt
-from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, card_of, place, provider_name
-from .gpu_options import CardOptions
+from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, gpu_of, place, provider_name
+from .gpu_options import GpuOptions
 from .graph_file import GraphFile
-from .libraries import advice, cards, clashing_packages, cuda_major, missing_libraries, too_old
+from .libraries import advice, clashing_packages, cuda_major, gpu_count, missing_libraries, too_old
 from .machine import INT8_UNITS, instructions
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _LAYERS_WORK = {
     "Attention", "GroupQueryAttention", "MultiHeadAttention", "MatMul", "FusedMatMul", "Gemm", "MatMulNBits",
     "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
 }  # fmt: skip
-"""Operators that a card must run: were they left to the CPU, every layer's numbers would cross the bus."""
+"""Operators that a GPU must run: were they left to the CPU, every layer's numbers would cross the bus."""
 _log = logging.getLogger("idefics2_onnx")
 
 
@@ -52,9 +52,9 @@ class Sessions:
     """Where features, embeddings and the cache live."""
     providers: list[str]
     """What the sessions run on, by priority."""
-    card: int = 0
-    """The number of the card that "cuda" memory is on."""
-    options: CardOptions = field(default_factory=CardOptions)
+    gpu: int = 0
+    """The number of the GPU that "cuda" memory is on."""
+    options: GpuOptions = field(default_factory=GpuOptions)
     """As they came to be: without what did not work."""
     images_per_call: int | None = None
     """Images that the vision graph takes at most."""
@@ -67,7 +67,7 @@ def open_sessions(
     device: str = "auto",
     providers: Sequence[Provider] | None = None,
     session_options: ort.SessionOptions | None = None,
-    card_options: CardOptions | None = None,
+    gpu_options: GpuOptions | None = None,
 ) -> Sessions:
     """Open the graphs of a folder and check them against the contract.
 
@@ -76,7 +76,7 @@ def open_sessions(
             "cpu"), "cuda:1" and so on, or "auto": CUDA where it works, else the CPU. Single graphs may go elsewhere:
             "cuda,vision=tensorrt".
         providers: ONNX Runtime's own provider list instead of a device.
-        card_options: for cards, but for `providers`, which bring their own.
+        gpu_options: for GPUs, but for `providers`, which bring their own.
 
     Raises:
         ProviderError: a provider that was asked for is missing, was dropped by ONNX Runtime, or runs nothing of a graph.
@@ -86,20 +86,20 @@ def open_sessions(
 
     if providers is not None and not (isinstance(providers, list | tuple) and providers and all(map(_is_provider, providers))):
         raise ProviderError(f"providers is {providers!r:.200}. Give a list of names, or of pairs of a name and its options.")
-    card_options = CardOptions() if card_options is None else card_options
-    if not isinstance(card_options, CardOptions):
-        raise ProviderError(f"card_options is {card_options!r:.60}. Give CardOptions(...), or leave it out.")
+    gpu_options = GpuOptions() if gpu_options is None else gpu_options
+    if not isinstance(gpu_options, GpuOptions):
+        raise ProviderError(f"gpu_options is {gpu_options!r:.60}. Give GpuOptions(...), or leave it out.")
     if not isinstance(session_options, ort.SessionOptions | None):
         raise ProviderError(f"session_options is {session_options!r:.60}. Give onnxruntime's SessionOptions, or leave it out.")
     candidates: list[_Places]
     if providers is None:
-        candidates = _candidates(device, ort.get_available_providers(), folder.manifest, card_options)
+        candidates = _candidates(device, ort.get_available_providers(), folder.manifest, gpu_options)
     else:
         candidates = [{graph: list(providers) for graph in folder.manifest.graphs}]
     passed_over = ""
     for last, places in enumerate(candidates, 1 - len(candidates)):
         try:
-            return replace(_open_all(folder, places, session_options, card_options), passed_over=passed_over)
+            return replace(_open_all(folder, places, session_options, gpu_options), passed_over=passed_over)
         except ProviderError as error:
             if not last:
                 raise
@@ -108,7 +108,7 @@ def open_sessions(
 
 
 def _is_provider(one: Any) -> bool:
-    """A name, or a name and its options, with a card's number where there is one."""
+    """A name, or a name and its options, with a GPU's number where there is one."""
     if isinstance(one, str):
         return True
     if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], dict)):
@@ -120,7 +120,7 @@ _Places = dict[GraphName, list[Provider] | None]
 """The providers of each graph; None for OpenVINO."""
 
 
-def _candidates(device: str, available: Sequence[str], manifest: Manifest, options: CardOptions) -> list[_Places]:
+def _candidates(device: str, available: Sequence[str], manifest: Manifest, options: GpuOptions) -> list[_Places]:
     """Where the graphs might run, best first."""
     needs_cuda, names = manifest.dtype == "bf16", [device]
     if is_one_of(device, ("auto",)):
@@ -141,7 +141,7 @@ def _candidates(device: str, available: Sequence[str], manifest: Manifest, optio
     return [{graph: _providers(graph, found[graph], manifest, options) for graph in manifest.graphs} for found in placed]
 
 
-def _providers(graph: GraphName, device: Device, manifest: Manifest, options: CardOptions) -> list[Provider] | None:
+def _providers(graph: GraphName, device: Device, manifest: Manifest, options: GpuOptions) -> list[Provider] | None:
     """ONNX Runtime's for a graph on a device, by priority."""
     if device.kind == "openvino":
         return None
@@ -153,7 +153,7 @@ def _providers(graph: GraphName, device: Device, manifest: Manifest, options: Ca
     return cuda
 
 
-def _open_all(folder: ModelFolder, places: _Places, session_options: ort.SessionOptions | None, options: CardOptions) -> Sessions:
+def _open_all(folder: ModelFolder, places: _Places, session_options: ort.SessionOptions | None, options: GpuOptions) -> Sessions:
     for wanted in places.values():
         _check_providers(wanted or [])
 
@@ -170,10 +170,10 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
         loading.append(own)
         return _open(folder, graph, wanted, own, options)
 
-    on_cards = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
-    # ONNX Runtime prepares a graph's weights on one core. What a card has no room for is not loaded beside the rest.
+    on_gpus = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
+    # ONNX Runtime prepares a graph's weights on one core. What a GPU has no room for is not loaded beside the rest.
     sessions: dict[GraphName, Any] = {}
-    pool = ThreadPoolExecutor(1 if on_cards else len(places))
+    pool = ThreadPoolExecutor(1 if on_gpus else len(places))
     try:
         found: list[Future[Any]] = [pool.submit(opened, graph) for graph in places]
         for graph, one in zip(places, found, strict=True):
@@ -195,9 +195,9 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
     sessions.setdefault("prompt", sessions["decoder"])
     return Sessions(
         **sessions,
-        memory="cuda" if on_cards else "cpu",
+        memory="cuda" if on_gpus else "cpu",
         providers=list(dict.fromkeys(name for session in sessions.values() for name in session.get_providers())),
-        card=card_of(places["decoder"] or []),
+        gpu=gpu_of(places["decoder"] or []),
         options=replace(options, cuda_graph=recorded),
         images_per_call=tensorrt.IMAGES_PER_CALL if on_tensorrt else None,
     )
@@ -223,9 +223,9 @@ def _check_providers(wanted: list[Provider]) -> None:
             )
         if reason := too_old(name):
             raise ProviderError(f"{name} cannot run here: {reason}, or choose --device cpu.")
-        if name in (CUDA, TENSORRT) and (count := cards()) is not None and card_of(wanted) >= count:
-            seen = f"{count} card{'s' if count > 1 else ''}" if count else "no card"
-            raise ProviderError(f"There is no card number {card_of(wanted)}: CUDA sees {seen}. Choose another device.")
+        if name in (CUDA, TENSORRT) and (count := gpu_count()) is not None and gpu_of(wanted) >= count:
+            seen = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
+            raise ProviderError(f"There is no GPU number {gpu_of(wanted)}: CUDA sees {seen}. Choose another device.")
 
 
 def _open(
@@ -233,12 +233,12 @@ def _open(
     graph: GraphName,
     wanted: list[Provider],
     options: ort.SessionOptions,
-    card_options: CardOptions,
+    gpu_options: GpuOptions,
 ) -> ort.InferenceSession:
     import onnxruntime as ort
 
     names = [provider_name(provider) for provider in wanted]
-    for name, value in _entries(folder.manifest, names, card_options).items():
+    for name, value in _entries(folder.manifest, names, gpu_options).items():
         if not _has_entry(options, name):  # the caller's own
             options.add_session_config_entry(name, value)
     if names[0] == TENSORRT and isinstance(wanted[0], tuple):
@@ -251,12 +251,12 @@ def _open(
         if names[0] in (CUDA, TENSORRT) and any(words in reason for words in _NO_ROOM):
             weights = folder.manifest.files[data_file(graph)].size if data_file(graph) in folder.manifest.files else 0
             raise ProviderError(
-                f"The card has no room for {graph_file(graph)}, whose weights take {weights / 1e9:.1f} GB ({reason:.300}). Close "
+                f"The GPU has no room for {graph_file(graph)}, whose weights take {weights / 1e9:.1f} GB ({reason:.300}). Close "
                 "what else runs on it, export with --int4 --for cuda, or choose --device cpu."
             ) from error
         if plain := _without_cuda_graph(wanted):
             _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
-            return _open(folder, graph, plain, options, card_options)
+            return _open(folder, graph, plain, options, gpu_options)
         if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
             raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
         raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error
@@ -265,7 +265,7 @@ def _open(
         raise ProviderError(
             f"ONNX Runtime dropped {', '.join(missing)} and would have run {graph_file(graph)} on "
             f"{', '.join(session.get_providers())}, though its libraries (CUDA {cuda_major()}, cuDNN 9) are here. Check the "
-            "card with nvidia-smi, run: pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or choose --device cpu."
+            "GPU with nvidia-smi, run: pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or choose --device cpu."
         )
     nodes = placement(session)
     if nodes and names[0] not in nodes:
@@ -298,9 +298,9 @@ def _cancel(loading: Sequence[ort.SessionOptions], now: bool) -> None:
         options.set_load_cancellation_flag(now)
 
 
-def _entries(manifest: Manifest, providers: list[str], card_options: CardOptions) -> dict[str, str]:
+def _entries(manifest: Manifest, providers: list[str], gpu_options: GpuOptions) -> dict[str, str]:
     """What a session's configuration gets, beside what the caller has put there."""
-    found = {_RECORD_PLACEMENT: "1"} | (card_options.session if providers != [CPU] else {})
+    found = {_RECORD_PLACEMENT: "1"} | (gpu_options.session if providers != [CPU] else {})
     if manifest.quantisation and not INT8_UNITS & set(instructions()):
         # Processors without 8-bit units add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
         # unsigned. Those with them would only be slowed down: prompts to two fifths, opening to a third of the speed.
@@ -325,7 +325,7 @@ def placement(session: Any) -> dict[str, int]:
 
 
 def _left_to_the_cpu(session: Any) -> str:
-    """Operators of the layers that no card runs, and how many; empty for sessions that keep no count."""
+    """Operators of the layers that no GPU runs, and how many; empty for sessions that keep no count."""
     found: Counter[str] = Counter()
     with contextlib.suppress(Exception):
         for part in session.get_provider_graph_assignment_info():
@@ -335,7 +335,7 @@ def _left_to_the_cpu(session: Any) -> str:
 
 
 def _advice(manifest: Manifest) -> str:
-    """What to export for a card instead."""
+    """What to export for a GPU instead."""
     if manifest.quantisation:
         return "Export with --int4 --for cuda, or with --fp16"
     return "Export with --fp16 or --bf16" + (", or with --attention standard" if manifest.attention == "fused" else "")

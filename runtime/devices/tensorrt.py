@@ -10,7 +10,7 @@ from typing import Any
 
 from ...graphs.contract import GraphName, Manifest, data_file, graph_file, interface
 from ..errors import ProviderError
-from .device import on_card
+from .device import on_gpu
 
 IMAGES_PER_CALL = 4
 """Engines are built for so many images of one size at most."""
@@ -60,14 +60,14 @@ def profile(graph: GraphName, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def options(graph: GraphName, manifest: Manifest, card: int, memory_limit: float | None) -> dict[str, Any]:
+def options(graph: GraphName, manifest: Manifest, gpu: int, memory_limit: float | None) -> dict[str, Any]:
     """Options of TensorrtExecutionProvider for a graph; its engines are kept by the graph's content.
 
     Not among them: leave to choose a precision (trt_fp16_enable). Without it ONNX Runtime has TensorRT keep to the graph's types,
     and half precision would overflow in the connector, which is float32 in fp16 folders, too.
     """
     places = engine_folder(graph, manifest)
-    found = on_card(card) | {
+    found = on_gpu(gpu) | {
         "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(places),
         "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(places.parent),
     }  # fmt: skip

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from ...graphs.errors import ModelFolderError
-from ..devices.device import CPU, CUDA, on_card
+from ..devices.device import CPU, CUDA, on_gpu
 from ..devices.sessions import Sessions
 from ..errors import PromptError, ProviderError
 from ..folder import ModelFolder
@@ -58,11 +58,11 @@ class Engine:
     def open(cls, folder: ModelFolder, sessions: Sessions, image_cache: int = 0) -> Engine:
         argmax = None
         if sessions.memory == "cuda" and sessions.options.argmax:
-            argmax = open_argmax([(CUDA, on_card(sessions.card)), CPU])
+            argmax = open_argmax([(CUDA, on_gpu(sessions.gpu)), CPU])
         return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache), argmax)
 
     def __post_init__(self) -> None:
-        self.storage = Storage.of(self.sessions.vision, self.sessions.memory, self.sessions.card)
+        self.storage = Storage.of(self.sessions.vision, self.sessions.memory, self.sessions.gpu)
         self.pixel_type = _PIXELS[self.sessions.vision.get_inputs()[0].type]
 
     def encode_images(self, tiles: Sequence[Tile], timings: Timings | None = None) -> list[Buffer]:
@@ -259,7 +259,7 @@ class Engine:
         return groups
 
     def _bind(self, bound: Bound, name: str, array: NDArray[Any]) -> None:
-        """An array of the host's. To a card it is copied here and now: a run would not wait for a copy of the binding's own."""
+        """An array of the host's. To a GPU it is copied here and now: a run would not wait for a copy of the binding's own."""
         if self.storage.device == "cpu":
             bound.array(name, array)
         else:

@@ -31,13 +31,13 @@ class Storage:
     """ONNX's number of the type."""
     session: ort.InferenceSession
     """One that runs there."""
-    card: int = 0
-    """The number of the card, of several."""
+    gpu: int = 0
+    """The number of the GPU, of several."""
 
     @classmethod
-    def of(cls, session: ort.InferenceSession, device: Literal["cpu", "cuda"], card: int = 0) -> Storage:
+    def of(cls, session: ort.InferenceSession, device: Literal["cpu", "cuda"], gpu: int = 0) -> Storage:
         """Of the type of a session's first output."""
-        return cls(device, _TYPES[session.get_outputs()[0].type], session, card)
+        return cls(device, _TYPES[session.get_outputs()[0].type], session, gpu)
 
     @property
     def item_bytes(self) -> int:
@@ -57,11 +57,11 @@ class Storage:
         import onnxruntime as ort
 
         try:
-            return ort.OrtValue.ortvalue_from_shape_and_type(shape, element_type, self.device, self.card)
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, element_type, self.device, self.gpu)
         except Exception as error:  # onnxruntime's errors share no base but Exception
             reason = str(error).strip().splitlines()[0]
             raise ProviderError(
-                f"The card gave no memory for {list(shape)} numbers ({reason:.300}). Use fewer rows or tokens."
+                f"The GPU gave no memory for {list(shape)} numbers ({reason:.300}). Use fewer rows or tokens."
             ) from error
 
     def tensor(self, array: NDArray[Any]) -> ort.OrtValue:
@@ -69,11 +69,11 @@ class Storage:
         import onnxruntime as ort
 
         try:
-            return _owned(ort.OrtValue.ortvalue_from_numpy(array, self.device, self.card), array)
+            return _owned(ort.OrtValue.ortvalue_from_numpy(array, self.device, self.gpu), array)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise ProviderError(
-                f"The card did not take {array.nbytes} bytes ({reason:.300}). Check it with nvidia-smi."
+                f"The GPU did not take {array.nbytes} bytes ({reason:.300}). Check it with nvidia-smi."
             ) from error
 
     def buffer(self, rows: int, groups: int, length: int, width: int) -> Buffer:
@@ -96,7 +96,7 @@ class Buffer:
         if storage.device != "cpu":
             self._value = storage.empty(shape, storage.element_type)
             if self.nbytes:
-                cuda_runtime.zero(self._value.data_ptr(), self.nbytes, storage.card)
+                cuda_runtime.zero(self._value.data_ptr(), self.nbytes, storage.gpu)
             return
         self._array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
         self._value = _wrap(self._array, storage.element_type)
@@ -114,7 +114,7 @@ class Buffer:
         if stop > start:
             line = (stop - start) * self.shape[3] * self._storage.item_bytes
             lines = source._lines(source_row, start)
-            cuda_runtime.copy_lines(self._lines(row, start), lines, line, self.shape[1], self._storage.card)
+            cuda_runtime.copy_lines(self._lines(row, start), lines, line, self.shape[1], self._storage.gpu)
 
     def write(self, values: NDArray[np.floating[Any]]) -> None:
         """Fill the buffer with as many numbers from the host."""
@@ -125,7 +125,7 @@ class Buffer:
         if self._storage.device == "cpu":
             self._array[...] = array
         elif self.nbytes:
-            cuda_runtime.copy(self._value.data_ptr(), array.ctypes.data, self.nbytes, self._storage.card)
+            cuda_runtime.copy(self._value.data_ptr(), array.ctypes.data, self.nbytes, self._storage.gpu)
 
     def read(self) -> NDArray[np.float32]:
         """A copy on the host, float32."""
@@ -134,7 +134,7 @@ class Buffer:
         else:
             array = np.empty(self.shape, _STORED[self._storage.element_type])
             if self.nbytes:
-                cuda_runtime.copy(array.ctypes.data, self._value.data_ptr(), self.nbytes, self._storage.card)
+                cuda_runtime.copy(array.ctypes.data, self._value.data_ptr(), self.nbytes, self._storage.gpu)
         if self._storage.element_type == _BFLOAT16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32)
@@ -155,7 +155,7 @@ class Buffer:
         binding = storage.session.io_binding()  # the one way of its Python interface to a tensor at an address
         pointer = self._value.data_ptr() + offset * storage.item_bytes
         name = storage.session.get_outputs()[0].name
-        binding.bind_output(name, storage.device, storage.card, storage.element_type, shape, pointer)
+        binding.bind_output(name, storage.device, storage.gpu, storage.element_type, shape, pointer)
         return _owned(binding.get_outputs()[0], self._value)
 
 

@@ -1,4 +1,4 @@
-"""CUDA's own calls, for what ONNX Runtime's Python interface does not do with a card's memory.
+"""CUDA's own calls, for what ONNX Runtime's Python interface does not do with a GPU's memory.
 
 It has copies between tensors, but only for providers that are registered as plugins, which CUDA's in its wheels is not. Each
 function returns when the work is done: ONNX Runtime's streams wait for nobody.
@@ -23,15 +23,15 @@ from ..errors import ProviderError
 _ANY_DIRECTION = 4
 """cudaMemcpyDefault: CUDA knows host and device by their addresses."""
 _PORTABLE = 1
-"""cudaHostRegisterPortable: for every card."""
+"""cudaHostRegisterPortable: for every GPU."""
 
 
-def pinned(shape: tuple[int, ...], card: int) -> NDArray[np.float32]:
-    """An array of zeros that cards read and write by themselves, which is faster; a common one where CUDA refuses."""
+def pinned(shape: tuple[int, ...], gpu: int) -> NDArray[np.float32]:
+    """An array of zeros that GPUs read and write by themselves, which is faster; a common one where CUDA refuses."""
     memory = mmap.mmap(-1, max(1, 4 * math.prod(shape)))  # whole pages, in which nothing else lies
     array: NDArray[np.float32] = np.frombuffer(memory, np.float32, math.prod(shape)).reshape(shape)
     runtime, address = _library(), ctypes.c_void_p(array.ctypes.data)
-    runtime.cudaSetDevice(card)  # or else the first card would be started for it
+    runtime.cudaSetDevice(gpu)  # or else the first GPU would be started for it
     if runtime.cudaHostRegister(address, ctypes.c_size_t(len(memory)), ctypes.c_uint(_PORTABLE)) == 0:
         weakref.finalize(memory, runtime.cudaHostUnregister, address)
     else:
@@ -39,28 +39,28 @@ def pinned(shape: tuple[int, ...], card: int) -> NDArray[np.float32]:
     return array
 
 
-def zero(address: int, nbytes: int, card: int) -> None:
-    """Fill memory of a card with zeros, none of which come from the host."""
+def zero(address: int, nbytes: int, gpu: int) -> None:
+    """Fill memory of a GPU with zeros, none of which come from the host."""
     runtime = _library()
-    _check(runtime, runtime.cudaSetDevice(card))
+    _check(runtime, runtime.cudaSetDevice(gpu))
     _check(runtime, runtime.cudaMemset(ctypes.c_void_p(address), 0, ctypes.c_size_t(nbytes)))
     _check(runtime, runtime.cudaStreamSynchronize(None))
 
 
-def copy(target: int, source: int, nbytes: int, card: int) -> None:
-    """Copy between addresses on a card and on the host."""
+def copy(target: int, source: int, nbytes: int, gpu: int) -> None:
+    """Copy between addresses on a GPU and on the host."""
     runtime = _library()
     places = ctypes.c_void_p(target), ctypes.c_void_p(source)
-    _check(runtime, runtime.cudaSetDevice(card))
+    _check(runtime, runtime.cudaSetDevice(gpu))
     _check(runtime, runtime.cudaMemcpy(*places, ctypes.c_size_t(nbytes), _ANY_DIRECTION))
     _check(runtime, runtime.cudaStreamSynchronize(None))
 
 
-def copy_lines(target: tuple[int, int], source: tuple[int, int], nbytes: int, lines: int, card: int) -> None:
+def copy_lines(target: tuple[int, int], source: tuple[int, int], nbytes: int, lines: int, gpu: int) -> None:
     """Copy some lines of so many bytes; of both sides, the first one's address and the bytes from one line to the next."""
     runtime = _library()
     places = (part for address, pitch in (target, source) for part in (ctypes.c_void_p(address), ctypes.c_size_t(pitch)))
-    _check(runtime, runtime.cudaSetDevice(card))
+    _check(runtime, runtime.cudaSetDevice(gpu))
     _check(runtime, runtime.cudaMemcpy2D(*places, ctypes.c_size_t(nbytes), ctypes.c_size_t(lines), _ANY_DIRECTION))
     _check(runtime, runtime.cudaStreamSynchronize(None))
 
@@ -70,7 +70,7 @@ def _check(runtime: Any, status: int) -> None:
         return
     runtime.cudaGetLastError()  # ONNX Runtime would take it for its next kernel's
     reason = (runtime.cudaGetErrorString(status) or b"").decode(errors="replace")
-    raise ProviderError(f"CUDA could not copy or clear memory of the card ({reason or status}). Check it with nvidia-smi.")
+    raise ProviderError(f"CUDA could not copy or clear memory of the GPU ({reason or status}). Check it with nvidia-smi.")
 
 
 @cache

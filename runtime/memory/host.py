@@ -21,12 +21,12 @@ class HostOutput:
             self._array: NDArray[np.float32] = np.zeros(shape, np.float32)
             self.value = storage.tensor(self._array)
         else:
-            self._array = cuda_runtime.pinned(shape, storage.card)
+            self._array = cuda_runtime.pinned(shape, storage.gpu)
             self.value = storage.empty(shape, FLOAT32)
         self._storage = storage
 
     def pull(self) -> NDArray[np.float32]:
         """What was written, good until the next time."""
         if self._storage.device != "cpu":
-            cuda_runtime.copy(self._array.ctypes.data, self.value.data_ptr(), self._array.nbytes, self._storage.card)
+            cuda_runtime.copy(self._array.ctypes.data, self.value.data_ptr(), self._array.nbytes, self._storage.gpu)
         return self._array

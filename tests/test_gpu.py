@@ -1,4 +1,4 @@
-"""The path of graphics cards, with a card that is made up: the host's memory under another name, and ONNX Runtime's CPU kernels."""
+"""The path of GPUs, with a GPU that is made up: the host's memory under another name, and ONNX Runtime's CPU kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import CardOptions
+from idefics2_onnx import GpuOptions
 from idefics2_onnx.cli import main
 from idefics2_onnx.export.argmax import argmax_graph
 from idefics2_onnx.graphs.contract import ARGMAX
@@ -35,7 +35,7 @@ EXAMPLE = "What is in this picture?"
 
 
 @pytest.fixture
-def card(monkeypatch, tmp_path):
+def gpu(monkeypatch, tmp_path):
     """An ONNX Runtime with CUDA and TensorRT, whose sessions remember how they were opened and run."""
     seen = SimpleNamespace(
         opened={}, configured={}, recordings=[], released=[], cuda=MadeUpCuda(), refuses="", nodes={}, operators={}
@@ -89,14 +89,14 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "cards", lambda: None)
+    monkeypatch.setattr(sessions, "GPUs", lambda: None)
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return seen
 
 
-def test_a_card_gives_the_processors_answers(card, exported):
+def test_a_gpu_gives_the_processors_answers(gpu, exported):
     images = photos()[:2]
     for name, precision in (("plain", "fp32"), ("window", "fp16")):
         expected = Idefics2.from_pretrained(exported(name, precision), "cpu").generate(
@@ -109,25 +109,25 @@ def test_a_card_gives_the_processors_answers(card, exported):
         assert [one.token_ids for one in found] == [one.token_ids for one in expected]
 
 
-def test_greedy_steps_bring_ids_back_and_others_logits(card, exported):
+def test_greedy_steps_bring_ids_back_and_others_logits(gpu, exported):
     ours = Idefics2.from_pretrained(exported("plain"), "cuda")
     logits = 4 * ours.engine.sizes.vocab_size
     ours.generate(EXAMPLE, max_new_tokens=9, eos_token_id=[])
-    assert card.cuda.copied.count(logits) == 1  # the prompt's
+    assert gpu.cuda.copied.count(logits) == 1  # the prompt's
     for options in (
         {"do_sample": True},
         {"logprobs": True},
         {"repetition_penalty": 1.3},
         {"min_new_tokens": 3},
     ):
-        card.cuda.copied.clear()
+        gpu.cuda.copied.clear()
         ours.generate(EXAMPLE, max_new_tokens=9, eos_token_id=[], **options)
-        assert card.cuda.copied.count(logits) == 9
-    plain = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(argmax=False))
+        assert gpu.cuda.copied.count(logits) == 9
+    plain = Idefics2.from_pretrained(exported("plain"), "cuda", gpu_options=GpuOptions(argmax=False))
     assert plain.engine.argmax is None
 
 
-def test_logits_that_are_not_finite_are_noticed_on_the_card(card, exported, monkeypatch):
+def test_logits_that_are_not_finite_are_noticed_on_the_gpu(gpu, exported, monkeypatch):
     ours = Idefics2.from_pretrained(exported("plain"), "cuda")
     monkeypatch.setattr(argmax.Argmax, "__call__", lambda self: ([5], np.array([[np.nan]], np.float32)))
     with pytest.raises(ModelFolderError, match="not finite"):
@@ -153,33 +153,33 @@ def test_the_argmax_that_ships_is_the_one_that_is_written():
     assert not np.isfinite(total[2]).any()
 
 
-def test_steps_are_recorded_one_recording_per_place(card, exported):
-    ours = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(cuda_graph=True))
-    assert card.opened["decoder"][0][1]["enable_cuda_graph"] == "1"
-    assert "enable_cuda_graph" not in card.opened["vision"][0][1]
+def test_steps_are_recorded_one_recording_per_place(gpu, exported):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", gpu_options=GpuOptions(cuda_graph=True))
+    assert gpu.opened["decoder"][0][1]["enable_cuda_graph"] == "1"
+    assert "enable_cuda_graph" not in gpu.opened["vision"][0][1]
     first = ours.generate(EXAMPLE, max_new_tokens=5, eos_token_id=[])
-    prompt, *steps = card.recordings
+    prompt, *steps = gpu.recordings
     assert prompt == -1
     assert len(steps) == 4
     assert len(set(steps)) == 1
     assert steps[0] > 0
-    assert card.released == steps[:1]
-    card.recordings.clear()
+    assert gpu.released == steps[:1]
+    gpu.recordings.clear()
     assert ours.generate(EXAMPLE, max_new_tokens=5, eos_token_id=[]).token_ids == first.token_ids
-    assert card.recordings[1] != steps[0]
+    assert gpu.recordings[1] != steps[0]
 
 
-def test_what_cannot_be_recorded_runs_step_by_step(card, exported, capsys):
-    card.refuses = "This session cannot use the graph capture feature"
-    ours = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(cuda_graph=True))
+def test_what_cannot_be_recorded_runs_step_by_step(gpu, exported, capsys):
+    gpu.refuses = "This session cannot use the graph capture feature"
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", gpu_options=GpuOptions(cuda_graph=True))
     assert "decoder.onnx cannot be recorded as a CUDA graph (This session cannot" in capsys.readouterr().err
     assert not ours.engine.sessions.options.cuda_graph
     ours.generate(EXAMPLE, max_new_tokens=3, eos_token_id=[])
-    assert set(card.recordings) == {-1}
+    assert set(gpu.recordings) == {-1}
 
 
-def test_a_recording_that_fails_is_given_up(card, exported, capsys, monkeypatch):
-    ours = Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(cuda_graph=True))
+def test_a_recording_that_fails_is_given_up(gpu, exported, capsys, monkeypatch):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", gpu_options=GpuOptions(cuda_graph=True))
     real = decode_step.run
 
     def run(*arguments, **options):
@@ -196,26 +196,26 @@ def test_a_recording_that_fails_is_given_up(card, exported, capsys, monkeypatch)
     )
 
 
-def test_card_options_become_onnx_runtimes():
+def test_gpu_options_become_onnx_runtimes():
     plain = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
-    assert CardOptions().cuda(1, "fp32") == {"device_id": "1", **plain}
-    assert CardOptions().cuda(0, "fp16") == plain | {"use_tf32": "1"}  # the connector: fp32 for its range
-    found = CardOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, "fp32", cuda_graph=True)
+    assert GpuOptions().cuda(1, "fp32") == {"device_id": "1", **plain}
+    assert GpuOptions().cuda(0, "fp16") == plain | {"use_tf32": "1"}  # the connector: fp32 for its range
+    found = GpuOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, "fp32", cuda_graph=True)
     assert found == {
         "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
         "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
     }  # fmt: skip
 
 
-def test_mixed_products_are_asked_for_by_option(card, exported):
+def test_mixed_products_are_asked_for_by_option(gpu, exported):
     entry = "ep.cuda.fpa_intb_gemm"
-    Idefics2.from_pretrained(exported("plain"), "cuda", card_options=CardOptions(mixed_gemm=True))
-    assert all(card.configured[graph].get_session_config_entry(entry) == "1" for graph in ("vision", "decoder"))
+    Idefics2.from_pretrained(exported("plain"), "cuda", gpu_options=GpuOptions(mixed_gemm=True))
+    assert all(gpu.configured[graph].get_session_config_entry(entry) == "1" for graph in ("vision", "decoder"))
     own = "session.use_device_allocator_for_initializers"  # the arena would take up to twice as much for weights
-    assert card.configured["decoder"].get_session_config_entry(own) == "1"
+    assert gpu.configured["decoder"].get_session_config_entry(own) == "1"
     Idefics2.from_pretrained(exported("plain"), "cuda")
     with pytest.raises(RuntimeError, match=entry):
-        card.configured["decoder"].get_session_config_entry(entry)
+        gpu.configured["decoder"].get_session_config_entry(entry)
 
 
 @pytest.mark.parametrize(
@@ -229,19 +229,21 @@ def test_mixed_products_are_asked_for_by_option(card, exported):
         {"argmax": "no"},
     ],
 )
-def test_card_options_that_mean_nothing(wrong):
+def test_gpu_options_that_mean_nothing(wrong):
     with pytest.raises(ProviderError, match="Give "):
-        CardOptions(**wrong)
+        GpuOptions(**wrong)
 
 
-def test_card_options_on_the_command_line(card, exported):
+def test_gpu_options_on_the_command_line(gpu, exported):
     arguments = ["run", "Hi", "-m", str(exported("plain")), "--device", "cuda", "--max-new-tokens", "1"]
-    done = CliRunner().invoke(main, [*arguments, "--card", "memory_limit=8e9", "--card", "tf32=true"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        main, [*arguments, "--gpu-option", "memory_limit=8e9", "--gpu-option", "tf32=true"], catch_exceptions=False
+    )
     assert done.exit_code == 0
-    assert card.opened["vision"][0][1]["gpu_mem_limit"] == "8000000000"
-    assert card.opened["vision"][0][1]["use_tf32"] == "1"
-    wrong = CliRunner().invoke(main, [*arguments, "--card", "speed=9"])
-    assert "no card option 'speed'" in wrong.stderr
+    assert gpu.opened["vision"][0][1]["gpu_mem_limit"] == "8000000000"
+    assert gpu.opened["vision"][0][1]["use_tf32"] == "1"
+    wrong = CliRunner().invoke(main, [*arguments, "--gpu-option", "speed=9"])
+    assert "no GPU option 'speed'" in wrong.stderr
     assert wrong.exit_code == 2
 
 
@@ -272,13 +274,13 @@ def test_places_that_do_not_work(name, expected):
         place(name)
 
 
-def test_tensorrt_takes_the_images_only(card, exported, capsys):
+def test_tensorrt_takes_the_images_only(gpu, exported, capsys):
     folder = exported("plain", "fp16", "standard")
     ours = Idefics2.from_pretrained(folder, "tensorrt")
-    assert [name for name, _ in card.opened["vision"]] == [TENSORRT, CUDA, CPU]
-    assert [name for name, _ in card.opened["decoder"]] == [CUDA, CPU]
+    assert [name for name, _ in gpu.opened["vision"]] == [TENSORRT, CUDA, CPU]
+    assert [name for name, _ in gpu.opened["decoder"]] == [CUDA, CPU]
     assert "TensorRT builds engines for vision.onnx, which takes minutes" in capsys.readouterr().err
-    options = card.opened["vision"][0][1]
+    options = gpu.opened["vision"][0][1]
     sizes = ours.engine.sizes
     side, patches = sizes.patch_size * sizes.positions_per_side, sizes.positions_per_side**2
     assert options["trt_profile_max_shapes"] == f"pixel_values:4x3x{side}x{side},position_ids:{patches}"
@@ -290,7 +292,7 @@ def test_tensorrt_takes_the_images_only(card, exported, capsys):
     Idefics2.from_pretrained(folder, "tensorrt")
     assert not capsys.readouterr().err
     Idefics2.from_pretrained(exported("plain"), "tensorrt")
-    assert "trt_profile_min_shapes" not in card.opened["vision"][0][1]  # TensorRT would want every piece's inputs named
+    assert "trt_profile_min_shapes" not in gpu.opened["vision"][0][1]  # TensorRT would want every piece's inputs named
 
 
 @pytest.mark.parametrize("graph", ["vision", "embedding", "decoder"])
@@ -310,7 +312,7 @@ def test_tensorrts_profiles_name_every_input(graph, exported):
         assert all(a == c == axis for a, c, axis in zip(least, most, tensor.shape, strict=True) if isinstance(axis, int))
 
 
-def test_engines_that_cannot_be_kept(card, exported, tmp_path, monkeypatch, capsys):
+def test_engines_that_cannot_be_kept(gpu, exported, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ProviderError, match="engines cannot be kept in .* Set XDG_CACHE_HOME"):
@@ -322,26 +324,26 @@ def test_engines_that_cannot_be_kept(card, exported, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     "providers", [[], [(CPU,)], [(CPU, {}, 1)], [None], [(CUDA, {"device_id": ""})], [(CUDA, {"device_id": "first"})]]
 )
-def test_provider_lists_that_are_none(card, providers):
+def test_provider_lists_that_are_none(gpu, providers):
     with pytest.raises(ProviderError, match="Give a list of names, or of pairs"):
         Idefics2.from_pretrained(providers=providers)
 
 
-def test_a_provider_that_takes_nothing_of_a_graph_is_an_error(card, exported):
-    card.nodes["vision"] = {CUDA: 90, CPU: 4}
+def test_a_provider_that_takes_nothing_of_a_graph_is_an_error(gpu, exported):
+    gpu.nodes["vision"] = {CUDA: 90, CPU: 4}
     with pytest.raises(
         ProviderError, match=r"TensorrtExecutionProvider takes none of vision.onnx's nodes \(90 on CUDA.*, 4 on CPU.*standard"
     ):
         open_sessions(ModelFolder.open(exported("plain", "fp32", "standard")), "tensorrt")
-    card.nodes["vision"] = {CPU: 94}
+    gpu.nodes["vision"] = {CPU: 94}
     with pytest.raises(ProviderError, match="CUDAExecutionProvider takes none of vision.onnx's nodes"):
         open_sessions(ModelFolder.open(exported("plain")), "cuda")
 
 
-def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
+def test_the_doctor_tells_what_runs_where(gpu, exported, monkeypatch):
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(doctor, "library_versions", lambda: {"CUDA": "13.0", "cuDNN": "9.10.2"})
-    card.nodes["decoder"] = {CUDA: 40, CPU: 2}
+    gpu.nodes["decoder"] = {CUDA: 40, CPU: 2}
     done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda", "--json"], catch_exceptions=False)
     found = [(finding["topic"], finding["status"], finding["text"]) for finding in json.loads(done.stdout)["findings"]]
     assert done.exit_code == 0
@@ -351,13 +353,13 @@ def test_the_doctor_tells_what_runs_where(card, exported, monkeypatch):
     assert ("tensorrt", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
     assert ("vision.onnx", "ok", "3 nodes on CUDAExecutionProvider") in found
     assert ("decoder.onnx", "note", "40 nodes on CUDAExecutionProvider, 2 nodes on CPUExecutionProvider") in found
-    card.nodes["vision"] = {CPU: 90}
+    gpu.nodes["vision"] = {CPU: 90}
     done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda"], catch_exceptions=False)
     assert done.exit_code == 1
     assert "! device" in done.stdout
 
 
-def test_a_card_that_fails_when_it_runs_is_wrong_where_it_was_asked_for(card, monkeypatch):
+def test_a_gpu_that_fails_when_it_runs_is_wrong_where_it_was_asked_for(gpu, monkeypatch):
     real = doctor._numbers
 
     def numbers(folder, device):
@@ -374,28 +376,28 @@ def test_a_card_that_fails_when_it_runs_is_wrong_where_it_was_asked_for(card, mo
     ]
 
 
-def test_pinned_memory_is_given_back(card):
+def test_pinned_memory_is_given_back(gpu):
     calls, forgotten = [], []
-    card.cuda.cudaHostRegister = lambda address, size, flags: calls.append((address.value, size.value)) or 0
-    card.cuda.cudaHostUnregister = lambda address: calls.append(address.value)
+    gpu.cuda.cudaHostRegister = lambda address, size, flags: calls.append((address.value, size.value)) or 0
+    gpu.cuda.cudaHostUnregister = lambda address: calls.append(address.value)
     array = cuda_runtime.pinned((2, 5), 1)
     place_of_it = array.ctypes.data
     assert calls == [(place_of_it, 40)]
     assert place_of_it % mmap.PAGESIZE == 0  # with nothing else in its pages, which CUDA would pin as well
-    assert card.cuda.devices == [1]
+    assert gpu.cuda.devices == [1]
     part = array[1:]
     del array
     assert len(calls) == 1
     del part
     assert calls[1:] == [place_of_it]
-    card.cuda.cudaHostRegister = lambda *_: 2
-    card.cuda.cudaGetLastError = lambda: forgotten.append(2)
+    gpu.cuda.cudaHostRegister = lambda *_: 2
+    gpu.cuda.cudaGetLastError = lambda: forgotten.append(2)
     assert cuda_runtime.pinned((2, 5), 1).shape == (2, 5)
     assert len(calls) == 2
     assert forgotten == [2]
 
 
-def test_zeros_do_not_come_from_the_host(card, monkeypatch):
+def test_zeros_do_not_come_from_the_host(gpu, monkeypatch):
     monkeypatch.setattr(
         ort.OrtValue,
         "ortvalue_from_shape_and_type",
@@ -403,11 +405,11 @@ def test_zeros_do_not_come_from_the_host(card, monkeypatch):
     )
     storage = Storage("cuda", 1, None, 1)
     assert not storage.buffer(2, 3, 4, 5)._value.numpy().any()
-    assert card.cuda.devices == [1]
-    assert not card.cuda.copied
+    assert gpu.cuda.devices == [1]
+    assert not gpu.cuda.copied
 
 
-def test_rows_are_copied_group_by_group(card, exported):
+def test_rows_are_copied_group_by_group(gpu, exported):
     storage = Idefics2.from_pretrained(exported("plain"), "cuda").engine.storage
     source, target = storage.buffer(2, 3, 4, 5), storage.buffer(3, 3, 7, 5)
     numbers = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
@@ -420,18 +422,18 @@ def test_rows_are_copied_group_by_group(card, exported):
     assert np.array_equal(target.read(), expected)
 
 
-def test_what_cuda_refuses_is_an_error(card, exported, monkeypatch):
+def test_what_cuda_refuses_is_an_error(gpu, exported, monkeypatch):
     model = Idefics2.from_pretrained(exported("plain"), "cuda")
-    card.cuda.cudaMemset = lambda *_: 2
-    with pytest.raises(ProviderError, match=r"CUDA could not copy or clear memory of the card \(out of memory\)"):
+    gpu.cuda.cudaMemset = lambda *_: 2
+    with pytest.raises(ProviderError, match=r"CUDA could not copy or clear memory of the GPU \(out of memory\)"):
         model.generate(EXAMPLE, max_new_tokens=1)
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", lambda *_: 1 / 0)
-    with pytest.raises(ProviderError, match="The card gave no memory for"):
+    with pytest.raises(ProviderError, match="The GPU gave no memory for"):
         model.generate(EXAMPLE, max_new_tokens=1)
 
 
-def test_layers_that_the_cpu_would_run_are_an_error(card, exported):
-    card.nodes["decoder"], card.operators[CPU] = {CUDA: 90, CPU: 2}, "GroupQueryAttention"
+def test_layers_that_the_cpu_would_run_are_an_error(gpu, exported):
+    gpu.nodes["decoder"], gpu.operators[CPU] = {CUDA: 90, CPU: 2}, "GroupQueryAttention"
     expected = (
         r"no kernels for 2 GroupQueryAttention in decoder.onnx \(fp32\).*with --fp16 or --bf16, or with --attention standard"
     )
@@ -442,32 +444,32 @@ def test_layers_that_the_cpu_would_run_are_an_error(card, exported):
     assert Idefics2.from_pretrained(exported("plain"), "auto").providers == [CPU]
 
 
-def test_the_callers_session_options_hide_nothing(card, exported):
-    card.nodes["decoder"], card.operators = {CUDA: 36, CPU: 4}, {CPU: "GroupQueryAttention"}
+def test_the_callers_session_options_hide_nothing(gpu, exported):
+    gpu.nodes["decoder"], gpu.operators = {CUDA: 36, CPU: 4}, {CPU: "GroupQueryAttention"}
     options = ort.SessionOptions()
     options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "0")
     with pytest.raises(ProviderError, match="has no kernels for 4 GroupQueryAttention"):
-        Idefics2.from_pretrained(exported("plain"), "cuda", session_options=options, card_options=CardOptions(mixed_gemm=True))
-    assert card.configured["decoder"] is options
+        Idefics2.from_pretrained(exported("plain"), "cuda", session_options=options, gpu_options=GpuOptions(mixed_gemm=True))
+    assert gpu.configured["decoder"] is options
     assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
     assert options.get_session_config_entry("ep.cuda.fpa_intb_gemm") == "0"  # the caller's own
 
 
-def test_cards_that_are_not_there(card, monkeypatch):
-    for count, seen in ((1, "1 card"), (0, "no card")):
-        monkeypatch.setattr(sessions, "cards", lambda count=count: count)
-        with pytest.raises(ProviderError, match=f"no card number 5: CUDA sees {seen}. Choose"):
+def test_gpus_that_are_not_there(gpu, monkeypatch):
+    for count, seen in ((1, "1 GPU"), (0, "no GPU")):
+        monkeypatch.setattr(sessions, "GPUs", lambda count=count: count)
+        with pytest.raises(ProviderError, match=f"no GPU number 5: CUDA sees {seen}. Choose"):
             Idefics2.from_pretrained(device="cuda:5")
-    monkeypatch.setattr(sessions, "cards", lambda: 6)
+    monkeypatch.setattr(sessions, "GPUs", lambda: 6)
     Idefics2.from_pretrained(device="cuda:5")
-    assert card.opened["decoder"][0][1]["device_id"] == "5"
+    assert gpu.opened["decoder"][0][1]["device_id"] == "5"
 
 
 @pytest.mark.parametrize(
     "reason",
     ["bfc_arena.cc:359 Failed to allocate memory for requested buffer of size 117440512", "CUDA failure 2: out of memory"],
 )
-def test_a_card_without_room(card, exported, monkeypatch, reason):
+def test_a_gpu_without_room(gpu, exported, monkeypatch, reason):
     def full(path, options=None, providers=(), **_):
         raise RuntimeError(reason)
 
@@ -476,21 +478,21 @@ def test_a_card_without_room(card, exported, monkeypatch, reason):
     with pytest.raises(ProviderError, match=r"no room for \w+.onnx, whose weights take 0.0 GB .*--int4 --for cuda, or choose"):
         Idefics2.from_pretrained(exported("plain"), "cuda")
 
-    def full_card(path, options=None, providers=(), **more):
+    def full_gpu(path, options=None, providers=(), **more):
         return full(path) if providers != [CPU] else real(path, options, providers, **more)
 
-    monkeypatch.setattr(ort, "InferenceSession", full_card)
+    monkeypatch.setattr(ort, "InferenceSession", full_gpu)
     assert Idefics2.from_pretrained(exported("plain")).providers == [CPU]
 
 
-def test_inputs_are_on_the_card_before_a_run(card, exported, monkeypatch):
+def test_inputs_are_on_the_gpu_before_a_run(gpu, exported, monkeypatch):
     """A run does not wait for the copies that a binding begins."""
     monkeypatch.setattr(ort.IOBinding, "bind_cpu_input", lambda *_: pytest.fail("the run's own stream would not wait for it"))
     model = Idefics2.from_pretrained(exported("plain"), "cuda")
     assert model.generate(EXAMPLE, photos()[:1], max_new_tokens=2, eos_token_id=[]).token_ids
 
 
-def test_versions_that_are_too_low(card, monkeypatch):
+def test_versions_that_are_too_low(gpu, monkeypatch):
     here = {"a driver for CUDA": "12.8", "TensorRT": "10.9.0"}
     monkeypatch.setattr(libraries, "library_versions", lambda: here)
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
