@@ -19,8 +19,8 @@ from gpu_trace import traced
 from idefics2_onnx import GpuOptions, Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
 from idefics2_onnx.runtime.devices.machine import Machine
+from idefics2_onnx.runtime.engine.call import NOT_RECORDED
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
-from idefics2_onnx.runtime.engine.engine import NOT_RECORDED
 from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.model import Idefics2
 

@@ -93,7 +93,7 @@ class Chat:
         ]
         messages = [*self._messages, *turn_with_images(text, own)]
         sample = self._sample(messages)
-        self._cache.tokens[0] = sample.reused
+        self._cache.keep(0, sample.reused)
         self._cached_ids = self._cached_ids[: sample.reused]
         generator = Generator(
             self._engine,

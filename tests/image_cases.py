@@ -13,7 +13,8 @@ import warnings
 from typing import Any
 
 import numpy as np
-from idefics2_onnx import Idefics2ImageProcessor, ImageError, PromptError
+from idefics2_onnx import Idefics2ImageProcessor, ImageError
+from idefics2_onnx.runtime.errors import PromptError
 from PIL import Image
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 from transformers.utils import logging

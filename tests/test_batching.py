@@ -73,9 +73,9 @@ def test_rows_stop_each_on_its_own_end_token(model, reference):
 def test_images_of_one_size_are_encoded_together_and_apart_alike(model, monkeypatch):
     ours = model("plain")
     tiles = [tile for own in ours.processor.image_processor.tiles(photos()) for tile in own]
-    ours.engine.features.clear()
+    ours.engine.feature_cache.clear()
     together = ours.engine.encode_images(tiles)
-    ours.engine.features.clear()
+    ours.engine.feature_cache.clear()
     monkeypatch.setattr("idefics2_onnx.runtime.engine.engine.PATCHES_PER_CALL", 1)
     apart = ours.engine.encode_images(tiles)
     for first, second in zip(together, apart, strict=True):

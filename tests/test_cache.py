@@ -10,10 +10,10 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from idefics2_onnx import PromptError
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
 from idefics2_onnx.graphs.errors import ModelFolderError
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.memory import cuda_runtime
 from idefics2_onnx.runtime.memory.buffer import Storage
 from idefics2_onnx.runtime.memory.key_value_cache import KeyValueCache
@@ -112,9 +112,8 @@ def test_bfloat16_is_rounded_to_the_nearest_even(model):
 
 
 def test_long_answers_grow_the_cache_and_change_nothing(model, reference, monkeypatch):
-    ours, theirs = model("window"), reference("window")
     monkeypatch.setattr("idefics2_onnx.runtime.memory.key_value_cache.GROWTH", 3)
-    monkeypatch.setattr("idefics2_onnx.runtime.generation.generator.GROWTH", 3)
+    monkeypatch.setattr("idefics2_onnx.runtime.memory.key_value_cache.GROWTH", 3)
     inputs = theirs.inputs(["<image> a", "b"], [[photos()[0]], []], False)
     options = {"max_new_tokens": 60, "suppress_tokens": [2, 261]}
     assert ours.generate(**inputs, **options).tolist() == theirs.generate(inputs, **options).tolist()

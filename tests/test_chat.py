@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from idefics2_onnx import ImageError, PromptError
+from idefics2_onnx import ImageError
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.generation.answer import Generation
 from idefics2_onnx.runtime.memory.buffer import Buffer
 from idefics2_onnx.runtime.model import Idefics2

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.commands.console import Console
+from idefics2_onnx.runtime.engine.call import run
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
-from idefics2_onnx.runtime.engine.engine import run
 from idefics2_onnx.runtime.model import Idefics2
 
 CAT = str(Path("examples/cat.jpg").resolve())

@@ -89,7 +89,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "GPUs", lambda: None)
+    monkeypatch.setattr(sessions, "gpu_count", lambda: None)
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -457,10 +457,10 @@ def test_the_callers_session_options_hide_nothing(gpu, exported):
 
 def test_gpus_that_are_not_there(gpu, monkeypatch):
     for count, seen in ((1, "1 GPU"), (0, "no GPU")):
-        monkeypatch.setattr(sessions, "GPUs", lambda count=count: count)
+        monkeypatch.setattr(sessions, "gpu_count", lambda count=count: count)
         with pytest.raises(ProviderError, match=f"no GPU number 5: CUDA sees {seen}. Choose"):
             Idefics2.from_pretrained(device="cuda:5")
-    monkeypatch.setattr(sessions, "GPUs", lambda: 6)
+    monkeypatch.setattr(sessions, "gpu_count", lambda: 6)
     Idefics2.from_pretrained(device="cuda:5")
     assert gpu.opened["decoder"][0][1]["device_id"] == "5"
 

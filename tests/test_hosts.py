@@ -9,7 +9,8 @@ import threading
 
 import pytest
 from hostile_pictures import LITERALS
-from idefics2_onnx import Idefics2ImageProcessor, ImageError, PromptError
+from idefics2_onnx import Idefics2ImageProcessor, ImageError
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.outside import download as downloads
 from idefics2_onnx.runtime.outside.download import as_typed, download

@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2ImageProcessor, ImageError, PromptError
+from idefics2_onnx import Idefics2ImageProcessor, ImageError
+from idefics2_onnx.runtime.errors import PromptError
 from image_cases import AWKWARD, compare, run_case, smooth
 from parity import photo
 from PIL import Image

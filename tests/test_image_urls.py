@@ -8,7 +8,8 @@ import json
 
 import numpy as np
 import pytest
-from idefics2_onnx import ImageError, PromptError
+from idefics2_onnx import ImageError
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.model import Idefics2
 from PIL import Image
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from idefics2_onnx import ImageError, PromptError
+from idefics2_onnx import ImageError
 from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.engine.engine import Engine
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.generation.answer import with_answers
 from idefics2_onnx.runtime.inputs.arrays import samples_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from idefics2_onnx import PromptError
 from idefics2_onnx.graphs.errors import ModelFolderError
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.sampling.generation_options import GenerationOptions
 from parity import photos, tensors
 from small_models import SMALL_MODELS

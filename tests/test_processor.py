@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from idefics2_onnx import Idefics2Processor, ImageError, PromptError
+from idefics2_onnx import Idefics2Processor, ImageError
 from idefics2_onnx.demo.checkpoint_files import CHAT_TEMPLATE
+from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.text.chat_template import ChatTemplate

@@ -36,7 +36,7 @@ def test_features_stay_within_their_bytes_and_the_oldest_go(exported):
     options = {"raw": True, "max_new_tokens": 1, "do_image_splitting": False}
     hits = [ours.generate("<image>", image, **options).timings.images_reused for image in (A, B, A, C, A, B)]
     assert hits == [0, 0, 1, 0, 1, 0]
-    assert ours.engine.features.nbytes == 2 * tile
+    assert ours.engine.feature_cache.nbytes == 2 * tile
 
 
 def test_prefixes_are_read_once_and_change_nothing(exported):

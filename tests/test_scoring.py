@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from idefics2_onnx import PromptError
+from idefics2_onnx.runtime.errors import PromptError
 from parity import photos, tensors
 
 A, B, C = photos()

@@ -75,7 +75,7 @@ def without_libraries(monkeypatch):
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(libraries, "_loads", lambda name: name not in missing)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "GPUs", lambda: None)
+    monkeypatch.setattr(sessions, "gpu_count", lambda: None)
     return missing
 
 
@@ -142,7 +142,7 @@ def dropping(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "GPUs", lambda: None)
+    monkeypatch.setattr(sessions, "gpu_count", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options=None, **_: real(path, options, providers=[CPU]))
 
 

@@ -12,11 +12,10 @@ import idefics2_onnx
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import PromptError
 from idefics2_onnx.cli import main
 from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.engine import engine
-from idefics2_onnx.runtime.errors import ProviderError
+from idefics2_onnx.runtime.errors import PromptError, ProviderError
 from idefics2_onnx.runtime.model import Idefics2
 from typed_app import answers, later
 
@@ -158,7 +157,7 @@ def test_options_that_cannot_be(options, words, demo):
 
 
 def test_rows_that_no_memory_holds_are_refused_before_they_are_made(demo, monkeypatch):
-    monkeypatch.setattr("idefics2_onnx.runtime.generation.generator.total_memory", lambda: 10_000_000)
+    monkeypatch.setattr("idefics2_onnx.runtime.engine.engine.total_memory", lambda: 10_000_000)
     with pytest.raises(PromptError, match=r"4,096 rows of \d+ prompt tokens need [\d.]+ GB; this machine has 0\.0\."):
         demo.generate("Hi", do_sample=True, num_return_sequences=4096)
     assert demo.generate("Hi", max_new_tokens=1).token_ids

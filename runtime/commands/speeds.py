@@ -65,7 +65,7 @@ def image_speeds(model: Idefics2, sizes: Sequence[tuple[int, int]], splits: Sequ
                 start = time.perf_counter()
                 (tiles,) = processor.tiles([image], options, dtype=engine.pixel_type)
                 middle = time.perf_counter()
-                engine.features.clear()
+                engine.feature_cache.clear()
                 engine.encode_images(tiles)
                 preparing.append(middle - start)
                 encoding.append(time.perf_counter() - middle)

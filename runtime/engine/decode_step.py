@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ..errors import ProviderError
 from ..memory.bound import Bound
-from ..memory.buffer import Storage
-from ..memory.host import HostOutput
+from ..memory.host import HostInput, HostOutput
 from ..memory.key_value_cache import KeyValueCache
 from .argmax import Argmax
-from .engine import Engine, run
+from .call import run
+from .engine import Engine
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -37,8 +37,9 @@ class DecodeStep:
         """`never`: tokens that `greedy` does not choose."""
         self._engine, self._cache, self.batch, self.capacity = engine, cache, batch, cache.capacity
         storage, hidden = engine.storage, engine.sizes.hidden_size
-        self._ids = _HostInput((batch, 1), storage)
-        self._mask = _HostInput((batch, cache.capacity), storage)
+        self._ids = HostInput((batch, 1), storage)
+        self._mask = HostInput((batch, cache.capacity), storage)
+        self._one_each = np.ones(batch, np.int64)
         self._slots, self._held = np.arange(cache.capacity), np.zeros((batch, cache.capacity), bool)
         self._logits = HostOutput((batch, 1, engine.sizes.vocab_size), storage)
         self._argmax = None
@@ -48,13 +49,13 @@ class DecodeStep:
 
         self._embedding = Bound(engine.sessions.embedding)
         self._embedding.input("input_ids", self._ids.value)
-        self._embedding.input("feature_rows", _HostInput((batch, 1), storage, -1).value)
+        self._embedding.input("feature_rows", HostInput((batch, 1), storage, -1).value)
         self._embedding.input("image_features", storage.buffer(0, 1, 1, hidden).rows(0, 0, (0, hidden)))
         self._embedding.output("inputs_embeds", embeds)
         self._decoder = Bound(engine.sessions.decoder)
         self._decoder.input("inputs_embeds", embeds)
         self._decoder.input("attention_mask", self._mask.value)
-        self._decoder.input("logit_positions", _HostInput((batch, 1), storage).value)
+        self._decoder.input("logit_positions", HostInput((batch, 1), storage).value)
         self._decoder.output("logits", self._logits.value)
         cache.bind(self._decoder, 0, batch)
         self._recording = self._record() if engine.sessions.options.cuda_graph else None
@@ -94,7 +95,7 @@ class DecodeStep:
                 self._recording = None
         if self._recording is None:
             run("decoder", sessions.decoder, self._decoder.binding, interruptible=False)
-        held += 1
+        self._cache.add(0, self._one_each)
 
     def _record(self) -> int:
         """A number for the recording of this step, which is good for these places in memory only.
@@ -109,16 +110,3 @@ class DecodeStep:
 def _release(session: ort.InferenceSession, recording: int) -> None:
     with contextlib.suppress(Exception):  # it was never recorded, or by another thread
         session.release_captured_graph(recording)
-
-
-class _HostInput:
-    """An int64 input that the host writes: the same memory on the CPU, a copy on a device."""
-
-    def __init__(self, shape: tuple[int, int], storage: Storage, fill: int = 0) -> None:
-        self.array: NDArray[np.int64] = np.full(shape, fill, np.int64)
-        self._on_device = storage.device != "cpu"
-        self.value = storage.tensor(self.array)
-
-    def push(self) -> None:
-        if self._on_device:
-            self.value.update_inplace(self.array)

@@ -1,13 +1,12 @@
-"""The three graphs as verbs: encode images, embed tokens, decode over a cache. What lies between stays on the device."""
+"""The three graphs as verbs: encode images, embed tokens, decode over a cache. What lies between stays on the device.
+
+A DecodeStep binds the embedding and the decoder by itself, once for all the steps of an answer.
+"""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,17 +15,19 @@ from numpy.typing import NDArray
 from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from ...graphs.errors import ModelFolderError
 from ..devices.device import CPU, CUDA, on_gpu
+from ..devices.machine import total_memory
 from ..devices.sessions import Sessions
-from ..errors import PromptError, ProviderError
+from ..errors import PromptError
 from ..folder import ModelFolder
 from ..memory.bound import Bound
 from ..memory.buffer import Buffer, Storage
 from ..memory.feature_cache import FeatureCache, tile_digest
 from ..memory.host import HostOutput
 from ..memory.key_value_cache import KeyValueCache
-from ..parallel import in_parallel, wait_for
+from ..parallel import in_parallel
 from ..sample import Tile
 from .argmax import open_argmax
+from .call import run
 from .positions import position_ids
 from .timings import Timings
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 PATCHES_PER_CALL = 4 * 70 * 70
 """Images of one size are encoded together up to this many patches, which bounds the activations' memory."""
-NOT_RECORDED = -1
-"""What ONNX Runtime calls a run that is no part of a CUDA graph."""
 _PIXELS: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -47,7 +46,7 @@ class Engine:
     sessions: Sessions
     sizes: ModelSizes
     precision: dict[GraphName, Precision]
-    features: FeatureCache = field(default_factory=lambda: FeatureCache(0))
+    feature_cache: FeatureCache = field(default_factory=lambda: FeatureCache(0))
     argmax: ort.InferenceSession | None = None
     """Chooses tokens where the logits are; None where that is in the host's memory."""
     storage: Storage = field(init=False)
@@ -76,20 +75,23 @@ class Engine:
         """
         if any(tile.dtype != self.pixel_type for tile in tiles):
             tiles = in_parallel(lambda tile: tile.astype(self.pixel_type, copy=False), tiles)
-        keys: list[Any] = in_parallel(tile_digest, tiles) if self.features.max_bytes and tiles else list(range(len(tiles)))
-        features = {key: found for key in keys if isinstance(key, bytes) and (found := self.features.get(key))}
-        missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in features}
-        for group in self._groups(tiles, sorted(missing.values())):
+        digests = in_parallel(tile_digest, tiles) if self.feature_cache.max_bytes and tiles else None
+        # Equal tiles are encoded once, in the place of the first of them.
+        known: dict[bytes, int] = {}
+        first = [known.setdefault(digest, index) for index, digest in enumerate(digests)] if digests else list(range(len(tiles)))
+        found = {index: self.feature_cache.get(digests[index]) if digests else None for index in sorted(set(first))}
+        missing = [index for index, features in found.items() if features is None]
+        for group in self._groups(tiles, missing):
             encoded = self._encode([tiles[i] for i in group])
             for row, index in enumerate(group):
-                own = features[keys[index]] = self._feature_buffer(1)
+                own = found[index] = self._feature_buffer(1)
                 own.copy(0, encoded, row, 0, self.sizes.image_seq_len)
-                if isinstance(keys[index], bytes):
-                    self.features.put(keys[index], own)
+                if digests is not None:
+                    self.feature_cache.put(digests[index], own)
         if timings is not None:
             timings.images_encoded += len(missing)
             timings.images_reused += len(tiles) - len(missing)
-        return [features[key] for key in keys]
+        return [features for index in first if (features := found[index])]
 
     def gather(self, features: Sequence[Buffer]) -> Buffer:
         """Features of several tiles, one after another: [tiles, 1, image_seq_len, hidden]."""
@@ -139,6 +141,18 @@ class Engine:
         """Of one row."""
         sizes = self.sizes
         return 2 * sizes.num_layers * sizes.num_key_value_heads * sizes.head_dim * self.storage.item_bytes
+
+    def check_room(self, rows: int, longest: int) -> None:
+        """Raise PromptError unless so many rows of prompts of so many tokens fit this machine: their keys and values at first,
+        and their logits three times over, as sampling and beam search take them.
+        """
+        needed = rows * (longest * self.cache_bytes_per_token + 3 * 4 * self.sizes.vocab_size)
+        total = total_memory()
+        if rows > 1 and total is not None and needed > total:
+            raise PromptError(
+                f"{rows:,} rows of {longest:,} prompt tokens need {needed / 1e9:,.1f} GB; this machine has {total / 1e9:,.1f}. "
+                "Lower num_beams or num_return_sequences, or give fewer prompts at once."
+            )
 
     @property
     def reads_apart(self) -> bool:
@@ -200,7 +214,7 @@ class Engine:
         bound.output("logits", logits.value)
         cache.bind(bound, first_row, batch)
         run(graph if self.reads_apart else "decoder", session, bound.binding)
-        cache.tokens[first_row : first_row + batch] = tokens
+        cache.add(first_row, new)
         return logits.pull()
 
     def check_finite(
@@ -267,64 +281,3 @@ class Engine:
 
     def _feature_buffer(self, tiles: int) -> Buffer:
         return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)
-
-
-def run(
-    graph: GraphName,
-    session: ort.InferenceSession,
-    binding: ort.IOBinding,
-    interruptible: bool = True,
-    recording: int = NOT_RECORDED,
-) -> None:
-    """Run a bound graph; ProviderError if ONNX Runtime cannot.
-
-    An image or a long prompt may take minutes, and Python hears of Ctrl-C only between two calls: the main thread waits for
-    such a call in another one, and ends it. That costs some 50 µs, so single steps do without. Such a call also gives the memory
-    of its intermediate results back when it is over.
-
-    `recording` is the number of a CUDA graph to record and play back, in a session that was opened for them.
-    """
-    import onnxruntime as ort
-
-    options = ort.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(recording))
-    if interruptible and _has_arena(session):  # or else each graph would hold on to the most it ever needed
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    try:
-        if interruptible and threading.current_thread() is threading.main_thread():
-            _run_interruptibly(session, binding, options)
-        else:
-            session.run_with_iobinding(binding, options)
-    except Exception as error:  # onnxruntime's errors share no base but Exception
-        reason = str(error).strip().splitlines()[0]
-        raise ProviderError(
-            f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
-            "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
-        ) from error
-
-
-def _has_arena(session: Any) -> bool:
-    """Whether ONNX Runtime keeps memory for the next run; other sessions refuse to give any back."""
-    return hasattr(session, "get_session_options") and bool(session.get_session_options().enable_cpu_mem_arena)
-
-
-def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
-    running: list[Future[None]] = []
-    try:
-        running.append(_runner().submit(session.run_with_iobinding, binding, options))
-        wait_for(running)
-    except KeyboardInterrupt:
-        options.terminate = True  # ends it at the next operator
-        wait_for(running)
-        raise
-    running[0].result()
-
-
-@cache
-def _runner() -> ThreadPoolExecutor:
-    """The thread that works for the main one; always the same, because CUDA makes streams and handles for each."""
-    return ThreadPoolExecutor(1, thread_name_prefix="idefics2-onnx-run")
-
-
-if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child makes its own
-    os.register_at_fork(after_in_child=_runner.cache_clear)

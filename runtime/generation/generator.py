@@ -9,14 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..devices.machine import total_memory
 from ..engine.decode_step import DecodeStep
 from ..engine.engine import Engine
 from ..engine.prefill import read_prompts
 from ..engine.timings import Timings
-from ..errors import PromptError
 from ..inputs.processor import Idefics2Processor
-from ..memory.key_value_cache import GROWTH, KeyValueCache
+from ..memory.key_value_cache import KeyValueCache
 from ..memory.prefix_cache import PrefixCache, prompt_key
 from ..sample import Sample
 from ..sampling.beam_search import BeamSearch
@@ -26,6 +24,7 @@ from ..sampling.scores import log_softmax
 from ..sampling.token_chooser import History, TokenChooser
 from ..text.text_stream import TextStream
 from .answer import Answer, Generation
+from .rows import leave, spread
 
 
 class Generator:
@@ -61,7 +60,7 @@ class Generator:
         for sample, limit in zip(samples, limits, strict=True):
             sample.check(engine.sizes, limit)
         self._samples = list(samples)
-        self._check_memory(max((sample.tokens for sample in samples), default=0))
+        engine.check_room(len(samples) * self._rows_per_prompt, max((sample.tokens for sample in samples), default=0))
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
@@ -114,23 +113,10 @@ class Generator:
     def _rows_per_prompt(self) -> int:
         return max(self._options.num_beams, self._options.num_return_sequences)
 
-    def _check_memory(self, longest: int) -> None:
-        """Raise PromptError unless the rows fit this machine: their keys and values at first, and their logits three times over,
-        as sampling and beam search take them.
-        """
-        rows = len(self._samples) * self._rows_per_prompt
-        needed = rows * (longest * self._engine.cache_bytes_per_token + 3 * 4 * self._engine.sizes.vocab_size)
-        total = total_memory()
-        if rows > 1 and total is not None and needed > total:
-            raise PromptError(
-                f"{rows:,} rows of {longest:,} prompt tokens need {needed / 1e9:,.1f} GB; this machine has {total / 1e9:,.1f}. "
-                "Lower num_beams or num_return_sequences, or give fewer prompts at once."
-            )
-
     def _first_capacity(self) -> int:
         """Room for the prompts and the start of their answers."""
-        longest = max(sample.tokens for sample in self._samples)
-        return min(max(sample.tokens + self._limit(i) for i, sample in enumerate(self._samples)) - 1, longest + GROWTH)
+        whole = max(sample.tokens + self._limit(i) for i, sample in enumerate(self._samples)) - 1
+        return KeyValueCache.first_capacity(max(sample.tokens for sample in self._samples), whole)
 
     def _limit(self, prompt: int) -> int:
         return self.answers[prompt * self._options.num_return_sequences].limit
@@ -181,7 +167,7 @@ class Generator:
         self.timings.prefill += time.perf_counter() - start
         yield
         step: DecodeStep | None = None
-        while _leave(rows, cache):
+        while leave(rows, cache):
             start = time.perf_counter()
             drafts = [self._draft(answer) for answer in rows]
             tokens = int(cache.tokens[: len(rows)].max()) + 1 + max(map(len, drafts))
@@ -234,14 +220,14 @@ class Generator:
             self._engine.embed(ids), np.array([ids.size]), cache, np.arange(ids.size)[None], first_row=row
         )
         # At every moment the cache counts no guess that the answer does not have: an interruption must not leave others' keys.
-        cache.tokens[row] = held + 1
+        cache.keep(row, held + 1)
         right = 0
         for place, guess in enumerate([*guesses, None]):
             self._accept(logits[:, place], [answer])
             if answer.finish_reason or answer.token_ids[-1] != guess:
                 break
             right += 1
-            cache.tokens[row] += 1
+            cache.keep(row, held + 1 + right)
         self.timings.steps += 1
         self.timings.drafted += len(guesses)
         self.timings.accepted += right
@@ -249,7 +235,7 @@ class Generator:
     def _search(self, cache: KeyValueCache, logits: NDArray[np.float32], order: Sequence[int]) -> Iterator[None]:
         """Beam search: every prompt has `num_beams` rows of the cache, side by side."""
         beams = self._options.num_beams
-        _spread(cache, len(order), beams)
+        spread(cache, len(order), beams)
         logits = np.repeat(logits, beams, axis=0)
         searches = {
             prompt: BeamSearch(self._options, self._chooser, _history(self._samples[prompt]), self._limit(prompt), self._new_text)
@@ -297,22 +283,3 @@ class Generator:
 
 def _history(sample: Sample) -> History:
     return History(list(sample.ids), unseen=sample.tokens - len(sample.ids))
-
-
-def _leave(rows: list[Answer], cache: KeyValueCache) -> list[Answer]:
-    """Take the answers that ended, and their rows of the cache, out; the order changes."""
-    for row in reversed(range(len(rows))):
-        if rows[row].finish_reason:
-            if row != len(rows) - 1:
-                cache.copy_row(row, len(rows) - 1)
-            rows[row] = rows[-1]
-            rows.pop()
-    return rows
-
-
-def _spread(cache: KeyValueCache, prompts: int, beams: int) -> None:
-    """Give each of the first rows `beams` rows, side by side; from the end, so that none is overwritten before it is copied."""
-    for row in reversed(range(prompts)):
-        for beam in range(beams):
-            if row * beams + beam != row:
-                cache.copy_row(row * beams + beam, row)

@@ -1,4 +1,4 @@
-"""Numbers that a graph writes and the host reads."""
+"""Numbers that pass between the host and a graph at every step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from numpy.typing import NDArray
 
 from . import cuda_runtime
 from .buffer import FLOAT32, Storage
+
+
+class HostInput:
+    """An int64 input that the host writes: the same memory on the CPU, a copy on a device."""
+
+    def __init__(self, shape: tuple[int, int], storage: Storage, fill: int = 0) -> None:
+        self.array: NDArray[np.int64] = np.full(shape, fill, np.int64)
+        self._on_device = storage.device != "cpu"
+        self.value = storage.tensor(self.array)
+
+    def push(self) -> None:
+        if self._on_device:
+            self.value.update_inplace(self.array)
 
 
 class HostOutput:

@@ -19,15 +19,17 @@ class KeyValueCache:
     """Keys and values of `batch` rows with room for `capacity` tokens each, and how many each row holds.
 
     Feeding the cache as arrays and taking it back would copy all of it at every token; with one buffer on both sides the
-    graph writes the new token in place. What lies behind a row's tokens is never looked at, so to forget tokens is to lower
-    their number.
+    graph writes the new token in place. What lies after a row's tokens is never looked at, so to forget tokens is to lower
+    their number, which only this class does.
+
+    Attributes:
+        tokens: how many each row holds, int64 [batch]; to be read only.
     """
 
     def __init__(self, sizes: ModelSizes, storage: Storage, batch: int, capacity: int) -> None:
         self._sizes, self._storage = sizes, storage
         self.batch, self.capacity = batch, capacity
         self.tokens: NDArray[np.int64] = np.zeros(batch, np.int64)
-        """Tokens in each row."""
         self._buffers = {name: self._buffer(capacity) for name in key_value_names(sizes.num_layers, "past_key_values")}
         self.peak_bytes = self.nbytes
 
@@ -42,6 +44,19 @@ class KeyValueCache:
             value = buffer.rows(first_row, first_row + batch)
             bound.input(name, value)
             bound.output(name.replace("past_key_values", "present"), value)
+
+    @staticmethod
+    def first_capacity(prompt: int, whole: int) -> int:
+        """Room to begin with for a prompt of so many tokens that may grow to so many."""
+        return min(whole, prompt + GROWTH)
+
+    def add(self, first_row: int, new: NDArray[np.int64]) -> None:
+        """Count the tokens, int64 [rows], that a graph has just written after those of some rows."""
+        self.tokens[first_row : first_row + len(new)] += new
+
+    def keep(self, row: int, tokens: int) -> None:
+        """Count so many of the tokens that were written in a row; the others are forgotten."""
+        self.tokens[row] = tokens
 
     def reserve(self, tokens: int, limit: int) -> None:
         """Make room for that many tokens a row, and for some more up to a limit; buffer by buffer, to need little memory."""
@@ -64,12 +79,12 @@ class KeyValueCache:
     def copy_row(
         self, row: int, source_row: int, source: KeyValueCache | None = None, start: int = 0, stop: int | None = None
     ) -> None:
-        """Make a row equal a row of another cache, or of this one, up to `stop` tokens; the first `start` are so already."""
+        """Copy tokens start:stop of another row, here or in another cache; the caller knows that the first `start` are equal."""
         source = source or self
         stop = int(source.tokens[source_row]) if stop is None else stop
         for name, buffer in self._buffers.items():
             buffer.copy(row, source._buffers[name], source_row, start, stop)
-        self.tokens[row] = stop
+        self.keep(row, stop)
 
     def like(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache of the same model."""

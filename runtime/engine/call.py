@@ -1,0 +1,80 @@
+"""One run of a graph: Ctrl-C ends it, its memory goes back, and its errors become sentences."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ...graphs.contract import GraphName, graph_file
+from ..errors import ProviderError
+from ..parallel import wait_for
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+NOT_RECORDED = -1
+"""What ONNX Runtime calls a run that is no part of a CUDA graph."""
+
+
+def run(
+    graph: GraphName,
+    session: ort.InferenceSession,
+    binding: ort.IOBinding,
+    interruptible: bool = True,
+    recording: int = NOT_RECORDED,
+) -> None:
+    """Run a bound graph; ProviderError if ONNX Runtime cannot.
+
+    An image or a long prompt may take minutes, and Python hears of Ctrl-C only between two calls: the main thread waits for
+    such a call in another one, and ends it. That costs some 50 µs, so single steps do without. Such a call also gives the memory
+    of its intermediate results back when it is over.
+
+    `recording` is the number of a CUDA graph to record and play back, in a session that was opened for them.
+    """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(recording))
+    if interruptible and _has_arena(session):  # or else each graph would hold on to the most it ever needed
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    try:
+        if interruptible and threading.current_thread() is threading.main_thread():
+            _run_interruptibly(session, binding, options)
+        else:
+            session.run_with_iobinding(binding, options)
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        reason = str(error).strip().splitlines()[0]
+        raise ProviderError(
+            f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
+            "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
+        ) from error
+
+
+def _has_arena(session: Any) -> bool:
+    """Whether ONNX Runtime keeps memory for the next run; other sessions refuse to give any back."""
+    return hasattr(session, "get_session_options") and bool(session.get_session_options().enable_cpu_mem_arena)
+
+
+def _run_interruptibly(session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+    running: list[Future[None]] = []
+    try:
+        running.append(_runner().submit(session.run_with_iobinding, binding, options))
+        wait_for(running)
+    except KeyboardInterrupt:
+        options.terminate = True  # ends it at the next operator
+        wait_for(running)
+        raise
+    running[0].result()
+
+
+@cache
+def _runner() -> ThreadPoolExecutor:
+    """The thread that works for the main one; always the same, because CUDA makes streams and handles for each."""
+    return ThreadPoolExecutor(1, thread_name_prefix="idefics2-onnx-run")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child makes its own
+    os.register_at_fork(after_in_child=_runner.cache_clear)
