@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +11,6 @@ import psutil
 
 from ..graphs.contract import Manifest, ModelSizes, data_file
 from ..graphs.errors import ModelFolderError
-from ..runtime.commands.trial import NOT_HERE
-from ..runtime.devices.device import CUDA, TENSORRT
-from ..runtime.devices.libraries import missing_libraries
 from ..runtime.errors import PromptError
 from ..runtime.folder import ModelFolder
 from ..runtime.generation.host_files import HostFiles
@@ -70,13 +66,7 @@ def open_folder(folder: Path) -> Iterator[str]:
 
 def _devices() -> list[str]:
     """The CPU, and what else could be loaded here."""
-    import onnxruntime as ort
-
-    gpus = {"cuda": CUDA, "tensorrt": TENSORRT}
-    found = [
-        name for name, provider in gpus.items() if provider in ort.get_available_providers() and not missing_libraries(provider)
-    ]
-    return ["cpu", *(["openvino"] if importlib.util.find_spec("openvino") else []), *found]
+    return _trial().stdout.split()
 
 
 def _memory_needed(manifest: Manifest) -> int:
@@ -86,15 +76,18 @@ def _memory_needed(manifest: Manifest) -> int:
 
 
 def _problem(folder: Path, device: str) -> str:
-    """Why a device does not run a folder, empty if it does; CheckpointError if that is the folder's fault."""
-    runtime = f"{__name__.removesuffix('.export.opening')}.runtime.commands.trial"
-    # -P: a file in the current folder must not be imported.
-    run = subprocess.run([sys.executable, "-P", "-m", runtime, str(folder), device], capture_output=True, text=True)
+    """Why a device does not work here, empty if it does; CheckpointError if the folder does not."""
+    run = _trial(str(folder), device)
     if run.returncode == 0:
-        return ""
+        return run.stdout.strip()
     reason = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[-1]
-    if run.returncode == NOT_HERE and device != "cpu":
-        return reason
     if run.returncode == -9:
         return "the process was killed, as systems do that run out of memory."
     raise CheckpointError(f"The exported folder cannot be used on {device}: {reason}")
+
+
+def _trial(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The runtime, in a process of its own: all memory comes back, and what a driver prints or breaks stays there."""
+    runtime = f"{__name__.removesuffix('.export.opening')}.runtime.commands.trial"
+    # -P: a file in the current folder must not be imported.
+    return subprocess.run([sys.executable, "-P", "-m", runtime, *arguments], capture_output=True, text=True)

@@ -112,7 +112,7 @@ def test_bfloat16_is_rounded_to_the_nearest_even(model):
 
 
 def test_long_answers_grow_the_cache_and_change_nothing(model, reference, monkeypatch):
-    monkeypatch.setattr("idefics2_onnx.runtime.memory.key_value_cache.GROWTH", 3)
+    ours, theirs = model("window"), reference("window")
     monkeypatch.setattr("idefics2_onnx.runtime.memory.key_value_cache.GROWTH", 3)
     inputs = theirs.inputs(["<image> a", "b"], [[photos()[0]], []], False)
     options = {"max_new_tokens": 60, "suppress_tokens": [2, 261]}
