@@ -1,8 +1,8 @@
-"""What a generation option's value may be: each check gives the value in its normal form, or raises PromptError with the name."""
+"""What an option's value may be: each check gives the value in its normal form, or raises PromptError with the name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +12,19 @@ from .errors import PromptError
 
 Criterion: TypeAlias = Callable[[NDArray[np.int64], None], Any]
 """Says of a sequence [1, seq] whether it ends, by anything that is true or false."""
+
+Check: TypeAlias = Callable[[str, Any], Any]
+"""Takes an option's name and value."""
+
+
+def checked(noun: str, checks: Mapping[str, Check], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in their normal form; PromptError if one is not in the table of checks, or wrong."""
+    found = {}
+    for name, value in options.items():
+        if name not in checks:
+            raise PromptError(f"There is no {noun} {name!r:.60}. The options are {', '.join(checks)}.")
+        found[name] = checks[name](name, value)
+    return found
 
 
 def is_plain(value: Any) -> bool:
@@ -55,6 +68,22 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise PromptError(f"{name} is {value!r:.60}. Give True or False.")
     return bool(value)
+
+
+def bytes_or_none(name: str, value: Any) -> int:
+    """So many bytes, for a cache that 0 turns off."""
+    if not is_whole(value) or value < 0:
+        raise PromptError(f"{name} is {value!r:.60}. Give a number of bytes, 0 for none.")
+    return int(value)
+
+
+def choice(*choices: Any) -> Check:
+    def check(name: str, value: Any) -> Any:
+        if not is_one_of(value, choices):
+            raise PromptError(f"{name} is {value!r:.60}. Give {' or '.join(repr(one) for one in choices if one is not None)}.")
+        return value
+
+    return check
 
 
 def token_ids(name: str, values: Any) -> tuple[int, ...]:

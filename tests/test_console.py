@@ -115,7 +115,7 @@ def test_only_a_saved_chat_is_overwritten(ours, tmp_path):
 def test_stdin_that_cannot_be_read(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     error = OSError(5, "Input/output error")
-    monkeypatch.setattr("idefics2_onnx.cli._read_line", lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("idefics2_onnx.runtime.commands.chat._read_line", lambda: (_ for _ in ()).throw(error))
     result = CliRunner().invoke(main, ["chat"])
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (

@@ -13,11 +13,12 @@ import pytest
 SAY = """
 import sys, idefics2_onnx.cli as cli, click
 from idefics2_onnx.runtime.commands.standard_streams import json_text
+from idefics2_onnx.runtime.commands.output import say as remark
 
 @cli.main.command()
 def say():
     click.echo("a 画 é \\udcff \\ud800")
-    cli._say("b 画 é \\udcff \\ud800")
+    remark("b 画 é \\udcff \\ud800")
     click.echo(json_text({"text": "画 é \\udcff \\ud800"}))
     click.echo(input())
 

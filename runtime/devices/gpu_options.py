@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...graphs.contract import Dtype
-from ..errors import ProviderError
+from ..checks import Check, checked, flag, is_number
+from ..errors import PromptError, ProviderError
 from .device import on_gpu
 
 
@@ -32,13 +33,10 @@ class GpuOptions:
     """Bytes that each graph may take on the GPU; None for no limit."""
 
     def __post_init__(self) -> None:
-        limit = self.memory_limit
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit < 2**63):
-            raise ProviderError(f"memory_limit is {limit!r:.60}. Give a number of bytes above 0, or leave it out.")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "memory_limit" and not isinstance(value, bool):
-                raise ProviderError(f"{field.name} is {value!r:.60}. Give true or false.")
+        try:
+            checked("GPU option", _CHECKS, vars(self))
+        except PromptError as error:
+            raise ProviderError(str(error)) from error
 
     @property
     def session(self) -> dict[str, str]:
@@ -58,3 +56,20 @@ class GpuOptions:
         if self.memory_limit is not None:
             found["gpu_mem_limit"] = str(int(self.memory_limit))
         return found
+
+
+def _limit(name: str, value: Any) -> Any:
+    if value is not None and (not is_number(value) or not 1 <= value < 2**63):
+        raise PromptError(f"{name} is {value!r:.60}. Give a number of bytes above 0, or leave it out.")
+    return value
+
+
+_CHECKS: dict[str, Check] = {
+    "tf32": flag,
+    "tuning": flag,
+    "mixed_gemm": flag,
+    "cuda_graph": flag,
+    "argmax": flag,
+    "memory_limit": _limit,
+}
+assert list(_CHECKS) == [field.name for field in fields(GpuOptions)]

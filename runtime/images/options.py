@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ..checks import is_one_of, is_whole
+from ..checks import Check, checked, choice, flag, is_whole
 from ..errors import PromptError
 from .geometry import Box, Size, resized
 from .pixels import Layout, MeanStd
@@ -44,12 +44,7 @@ class ImageOptions:
 
     def replace(self, **options: Any) -> ImageOptions:
         """These options with some changed; PromptError names one that does not exist or cannot be."""
-        names = [field.name for field in dataclasses.fields(self)]
-        for name, value in options.items():
-            if name not in names:
-                raise PromptError(f"There is no image option {name!r:.60}. The options are {', '.join(names)}.")
-            options[name] = _normal(name, value)
-        return dataclasses.replace(self, **options)
+        return dataclasses.replace(self, **checked("image option", _CHECKS, options))
 
     @property
     def scale(self) -> float | None:
@@ -74,37 +69,53 @@ class ImageOptions:
         return size
 
 
-def _normal(name: str, value: Any) -> Any:
-    """One option's value in its normal form. PromptError says what is wrong with it."""
-    if name in ("image_mean", "image_std"):
-        numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise PromptError(f"{name} is {value!r:.60}. Give a number, or one per channel.")
-        if not all(abs(n) < _LARGEST for n in numbers) or (name == "image_std" and 0 in numbers):
-            raise PromptError(f"{name} is {value!r:.60}. Give finite numbers{', other than 0' * (name == 'image_std')}.")
-        return numbers if isinstance(value, list | tuple) else value
-    if name == "size":
-        if isinstance(value, list | tuple) and len(value) == 2:
-            value = {"height": value[0], "width": value[1]}
-        keys = set(value) if isinstance(value, dict) else set()
-        positive = keys and all(is_whole(edge) and edge > 0 for edge in value.values())
-        if keys not in ({"shortest_edge", "longest_edge"}, {"height", "width"}) or not positive:
-            raise PromptError(f"size is {value!r:.60}. Give shortest_edge and longest_edge, or height and width, in pixels.")
-        if math.prod(value.values() if "height" in value else [value["longest_edge"]] * 2) > MAX_PIXELS:
-            raise PromptError(f"size is {value!r:.60}, which makes tiles of over {MAX_PIXELS:,} pixels. Give smaller edges.")
-        return dict(value)
-    if name == "resample":
-        if not is_whole(value) or value not in set(Image.Resampling):
-            raise PromptError(f"resample is {value!r:.60}. Give one of Pillow's filters, a number from 0 to 5.")
-        return int(value)
-    if name == "rescale_factor":
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
-            raise PromptError(f"rescale_factor is {value!r:.60}. Give a finite number.")
-        return value
-    if name in ("data_format", "input_data_format"):
-        if not is_one_of(value, ("channels_first", "channels_last", None)):
-            raise PromptError(f"{name} is {value!r:.60}. Give 'channels_first' or 'channels_last'.")
-        return value
-    if not isinstance(value, bool):
-        raise PromptError(f"{name} is {value!r:.60}. Give True or False.")
+def _numbers(name: str, value: Any) -> float | tuple[float, ...]:
+    numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        raise PromptError(f"{name} is {value!r:.60}. Give a number, or one per channel.")
+    if not all(abs(n) < _LARGEST for n in numbers) or (name == "image_std" and 0 in numbers):
+        raise PromptError(f"{name} is {value!r:.60}. Give finite numbers{', other than 0' * (name == 'image_std')}.")
+    return numbers if isinstance(value, list | tuple) else numbers[0]
+
+
+def _size(name: str, value: Any) -> dict[str, int]:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        value = {"height": value[0], "width": value[1]}
+    keys = set(value) if isinstance(value, dict) else set()
+    positive = keys and all(is_whole(edge) and edge > 0 for edge in value.values())
+    if keys not in ({"shortest_edge", "longest_edge"}, {"height", "width"}) or not positive:
+        raise PromptError(f"{name} is {value!r:.60}. Give shortest_edge and longest_edge, or height and width, in pixels.")
+    if math.prod(value.values() if "height" in value else [value["longest_edge"]] * 2) > MAX_PIXELS:
+        raise PromptError(f"{name} is {value!r:.60}, which makes tiles of over {MAX_PIXELS:,} pixels. Give smaller edges.")
+    return dict(value)
+
+
+def _filter(name: str, value: Any) -> int:
+    if not is_whole(value) or value not in set(Image.Resampling):
+        raise PromptError(f"{name} is {value!r:.60}. Give one of Pillow's filters, a number from 0 to 5.")
+    return int(value)
+
+
+def _factor(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
+        raise PromptError(f"{name} is {value!r:.60}. Give a finite number.")
     return value
+
+
+_layout = choice("channels_first", "channels_last", None)
+_CHECKS: dict[str, Check] = {
+    "do_convert_rgb": flag,
+    "do_resize": flag,
+    "size": _size,
+    "resample": _filter,
+    "do_rescale": flag,
+    "rescale_factor": _factor,
+    "do_normalize": flag,
+    "image_mean": _numbers,
+    "image_std": _numbers,
+    "do_pad": flag,
+    "do_image_splitting": flag,
+    "data_format": _layout,
+    "input_data_format": _layout,
+}
+assert list(_CHECKS) == [field.name for field in dataclasses.fields(ImageOptions)]

@@ -5,7 +5,6 @@ Source: transformers 5.23, GenerationConfig.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -146,11 +145,9 @@ class GenerationOptions:
             if name in _NEUTRAL:
                 if not values.is_one_of(value, (None, _NEUTRAL[name])):
                     raise PromptError(f"{name} is {value!r:.60}, which is not offered here. Leave it out.")
-            elif name not in _CHECKS:
-                raise PromptError(f"There is no generation option {name!r:.60}. The options are {', '.join(_CHECKS)}.")
-            elif value is not None:
-                found[name] = _CHECKS[name](name, value)
-        return found
+            elif value is not None or name not in _CHECKS:
+                found[name] = value
+        return values.checked("generation option", _CHECKS, found)
 
     def _check_together(self) -> None:
         """Raise PromptError for options that exclude each other."""
@@ -204,7 +201,7 @@ class GenerationOptions:
         return [word for word in self.bad_words_ids if len(word) > 1 or word[0] not in self.eos_token_id]
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+_CHECKS: dict[str, values.Check] = {
     "max_new_tokens": values.whole(1),
     "max_length": values.whole(1),
     "min_new_tokens": values.whole(0),
