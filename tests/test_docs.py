@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -157,6 +158,8 @@ def run_here(arguments: list[str], shown: str, place: str) -> None:
     given = context.params
     options_of(given.get("chosen") or ())
     GpuOptions(**pairs_of(given.get("gpu") or (), GpuOptions, "GPU option"))
+    if name == "export":
+        check_export(arguments, place)
     if name in ("export", "bench", "chat") or given.get("against") or given.get("device") not in (None, "auto", "cpu"):
         return
     if name == "run" and not shown:
@@ -165,6 +168,23 @@ def run_here(arguments: list[str], shown: str, place: str) -> None:
     assert result.exit_code == 0, f"{place}: {' '.join(arguments)}: {result.output}"
     if shown:
         assert result.stdout == shown, place
+
+
+class ExportAskedForError(Exception):
+    """What an export in a document ends with."""
+
+
+def check_export(arguments: list[str], place: str) -> None:
+    """Whether the command takes these options together; nothing is exported."""
+
+    def export_model(*_: object, **__: object) -> None:
+        raise ExportAskedForError
+
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in = SimpleNamespace(Quantisation=lambda *_: None, export_model=export_model)
+        patch.setattr("idefics2_onnx.cli._exporter", lambda: stand_in)
+        result = CliRunner().invoke(main, arguments)
+    assert isinstance(result.exception, ExportAskedForError), f"{place}: {' '.join(arguments)}: {result.output}"
 
 
 def test_few_blocks_are_not_run():
@@ -207,6 +227,8 @@ def test_files_that_are_named_exist(document):
             if not ours and not re.fullmatch(r"[\w./-]+\.(py|md|svg|toml)|[\w-]+/", word):
                 continue
             wanted = word.strip("/")
+            if (beside := Path(document).parent.name) not in ("", "docs") and word.endswith(".py") and "/" not in word:
+                wanted = f"{beside}/{wanted}"
             coming = "next things" in prose(document) and word in ("generation/scheduler.py", "runtime/server/")
             assert coming or any(path == wanted or path.endswith(f"/{wanted}") for path in known), f"{document}: {word}"
 
