@@ -29,7 +29,7 @@ from idefics2_onnx.runtime.sampling import generation_options
 from idefics2_onnx.runtime.sampling.generation_options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 RUN = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 READ = [*RUN, "CHANGELOG.md", "demo/README.md", "tests/golden_files/README.md"]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
