@@ -4,35 +4,18 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
 from idefics2_onnx import Idefics2
 from idefics2_onnx.demo.random_model import write_checkpoint
-from idefics2_onnx.export import export_model, pipeline
-from idefics2_onnx.export.trace import TracedGraph, trace_graphs
+from idefics2_onnx.export import export_model
 from parity import Reference
+from shared_traces import share_traces
 from small_models import SMALL_MODELS
 
 Keyed = Callable[..., Path]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with Ctrl-C ignored
-
-
-@pytest.fixture(scope="session", autouse=True)
-def traced_once() -> Iterator[None]:
-    """Trace each kind of graph once: it takes most of a small export's time, and the weights come afterwards."""
-    found: dict[tuple[Any, ...], list[TracedGraph]] = {}
-
-    def trace(config: Any, *kind: Any) -> Iterator[TracedGraph]:
-        key = (config.to_json_string(use_diff=False), *kind)
-        if key not in found:
-            found[key] = list(trace_graphs(config, *kind))
-        return (traced.copy(traced.name) for traced in found[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace_graphs", trace)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +25,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     folder = (own if worker_id == "master" else own.parent) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(shared: Path) -> Iterator[None]:
+    """Trace each kind of graph once for all processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_traces(shared, patch)
+        yield
 
 
 @pytest.fixture(scope="session")
