@@ -1,5 +1,6 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make test   install everything, lint, type-check, test
+# make test-sweep   what the tests look at in a few models, in every model and type, with every option and with more seeds
 # make test-edges   2,000 hostile calls of the command line
 # make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-edges test-hostile check clean
+.PHONY: run test test-sweep test-edges test-hostile check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +32,9 @@ test: .venv/.everything .venv/.package
 	$(BIN)/mypy -p idefics2_onnx
 	$(BIN)/mypy tests/typed_app.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
+
+test-sweep: .venv/.everything .venv/.package
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
 
 test-edges: .venv/.everything .venv/.package
 	OMP_NUM_THREADS=1 $(BIN)/python tests/edge_fuzz.py --cases 2000 --seed 0

@@ -140,6 +140,7 @@ def test_a_checkpoint_that_changes_while_it_is_read(copy, tmp_path, monkeypatch)
     refused(copy, tmp_path / "out", "The files in .* changed while they were read. Export again")
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_float64_weights_are_rounded_as_the_reference_does(copy, tmp_path):
     tensors = load_file(copy / "model.safetensors")
     random = torch.Generator().manual_seed(0)
@@ -151,6 +152,7 @@ def test_float64_weights_are_rounded_as_the_reference_does(copy, tmp_path):
     assert any(part.shape == expected.shape and np.array_equal(part, expected) for part in parts.values())
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_single_file_comes_before_a_stale_index(copy, tmp_path, checkpoint):
     """As in transformers: what an older, sharded save left behind is not read."""
     small = SMALL_MODELS["plain"]

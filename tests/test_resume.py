@@ -124,6 +124,7 @@ def test_two_exports_to_one_place(checkpoint, tmp_path):
     assert export_model(checkpoint("plain"), tmp_path / "out", verify="never").folder.exists()
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_an_interrupted_comparison_is_made_again(checkpoint, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -119,6 +119,7 @@ def test_a_folder_that_fails_leaves_nothing_or_another_name(checkpoint, tmp_path
         export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always", keep=True)
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_numbers_past_fp16_are_said_to_be_that(copy, tmp_path):
     """Not asked to be reported as a fault of the package."""
     tensors = load_file(copy / "model.safetensors")
@@ -186,6 +187,7 @@ def test_comparison_that_cannot_run_keeps_the_folder(checkpoint, tmp_path, monke
     assert not (tmp_path / "strict").exists()
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_folders_of_the_hubs_cache_are_compared(exported, checkpoint, tmp_path):
     """Whose files are links to blobs elsewhere."""
     linked = tmp_path / "hub" / "snapshots" / "abc"
