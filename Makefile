@@ -29,8 +29,7 @@ run: .venv/.package
 test: .venv/.everything .venv/.package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p idefics2_onnx
-	$(BIN)/mypy tests/typed_app.py
+	MYPYPATH=tests $(BIN)/mypy -p idefics2_onnx -m typed_app
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 test-sweep: .venv/.everything .venv/.package
