@@ -1,6 +1,6 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make test   install everything, lint, type-check, test
-# make test-sweep   what the tests look at in a few models, in every model and type, with every option and with more seeds
+# make test-sweep   what the tests look at in a few models, in every model and type, and with more seeds
 # make test-edges   2,000 hostile calls of the command line
 # make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
