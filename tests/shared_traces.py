@@ -51,8 +51,8 @@ def share_traces(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _traced_of(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what says how the checkpoint's weights were stored, and by whom."""
-    storage = ("dtype", "quantization_config", "_name_or_path", "transformers_version")
+    """A config without what says how the checkpoint's weights were stored, and by whom: tied ones come apart to be traced."""
+    storage = ("dtype", "quantization_config", "tie_word_embeddings", "_name_or_path", "transformers_version")
     told = {name: value for name, value in sorted(config.items()) if name not in storage}
     return {name: _traced_of(value) if isinstance(value, dict) else value for name, value in told.items()}
 
