@@ -1,6 +1,7 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make check  install everything, lint, check types and the borders between rooms
 # make test   the same, and the tests
+# make test-sweep   what the tests look at in a few models, in every model and type, and with more seeds
 # make test-edges   2,000 hostile calls of the command line
 # make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-edges test-hostile check clean
+.PHONY: run test test-sweep test-edges test-hostile check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,12 +30,14 @@ run: .venv/.package
 check: .venv/.everything .venv/.package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p idefics2_onnx
-	$(BIN)/mypy tests/typed_app.py
+	MYPYPATH=tests $(BIN)/mypy -p idefics2_onnx -m typed_app
 	$(BIN)/lint-imports
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
+
+test-sweep: .venv/.everything .venv/.package
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
 
 test-edges: .venv/.everything .venv/.package
 	OMP_NUM_THREADS=1 $(BIN)/python tests/edge_fuzz.py --cases 2000 --seed 0

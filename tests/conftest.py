@@ -1,38 +1,35 @@
+"""What tests have in common.
+
+torch is imported where it is used: the process that hands tests out to others reads this file, too, and needs none of it.
+"""
+
 from __future__ import annotations
 
+import gc
+import io
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
-from idefics2_onnx.demo.random_model import write_checkpoint
-from idefics2_onnx.export import export_model, pipeline
-from idefics2_onnx.export.trace import TracedGraph, trace_graphs
-from idefics2_onnx.runtime.model import Idefics2
-from parity import Reference
-from small_models import SMALL_MODELS
+
+if TYPE_CHECKING:
+    from idefics2_onnx import Idefics2
+    from parity import Reference
 
 Keyed = Callable[..., Path]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with Ctrl-C ignored
+gc.disable()  # until all is imported: searching what stays for garbage takes a fifth of an import of torch
 
 
-@pytest.fixture(scope="session", autouse=True)
-def traced_once() -> Iterator[None]:
-    """Trace each kind of graph once: it takes most of a small export's time, and the weights come afterwards."""
-    found: dict[tuple[Any, ...], list[TracedGraph]] = {}
-
-    def trace(config: Any, *kind: Any) -> Iterator[TracedGraph]:
-        key = (config.to_json_string(use_diff=False), *kind)
-        if key not in found:
-            found[key] = list(trace_graphs(config, *kind))
-        return (traced.copy(traced.name) for traced in found[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace_graphs", trace)
-        yield
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +41,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(shared: Path) -> Iterator[None]:
+    """Trace each kind of graph once for all processes."""
+    from shared_traces import share_traces
+
+    with pytest.MonkeyPatch.context() as patch:
+        share_traces(shared, patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a small model's checkpoint, written once."""
+    from idefics2_onnx.demo.random_model import write_checkpoint
+    from small_models import SMALL_MODELS
+
     folders: dict[str, Path] = {}
 
     def make(name: str) -> Path:
@@ -70,6 +80,8 @@ def copy(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def exported(checkpoint: Callable[[str], Path], shared: Path) -> Keyed:
     """Model folder of a small model, exported once per precision and flavour, unverified."""
+    from idefics2_onnx.export import export_model
+    from small_models import SMALL_MODELS
 
     def make(name: str, precision: str = "fp32", attention: str = "fused") -> Path:
         target = shared / "-".join((name, precision, attention))
@@ -85,6 +97,8 @@ def exported(checkpoint: Callable[[str], Path], shared: Path) -> Keyed:
 @pytest.fixture(scope="session")
 def model(exported: Keyed) -> Callable[..., Idefics2]:
     """An opened small model."""
+    from idefics2_onnx import Idefics2
+
     models: dict[Path, Idefics2] = {}
 
     def make(*key: str) -> Idefics2:
@@ -97,6 +111,8 @@ def model(exported: Keyed) -> Callable[..., Idefics2]:
 @pytest.fixture(scope="session")
 def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
     """transformers' model and processor of a small model."""
+    from parity import Reference
+
     references: dict[str, Reference] = {}
 
     def make(name: str) -> Reference:
@@ -105,3 +121,16 @@ def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
         return references[name]
 
     return make
+
+
+@pytest.fixture
+def compared_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have exports compared in this process instead of in one of their own, which would import torch again."""
+    from idefics2_onnx.export.verification import __main__ as comparison
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        with redirect_stdout(io.StringIO()) as said:
+            comparison.main(*command[command.index("-m") + 2 :])
+        return SimpleNamespace(returncode=0, stdout=said.getvalue(), stderr="")
+
+    monkeypatch.setattr("idefics2_onnx.export.verification.verify.subprocess", SimpleNamespace(run=run))

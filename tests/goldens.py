@@ -5,6 +5,7 @@ python tests/goldens.py
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ GOLDENS = Path(__file__).parent / "golden_files" / "processor.json"
 SIZES = [(378, 378), (377, 379), (981, 980), (40, 400), (400, 40), (1, 1), (2, 3), (600, 801), (1961, 1200)]
 
 
+@functools.cache
 def picture(height: int, width: int) -> Image.Image:
     """Interfering waves in three channels; integers only, so that every machine makes the same bytes."""
     y, x = np.mgrid[:height, :width]

@@ -132,7 +132,7 @@ def write_honest(folder: Path) -> tuple[Path, Path]:
     random, tensors = np.random.default_rng(0), {}
     for module, rank, inputs, outputs in (
         ("text_model.layers.0.self_attn.q_proj", 2, 64, 64),
-        ("vision_model.encoder.layers.1.mlp.fc1", 3, 48, 80),
+        ("vision_model.encoder.layers.0.mlp.fc1", 3, 48, 80),
     ):
         name = f"base_model.model.model.{module}"
         tensors[f"{name}.lora_A.weight"] = random.normal(size=(rank, inputs)).astype(np.float32)

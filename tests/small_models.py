@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,14 +25,14 @@ _TEXT = {
 _VISION = {
     "hidden_size": 48,
     "intermediate_size": 80,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 3,
     "image_size": 98,
     "patch_size": 14,
 }
 _PERCEIVER = {
     "resampler_n_latents": 4,
-    "resampler_depth": 2,
+    "resampler_depth": 1,
     "resampler_n_heads": 4,
     "resampler_head_dim": 12,
     "num_key_value_heads": 2,
@@ -71,7 +71,7 @@ class SmallModel:
 
 SMALL_MODELS = {
     "plain": SmallModel(),
-    "deep": SmallModel(text={"num_hidden_layers": 4}),  # layers that are neither the first nor the last
+    "deep": SmallModel(text={"num_hidden_layers": 3}),  # a layer that is neither the first nor the last
     "window": SmallModel(  # a window shorter than an image's tokens, linear rope, tied, patch 7
         text={
             "sliding_window": 7,
@@ -80,7 +80,7 @@ SMALL_MODELS = {
             "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
             "vocab_size": 300,
         },
-        vision={"patch_size": 7, "image_size": 70, "hidden_act": "gelu"},
+        vision={"patch_size": 7, "image_size": 70, "hidden_act": "gelu", "num_hidden_layers": 2},
         perceiver={"resampler_n_latents": 9},
         tied=True,
         edges=(21, 56),
@@ -99,7 +99,7 @@ SMALL_MODELS = {
                 "original_max_position_embeddings": 128,
             },
         },
-        perceiver={"resampler_depth": 3, "resampler_n_latents": 5, "rms_norm_eps": 1e-5, "num_key_value_heads": 4},
+        perceiver={"resampler_depth": 2, "resampler_n_latents": 5, "rms_norm_eps": 1e-5, "num_key_value_heads": 4},
         shard_size="100KB",
     ),
     "odd_heads": SmallModel(  # head_dim 24: the fused operator cannot; llama3 rope, no grouped heads, patch 16
@@ -123,7 +123,7 @@ SMALL_MODELS = {
     ),
     "bf16_checkpoint": SmallModel(  # other activations, more layers, one vision head, a width that 4 does not divide
         text={"num_hidden_layers": 3, "hidden_act": "relu", "rms_norm_eps": 1e-4, "intermediate_size": 50},
-        vision={"num_attention_heads": 1, "num_hidden_layers": 1, "hidden_size": 40, "hidden_act": "relu"},
+        vision={"num_attention_heads": 1, "hidden_size": 40, "hidden_act": "relu"},
         perceiver={"resampler_n_heads": 6, "resampler_head_dim": 8, "num_key_value_heads": 3, "resampler_n_latents": 16},
         tied=True,
         dtype=torch.bfloat16,
@@ -137,9 +137,10 @@ SMALL_MODELS = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
             "sliding_window": 64,
         },
-        vision={"hidden_act": "quick_gelu", "image_size": 42, "num_hidden_layers": 3, "layer_norm_eps": 1e-5},
-        perceiver={"resampler_depth": 1, "hidden_act": "gelu"},
+        vision={"hidden_act": "quick_gelu", "image_size": 42, "num_hidden_layers": 2, "layer_norm_eps": 1e-5},
+        perceiver={"hidden_act": "gelu"},
         dtype=torch.float16,
         edges=(42, 98),
     ),
 }
+SMALL_MODELS["window_in_bf16"] = replace(SMALL_MODELS["window"], dtype=torch.bfloat16)  # which is traced as "window" is

@@ -95,6 +95,7 @@ def test_adapters_are_merged_as_peft_does(name, options, base, checkpoint, tmp_p
     assert difference / max(1, expected.std()) < 2e-5
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_exports_are_what_peft_merges(base, checkpoint, tmp_path):
     """Here of a model with tied tables, of which an adapter of one makes two."""
     name = "window"
@@ -223,6 +224,7 @@ def test_a_base_model_is_found_from_the_adapter_and_from_here(named, checkpoint,
     assert "tuned is an adapter: merging it into its base model, base" in str(model.remark)
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_a_processor_beside_an_adapter_is_used(checkpoint, tmp_path):
     adapter = tmp_path / "tuned"
     write(adapter, pair(), base_model_name_or_path=str(checkpoint("plain")))

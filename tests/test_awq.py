@@ -58,6 +58,7 @@ def gemm(numbers):
 
 
 @pytest.mark.parametrize(("left", "matrices"), [("nothing", 14), ("down_proj", 12), ("o_proj", 12)])
+@pytest.mark.usefixtures("compared_here")
 def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path, left, matrices):
     """Also those that come before a matrix that AWQ left alone, and that smoothing would change."""
     kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq", left=left)
@@ -71,6 +72,7 @@ def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path, left, matrice
 
 
 @pytest.mark.parametrize("part", [None, "text_config"])  # the reference reads both
+@pytest.mark.usefixtures("compared_here")
 def test_awq_checkpoints_in_floats_are_the_integers_times_their_scales(checkpoint, tmp_path, part):
     kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq", part=part)
     folder = export_model(tmp_path / "awq", tmp_path / "fp32", "fp32", verify="always").folder

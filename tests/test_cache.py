@@ -126,6 +126,7 @@ def test_the_window_beyond_4096_tokens_equals_the_reference(tmp_path):
     text = {
         "sliding_window": 4096,
         "max_position_embeddings": 8192,
+        "num_hidden_layers": 1,
         "hidden_size": 32,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,

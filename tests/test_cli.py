@@ -142,6 +142,7 @@ def test_info(cli, exported):
     assert "512 tokens, window 7" in text
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_export_run_and_verify(cli, checkpoint, tmp_path):
     """The documented sequence: export here, then run with the folder just made."""
     exported = cli("export", checkpoint("plain"), "--fp16")

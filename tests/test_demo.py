@@ -31,15 +31,17 @@ def demo() -> Idefics2:
     return Idefics2.from_pretrained()
 
 
+@pytest.mark.parametrize("cases", [16, pytest.param(50, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("task", TASKS)
-def test_held_out_questions_are_answered(demo, task):
-    score = evaluate.score(demo, task, range(50))
-    assert score.right / score.cases >= FLOORS[task], score
+def test_held_out_questions_are_answered(demo, task, cases):
+    score = evaluate.score(demo, task, range(cases))
+    assert score.cases == cases
+    assert cases - score.right <= max(1, (1 - FLOORS[task]) * cases), score
 
 
 def test_splitting_makes_small_text_legible(demo):
-    split, whole = (evaluate.score(demo, "small text", range(50), do_image_splitting=on) for on in (True, False))
-    assert split.right >= whole.right + 40
+    split, whole = (evaluate.score(demo, "small text", range(16), do_image_splitting=on) for on in (True, False))
+    assert split.right >= whole.right + 12
 
 
 @pytest.mark.parametrize("example", json.loads((EXAMPLES / examples.QUESTIONS).read_text()), ids=lambda e: e["question"])
@@ -71,7 +73,14 @@ def test_the_demo_says_what_it_is_once(tmp_path, monkeypatch):
     assert "demo" not in result.stdout
 
 
-def test_transformers_gives_the_same_answers(demo, tmp_path):
+def test_transformers_gives_the_same_answers(demo):
+    """To the model that ships, in fp16, of whose answers another machine may round one otherwise."""
+    reference = Reference.load(CHECKPOINT)
+    assert sum(len(differing(reference, demo, task, range(1000, 1003))) for task in TASKS) <= 1
+
+
+@pytest.mark.sweep
+def test_transformers_gives_the_same_answers_in_fp32(tmp_path):
     folder = export_model(CHECKPOINT, tmp_path / "fp32", "fp32", verify="never").folder
     reference, ours = Reference.load(CHECKPOINT), Idefics2.from_pretrained(folder)
     for task in TASKS:

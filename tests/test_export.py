@@ -33,7 +33,7 @@ def test_manifest_describes_every_file(exported, checkpoint):
     assert manifest.model.num_parameters == sum(np.prod(tensor.shape) for tensor in stored.values())
 
 
-@pytest.mark.parametrize("name", ["window", "bf16_checkpoint"])
+@pytest.mark.parametrize("name", ["window", "window_in_bf16"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_weights_are_the_checkpoints_cast_and_transposed(name, precision, exported, checkpoint):
     stored = Checkpoint.open(checkpoint(name))
@@ -77,6 +77,7 @@ def test_fused_attention_is_refused_where_it_cannot(checkpoint, tmp_path):
     refused(checkpoint("odd_heads"), tmp_path / "out", "multiple of 16, and this model's is 24", attention="fused")
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_standard_attention_is_chosen_with_a_line(checkpoint, tmp_path):
     class Lines(Listener):
         said: list[str] = []  # noqa: RUF012

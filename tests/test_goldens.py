@@ -10,6 +10,11 @@ from goldens import GOLDENS, cases, replay
 EXPECTED = json.loads(GOLDENS.read_text())
 
 
-@pytest.mark.parametrize(("case", "golden"), list(zip(cases(), EXPECTED, strict=True)), ids=range(len(EXPECTED)))
-def test_golden(case, golden):
-    replay(case, golden)
+@pytest.fixture(scope="module")
+def made():
+    return list(zip(cases(), EXPECTED, strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(EXPECTED)))
+def test_golden(number, made):
+    replay(*made[number])

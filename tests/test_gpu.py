@@ -275,7 +275,7 @@ def test_places_that_do_not_work(name, expected):
 
 
 def test_tensorrt_takes_the_images_only(gpu, exported, capsys):
-    folder = exported("plain", "fp16", "standard")
+    folder = exported("window", "fp16", "standard")
     ours = Idefics2.from_pretrained(folder, "tensorrt")
     assert [name for name, _ in gpu.opened["vision"]] == [TENSORRT, CUDA, CPU]
     assert [name for name, _ in gpu.opened["decoder"]] == [CUDA, CPU]
@@ -334,7 +334,7 @@ def test_a_provider_that_takes_nothing_of_a_graph_is_an_error(gpu, exported):
     with pytest.raises(
         ProviderError, match=r"TensorrtExecutionProvider takes none of vision.onnx's nodes \(90 on CUDA.*, 4 on CPU.*standard"
     ):
-        open_sessions(ModelFolder.open(exported("plain", "fp32", "standard")), "tensorrt")
+        open_sessions(ModelFolder.open(exported("window", "fp32", "standard")), "tensorrt")
     gpu.nodes["vision"] = {CPU: 94}
     with pytest.raises(ProviderError, match="CUDAExecutionProvider takes none of vision.onnx's nodes"):
         open_sessions(ModelFolder.open(exported("plain")), "cuda")

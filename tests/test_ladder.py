@@ -13,16 +13,31 @@ from small_models import SMALL_MODELS
 
 PROMPTS = {0: "No picture here, só?", 1: "What is <image>in it", 3: "<image><image> Compare them with <image>!"}
 CASES = [
-    *((name, "fp32", flavour) for name in SMALL_MODELS for flavour in ("fused", "standard") if (name, flavour) != ("odd_heads", "fused")),
+    ("plain", "fp32", "fused"), ("window", "fp32", "fused"), ("wide_heads", "fp32", "fused"), ("bf16_checkpoint", "fp32", "fused"),
+    ("fp16_checkpoint", "fp32", "fused"), ("window", "fp32", "standard"), ("odd_heads", "fp32", "standard"),
+    ("plain", "fp16", "fused"), ("window", "fp16", "fused"), ("window", "fp16", "standard"), ("odd_heads", "fp16", "standard"),
+]  # fmt: skip
+"""Each model, and each flavour and type with a window and without."""
+EVERY = {
+    *((name, "fp32", flavour) for name in SMALL_MODELS for flavour in ("fused", "standard")),
     *((name, "fp16", "fused") for name in SMALL_MODELS),
     ("plain", "fp16", "standard"),
-]  # fmt: skip
-NEW_TOKENS = 40
+} - {("odd_heads", "fp32", "fused"), ("odd_heads", "fp16", "fused")}
+NEW_TOKENS = 24
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
-@pytest.mark.parametrize("splitting", [False, True], ids=["whole", "split"])
-@pytest.mark.parametrize("num_images", PROMPTS, ids="{}-images".format)
+@pytest.mark.parametrize(
+    "case", [*CASES, *(pytest.param(case, marks=pytest.mark.sweep) for case in sorted(EVERY - {*CASES}))], ids="-".join
+)
+@pytest.mark.parametrize(
+    ("num_images", "splitting"),
+    [
+        (0, False),
+        (1, False),
+        (3, True),
+        *(pytest.param(*pair, marks=pytest.mark.sweep) for pair in ((0, True), (1, True), (3, False))),
+    ],
+)
 def test_ladder(case, splitting, num_images, model, reference):
     name, precision, _ = case
     ours, theirs = model(*case), reference(name)

@@ -87,7 +87,7 @@ def test_what_was_not_opened_is_said(checkpoint, tmp_path, monkeypatch):
     export_model(checkpoint("plain"), tmp_path / "fp32", "fp32", listener=lines)
     assert [line.partition(":")[0] for line in lines.said] == ["Not opened on cuda"]
     lines = Lines()
-    export_model(checkpoint("plain"), tmp_path / "bf16", "bf16", listener=lines)
+    export_model(checkpoint("window"), tmp_path / "bf16", "bf16", listener=lines)
     assert lines.said[0] == "Not opened on cpu: bf16 graphs run on CUDA only."
     monkeypatch.setattr(opening, "_ACTIVATIONS", 1 << 60)
     lines = Lines()

@@ -149,8 +149,14 @@ def test_packages_that_fail_as_they_are_imported(names, error, versions, argumen
     assert re.search(match, last), last
 
 
-@pytest.mark.parametrize("variable", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
-@pytest.mark.parametrize("arguments", [["run", "Hi", "-m", "a/b"], ["export", "a/b"]])
+@pytest.mark.parametrize(
+    ("variable", "arguments"),
+    [
+        ("HF_HUB_DOWNLOAD_TIMEOUT", ["run", "Hi", "-m", "a/b"]),
+        ("HF_HUB_ETAG_TIMEOUT", ["run", "Hi", "-m", "a/b"]),
+        ("HF_HUB_ETAG_TIMEOUT", ["export", "a/b"]),
+    ],
+)
 def test_variables_that_huggingface_hub_cannot_read(variable, arguments, tmp_path):
     """It reads them as it is imported."""
     code = "from idefics2_onnx.cli import main; main(prog_name='x')"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from typing import ClassVar
 
@@ -16,30 +16,64 @@ from idefics2_onnx.export import Listener, export_model, pipeline, weights
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.runtime.model import Idefics2
 
-EXPORT = (
-    "import sys; from idefics2_onnx.export import export_model; export_model(sys.argv[1], sys.argv[2], 'fp32', verify='never')"
-)
+
+def forked(target, *arguments):
+    """A process of its own, which does not import torch again."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
-def test_write_that_fails_leaves_nothing(checkpoint, tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-    run = subprocess.run(
-        [sys.executable, "-c", limit + EXPORT, checkpoint("plain"), tmp_path / "out"], capture_output=True, text=True
-    )
-    assert "out cannot be written (File too large). Choose another with -o." in run.stderr
+def export_with_small_files(source, target, said):
+    import resource  # which Windows does not have
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    try:
+        export_model(source, target, "fp32", verify="never")
+    except CheckpointError as error:
+        said.send(str(error))
+
+
+def export_that_takes_long(source, target):
+    real = pipeline.write_graph
+
+    def write(graph, *rest):
+        if graph.name == "decoder":
+            time.sleep(600)
+        return real(graph, *rest)
+
+    pipeline.write_graph = write
+    export_model(source, target, "fp32", verify="never")
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+ignores = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+
+
+@forks
+@ignores
+def test_write_that_fails_leaves_nothing(checkpoint, exported, tmp_path):
+    exported("plain")  # what is traced is a file, too, which has to be there
+    hears, says = multiprocessing.Pipe(duplex=False)
+    forked(export_with_small_files, checkpoint("plain"), tmp_path / "out", says).join()
+    assert hears.poll()
+    assert "out cannot be written (File too large). Choose another with -o." in hears.recv()
     assert list(tmp_path.iterdir()) == []
 
 
+@forks
+@ignores
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_export(how, checkpoint, tmp_path):
     """Stopped half way, an export leaves no folder under its name, and the next run goes on from there."""
     target, part = tmp_path / "out", tmp_path / ".out.partial"
-    process = subprocess.Popen([sys.executable, "-c", EXPORT, checkpoint("plain"), target], stderr=subprocess.DEVNULL)
-    while not (part / "folder" / "vision.onnx").exists():
-        assert process.poll() is None
+    process = forked(export_that_takes_long, checkpoint("plain"), target)
+    while not (part / "folder" / "embedding.onnx").exists():
+        assert process.is_alive()
         time.sleep(0.01)
-    process.send_signal(how)
-    assert process.wait() != 0
+    os.kill(process.pid, how)
+    process.join()
+    assert process.exitcode != 0
     assert not target.exists()
 
     class Lines(Listener):
@@ -124,6 +158,7 @@ def test_two_exports_to_one_place(checkpoint, tmp_path):
     assert export_model(checkpoint("plain"), tmp_path / "out", verify="never").folder.exists()
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_an_interrupted_comparison_is_made_again(checkpoint, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

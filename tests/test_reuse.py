@@ -94,11 +94,15 @@ def test_drafts_follow_the_longest_and_latest_match():
 
 
 @pytest.mark.parametrize(
-    "case", [("plain", "fp32", "fused"), ("window", "fp32", "fused"), ("window", "fp32", "standard")], ids="-".join
-)
-@pytest.mark.parametrize(
-    "rules",
-    [{}, {"do_sample": True, "seed": 3, "top_k": 2}, {"repetition_penalty": 0.3}, {"stop_strings": ["q"], "logprobs": True}],
+    ("case", "rules"),
+    [
+        (("plain", "fp32", "fused"), {}),
+        (("plain", "fp32", "fused"), {"do_sample": True, "seed": 3, "top_k": 2}),
+        (("plain", "fp32", "fused"), {"repetition_penalty": 0.3}),
+        (("plain", "fp32", "fused"), {"stop_strings": ["q"], "logprobs": True}),
+        (("window", "fp32", "fused"), {}),
+        (("window", "fp32", "standard"), {"do_sample": True, "seed": 3, "top_k": 2}),
+    ],
     ids=str,
 )
 def test_prompt_lookup_changes_nothing(case, rules, model):

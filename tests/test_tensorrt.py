@@ -8,7 +8,7 @@ from idefics2_onnx.graphs.contract import GRAPHS, graph_file
 from onnx import NodeProto, TensorProto
 from tensorrt_operators import OPERATORS, OPSETS
 
-CASES = [("plain", "fp32"), ("window", "fp16"), ("odd_heads", "fp32")]
+CASES = [("window", "fp32"), ("window", "fp16"), ("odd_heads", "fp32")]
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)

@@ -40,7 +40,8 @@ def test_verification_passes_and_fails(name, precision, exported, checkpoint, tm
         compare(folder, SourceModel.open(tmp_path / "other"), whole=False).raise_past_floor()
 
 
-def test_a_process_of_its_own_says_the_same(exported, checkpoint):
+@pytest.mark.usefixtures("compared_here")
+def test_pieces_are_compared_where_that_is_asked_for(exported, checkpoint):
     folder = exported("window")
     found = verify_folder(folder, checkpoint("window"), whole=False)
     expected = compare(folder, SourceModel.open(checkpoint("window")), whole=False)
@@ -120,6 +121,7 @@ def test_a_folder_that_fails_leaves_nothing_or_another_name(checkpoint, tmp_path
         export_model(checkpoint("plain"), tmp_path / "out", "fp32", verify="always", keep=True)
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_numbers_past_fp16_are_said_to_be_that(copy, tmp_path):
     """Not asked to be reported as a fault of the package."""
     tensors = load_file(copy / "model.safetensors")
@@ -164,12 +166,14 @@ def test_verify_names_another_checkpoint(exported, checkpoint):
 
 
 def test_files_beside_a_checkpoint_are_not_run(copy, tmp_path, monkeypatch):
-    """Exporting from inside a stranger's folder imports nothing from there."""
+    """Exporting from inside a stranger's folder imports nothing from there, and a process of its own finds what one here does."""
     for name in ("psutil", "jinja2", "numpy", "onnxruntime"):
         (copy / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(3)")
     monkeypatch.chdir(copy)
-    export_model(".", tmp_path / "out", "fp32", verify="always")
+    found = export_model(".", tmp_path / "out", "fp32", verify="always").verification
     assert not (tmp_path / "ran").exists()
+    expected = compare(tmp_path / "out", SourceModel.open(copy), whole=not found.not_run)
+    assert (found.differences, found.equal, found.faults) == (expected.differences, expected.equal, expected.faults)
 
 
 def test_comparison_that_cannot_run_keeps_the_folder(checkpoint, tmp_path, monkeypatch):
@@ -187,6 +191,7 @@ def test_comparison_that_cannot_run_keeps_the_folder(checkpoint, tmp_path, monke
     assert not (tmp_path / "strict").exists()
 
 
+@pytest.mark.usefixtures("compared_here")
 def test_folders_of_the_hubs_cache_are_compared(exported, checkpoint, tmp_path):
     """Whose files are links to blobs elsewhere."""
     linked = tmp_path / "hub" / "snapshots" / "abc"
