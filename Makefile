@@ -21,6 +21,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	@touch $@
 
 .venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py graphs/*.py runtime/*.py runtime/*/*.py)
+	@rm -rf build  # or modules that have moved since would be installed again
 	@$(PIP) --no-deps --force-reinstall .
 	@touch $@
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from gpu_results import STEPS, Results, failing, medians
 from gpu_trace import traced
-from idefics2_onnx import GpuOptions, Idefics2Processor
+from idefics2_onnx import Idefics2Processor
 from idefics2_onnx.demo.evaluate import answers
+from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
 from idefics2_onnx.runtime.devices.machine import Machine
 from idefics2_onnx.runtime.engine.call import NOT_RECORDED
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep

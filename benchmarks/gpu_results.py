@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from idefics2_onnx import Idefics2OnnxError
+from idefics2_onnx.runtime.errors import Idefics2OnnxError
 
 STEPS = 32
 OVER = 3

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from edge_fuzz import VALUES
 from hostile_place import EXAMPLES, Attempt, Place
 from hostile_values import TEXTS, argument, damaged, edited_json
-from idefics2_onnx import Idefics2OnnxError
 from idefics2_onnx.cli import main
+from idefics2_onnx.runtime.errors import Idefics2OnnxError
 from idefics2_onnx.runtime.images.options import ImageOptions
 from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.outside import download

@@ -36,7 +36,7 @@ import pytest
 from hostile_place import Attempt, Place
 from hostile_values import drawn
 from hub import connect
-from idefics2_onnx import Idefics2OnnxError
+from idefics2_onnx.runtime.errors import Idefics2OnnxError
 from idefics2_onnx.runtime.folder import DEMO
 
 LIMIT = 30

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from idefics2_onnx import Idefics2OnnxError
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
+from idefics2_onnx.runtime.errors import Idefics2OnnxError
 from idefics2_onnx.runtime.model import Idefics2
 from PIL import Image
 from small_models import SMALL_MODELS

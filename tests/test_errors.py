@@ -8,10 +8,10 @@ from pathlib import Path
 
 import idefics2_onnx
 import pytest
-from idefics2_onnx import Idefics2OnnxError, ImageError
+from idefics2_onnx import ImageError
 from idefics2_onnx.export.errors import CheckpointError, ParityError, RequirementError
 from idefics2_onnx.graphs.errors import ModelFolderError
-from idefics2_onnx.runtime.errors import PromptError, ProviderError
+from idefics2_onnx.runtime.errors import Idefics2OnnxError, PromptError, ProviderError
 
 ERRORS = [
     Idefics2OnnxError,

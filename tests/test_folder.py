@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from idefics2_onnx import Idefics2OnnxError, Idefics2Processor
+from idefics2_onnx import Idefics2Processor
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.commands.check import check_folder
+from idefics2_onnx.runtime.errors import Idefics2OnnxError
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
 from idefics2_onnx.runtime.model import Idefics2
 from manifest_edits import listed

@@ -12,14 +12,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import GpuOptions
 from idefics2_onnx.cli import main
 from idefics2_onnx.export.argmax import argmax_graph
 from idefics2_onnx.graphs.contract import ARGMAX
 from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.commands import examination as doctor
-from idefics2_onnx.runtime.devices import libraries, sessions, tensorrt
+from idefics2_onnx.runtime.devices import libraries, providers, tensorrt
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, place
+from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
 from idefics2_onnx.runtime.devices.sessions import open_sessions
 from idefics2_onnx.runtime.engine import argmax, decode_step
 from idefics2_onnx.runtime.errors import ProviderError
@@ -89,7 +89,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "gpu_count", lambda: None)
+    monkeypatch.setattr(providers, "gpu_count", lambda: None)
     monkeypatch.setattr(libraries.sys, "platform", "linux")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -457,10 +457,10 @@ def test_the_callers_session_options_hide_nothing(gpu, exported):
 
 def test_gpus_that_are_not_there(gpu, monkeypatch):
     for count, seen in ((1, "1 GPU"), (0, "no GPU")):
-        monkeypatch.setattr(sessions, "gpu_count", lambda count=count: count)
+        monkeypatch.setattr(providers, "gpu_count", lambda count=count: count)
         with pytest.raises(ProviderError, match=f"no GPU number 5: CUDA sees {seen}. Choose"):
             Idefics2.from_pretrained(device="cuda:5")
-    monkeypatch.setattr(sessions, "gpu_count", lambda: 6)
+    monkeypatch.setattr(providers, "gpu_count", lambda: 6)
     Idefics2.from_pretrained(device="cuda:5")
     assert gpu.opened["decoder"][0][1]["device_id"] == "5"
 

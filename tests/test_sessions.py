@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import parallel
-from idefics2_onnx.runtime.devices import libraries, sessions
+from idefics2_onnx.runtime.devices import libraries, providers, sessions
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, gpu_of
 from idefics2_onnx.runtime.devices.sessions import open_sessions
 from idefics2_onnx.runtime.errors import ProviderError
@@ -75,7 +75,7 @@ def without_libraries(monkeypatch):
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(libraries, "_loads", lambda name: name not in missing)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "gpu_count", lambda: None)
+    monkeypatch.setattr(providers, "gpu_count", lambda: None)
     return missing
 
 
@@ -142,7 +142,7 @@ def dropping(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(libraries, "_loads", lambda name: True)
     monkeypatch.setattr(libraries, "library_versions", dict)
-    monkeypatch.setattr(sessions, "gpu_count", lambda: None)
+    monkeypatch.setattr(providers, "gpu_count", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options=None, **_: real(path, options, providers=[CPU]))
 
 

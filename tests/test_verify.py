@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2OnnxError
 from idefics2_onnx.cli import main
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Listener, Quantisation, agreement, export_model, open_layered, verify_folder
@@ -19,6 +18,7 @@ from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.difference import MARGIN, Difference, Error, Verification
 from idefics2_onnx.export.verification.layers import compare_layers
 from idefics2_onnx.export.verification.weights import WeightsCheck
+from idefics2_onnx.runtime.errors import Idefics2OnnxError
 from idefics2_onnx.runtime.folder import read_manifest
 from idefics2_onnx.runtime.model import Idefics2
 from planted_faults import FAULTS, planted

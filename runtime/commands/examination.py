@@ -14,7 +14,8 @@ from ...graphs.contract import graph_file
 from ..devices.device import CPU, CUDA, TENSORRT
 from ..devices.libraries import advice, clashing_packages, library_versions, missing_libraries, needed_versions
 from ..devices.machine import BF16_UNITS, INT8_UNITS, Machine
-from ..devices.sessions import open_sessions, placement
+from ..devices.placement import placement
+from ..devices.sessions import open_sessions
 from ..engine.engine import Engine
 from ..engine.prefill import embed_prompts
 from ..errors import Idefics2OnnxError, ProviderError

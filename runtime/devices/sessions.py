@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,29 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from ...graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph_file, interface
 from ...graphs.errors import ModelFolderError
-from ..checks import is_one_of
-from ..errors import ProviderError
+from ..errors import Idefics2OnnxError, ProviderError
 from ..folder import ModelFolder
 from ..parallel import leave, wait_for
 from . import tensorrt
-from .device import CPU, CUDA, TENSORRT, Device, Memory, Provider, gpu_of, place, provider_name
+from .device import CPU, CUDA, TENSORRT, Memory, Provider, gpu_of, provider_name
 from .gpu_options import GpuOptions
 from .graph_file import GraphFile
-from .libraries import advice, clashing_packages, cuda_major, gpu_count, missing_libraries, too_old
+from .libraries import cuda_major
 from .machine import INT8_UNITS, instructions
+from .placement import RECORD_PLACEMENT, export_for_gpus, left_to_the_cpu, placement
+from .providers import Places, candidates_for, check_providers, is_provider, without_cuda_graph
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-_RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
-"""Session option: keep count of what runs where, for `placement`."""
 _NO_ROOM = ("out of memory", "Failed to allocate")
 """What CUDA and ONNX Runtime's arena say."""
-_LAYERS_WORK = {
-    "Attention", "GroupQueryAttention", "MultiHeadAttention", "MatMul", "FusedMatMul", "Gemm", "MatMulNBits",
-    "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
-}  # fmt: skip
-"""Operators that a GPU must run: were they left to the CPU, every layer's numbers would cross the bus."""
 _log = logging.getLogger("idefics2_onnx")
 
 
@@ -55,7 +47,7 @@ class Sessions:
     gpu: int = 0
     """The number of the GPU that "cuda" memory is on."""
     options: GpuOptions = field(default_factory=GpuOptions)
-    """As they came to be: without what did not work."""
+    """The options in effect; cuda_graph is False if recording failed."""
     images_per_call: int | None = None
     """Images that the vision graph takes at most."""
     passed_over: str = ""
@@ -84,78 +76,29 @@ def open_sessions(
     """
     import onnxruntime as ort  # here, so that importing the package does not load it
 
-    if providers is not None and not (isinstance(providers, list | tuple) and providers and all(map(_is_provider, providers))):
+    if providers is not None and not (isinstance(providers, list | tuple) and providers and all(map(is_provider, providers))):
         raise ProviderError(f"providers is {providers!r:.200}. Give a list of names, or of pairs of a name and its options.")
     gpu_options = GpuOptions() if gpu_options is None else gpu_options
     if not isinstance(gpu_options, GpuOptions):
         raise ProviderError(f"gpu_options is {gpu_options!r:.60}. Give GpuOptions(...), or leave it out.")
     if not isinstance(session_options, ort.SessionOptions | None):
         raise ProviderError(f"session_options is {session_options!r:.60}. Give onnxruntime's SessionOptions, or leave it out.")
-    candidates: list[_Places]
     if providers is None:
-        candidates = _candidates(device, ort.get_available_providers(), folder.manifest, gpu_options)
+        *better, last = candidates_for(device, ort.get_available_providers(), folder.manifest, gpu_options)
     else:
-        candidates = [{graph: list(providers) for graph in folder.manifest.graphs}]
+        better, last = [], {graph: list(providers) for graph in folder.manifest.graphs}
     passed_over = ""
-    for last, places in enumerate(candidates, 1 - len(candidates)):
+    for places in better:
         try:
             return replace(_open_all(folder, places, session_options, gpu_options), passed_over=passed_over)
         except ProviderError as error:
-            if not last:
-                raise
             passed_over = str(error)
-    raise AssertionError("every candidate either opens or raises")
+    return replace(_open_all(folder, last, session_options, gpu_options), passed_over=passed_over)
 
 
-def _is_provider(one: Any) -> bool:
-    """A name, or a name and its options, with a GPU's number where there is one."""
-    if isinstance(one, str):
-        return True
-    if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], dict)):
-        return False
-    return one[0] not in (CUDA, TENSORRT) or str(one[1].get("device_id", 0)).isdecimal()
-
-
-_Places = dict[GraphName, list[Provider] | None]
-"""The providers of each graph; None for OpenVINO."""
-
-
-def _candidates(device: str, available: Sequence[str], manifest: Manifest, options: GpuOptions) -> list[_Places]:
-    """Where the graphs might run, best first."""
-    needs_cuda, names = manifest.dtype == "bf16", [device]
-    if is_one_of(device, ("auto",)):
-        names = ["cuda"] if CUDA in available else []
-        if not names and "onnxruntime-gpu" in (clash := clashing_packages()):
-            raise ProviderError(f"{clash}, or choose --device cpu.")
-        if needs_cuda and not names:
-            raise ProviderError(
-                "This model folder is bf16, which ONNX Runtime runs on CUDA only, and this machine's ONNX Runtime has no CUDA. "
-                "Install onnxruntime-gpu, or export with --fp16 or --fp32."
-            )
-        names += [] if needs_cuda else ["cpu"]
-    placed = [place(name) for name in names]
-    if needs_cuda and any(found["decoder"].memory == "cpu" for found in placed):
-        raise ProviderError(
-            "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
-        )
-    return [{graph: _providers(graph, found[graph], manifest, options) for graph in manifest.graphs} for found in placed]
-
-
-def _providers(graph: GraphName, device: Device, manifest: Manifest, options: GpuOptions) -> list[Provider] | None:
-    """ONNX Runtime's for a graph on a device, by priority."""
-    if device.kind == "openvino":
-        return None
-    if device.kind == "cpu":
-        return [CPU]
-    cuda: list[Provider] = [(CUDA, options.cuda(device.index, manifest.dtype, options.cuda_graph and graph == "decoder")), CPU]
-    if device.kind == "tensorrt":
-        return [(TENSORRT, tensorrt.options(graph, manifest, device.index, options.memory_limit)), *cuda]
-    return cuda
-
-
-def _open_all(folder: ModelFolder, places: _Places, session_options: ort.SessionOptions | None, options: GpuOptions) -> Sessions:
+def _open_all(folder: ModelFolder, places: Places, session_options: ort.SessionOptions | None, options: GpuOptions) -> Sessions:
     for wanted in places.values():
-        _check_providers(wanted or [])
+        check_providers(wanted or [])
 
     loading: list[ort.SessionOptions] = []
     threads: list[threading.Thread] = []
@@ -203,31 +146,6 @@ def _open_all(folder: ModelFolder, places: _Places, session_options: ort.Session
     )
 
 
-def _check_providers(wanted: list[Provider]) -> None:
-    """ProviderError for one that this ONNX Runtime does not have, or that lacks libraries."""
-    import onnxruntime as ort
-
-    names = [provider_name(provider) for provider in wanted]
-    available = ort.get_available_providers()
-    for name in names:
-        if name not in available:
-            install = "run: pip uninstall -y onnxruntime, then: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            raise ProviderError(
-                f"This ONNX Runtime {ort.__version__} has no {name}, only {', '.join(available)}. "
-                + (clashing_packages() or f"For it, {install}" if name in (CUDA, TENSORRT) else "Check the name.")
-            )
-        if missing := missing_libraries(name):
-            raise ProviderError(
-                f"{name} cannot run here: {', '.join(missing)} cannot be loaded (this ONNX Runtime is built for "
-                f"CUDA {cuda_major()}). {advice(missing)}, or choose --device cpu."
-            )
-        if reason := too_old(name):
-            raise ProviderError(f"{name} cannot run here: {reason}, or choose --device cpu.")
-        if name in (CUDA, TENSORRT) and (count := gpu_count()) is not None and gpu_of(wanted) >= count:
-            seen = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
-            raise ProviderError(f"There is no GPU number {gpu_of(wanted)}: CUDA sees {seen}. Choose another device.")
-
-
 def _open(
     folder: ModelFolder,
     graph: GraphName,
@@ -243,23 +161,40 @@ def _open(
             options.add_session_config_entry(name, value)
     if names[0] == TENSORRT and isinstance(wanted[0], tuple):
         tensorrt.announce(graph, wanted[0][1])
-    path = folder.file(graph_file(graph))
     try:
-        session = ort.InferenceSession(path, options, providers=wanted, enable_fallback=False)
+        session = ort.InferenceSession(folder.file(graph_file(graph)), options, providers=wanted, enable_fallback=False)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).strip().splitlines()[0]
-        if names[0] in (CUDA, TENSORRT) and any(words in reason for words in _NO_ROOM):
-            weights = folder.manifest.files[data_file(graph)].size if data_file(graph) in folder.manifest.files else 0
-            raise ProviderError(
-                f"The GPU has no room for {graph_file(graph)}, whose weights take {weights / 1e9:.1f} GB ({reason:.300}). Close "
-                "what else runs on it, export with --int4 --for cuda, or choose --device cpu."
-            ) from error
-        if plain := _without_cuda_graph(wanted):
+        if (plain := without_cuda_graph(wanted)) and not _lacks_room(names, reason):
             _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
             return _open(folder, graph, plain, options, gpu_options)
-        if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
-            raise ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.") from error
-        raise ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.") from error
+        raise _why_it_failed(folder, graph, names, reason) from error
+    _check_opened(folder, graph, names, session)
+    return session
+
+
+def _lacks_room(names: list[str], reason: str) -> bool:
+    return names[0] in (CUDA, TENSORRT) and any(words in reason for words in _NO_ROOM)
+
+
+def _why_it_failed(folder: ModelFolder, graph: GraphName, names: list[str], reason: str) -> Idefics2OnnxError:
+    """What to tell of a graph that ONNX Runtime did not open on providers, by the reason that it gave."""
+    import onnxruntime as ort
+
+    if _lacks_room(names, reason):
+        weights = folder.manifest.files[data_file(graph)].size if data_file(graph) in folder.manifest.files else 0
+        return ProviderError(
+            f"The GPU has no room for {graph_file(graph)}, whose weights take {weights / 1e9:.1f} GB ({reason:.300}). Close "
+            "what else runs on it, export with --int4 --for cuda, or choose --device cpu."
+        )
+    if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
+        return ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.")
+    path = folder.file(graph_file(graph))
+    return ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.")
+
+
+def _check_opened(folder: ModelFolder, graph: GraphName, names: list[str], session: ort.InferenceSession) -> None:
+    """Raise ProviderError unless an opened graph runs where it should, and ModelFolderError if it is another graph."""
     missing = [name for name in names if name not in session.get_providers()]
     if missing:
         raise ProviderError(
@@ -270,15 +205,14 @@ def _open(
     nodes = placement(session)
     if nodes and names[0] not in nodes:
         elsewhere = ", ".join(f"{count} on {name}" for name, count in nodes.items())
-        advice = "Export with --attention standard" if names[0] == TENSORRT else "Choose --device cpu"
-        raise ProviderError(f"{names[0]} takes none of {graph_file(graph)}'s nodes ({elsewhere}). {advice}.")
-    if names[0] != CPU and (left := _left_to_the_cpu(session)):
+        mend = "Export with --attention standard" if names[0] == TENSORRT else "Choose --device cpu"
+        raise ProviderError(f"{names[0]} takes none of {graph_file(graph)}'s nodes ({elsewhere}). {mend}.")
+    if names[0] != CPU and (left := left_to_the_cpu(session)):
         raise ProviderError(
             f"{names[0]} has no kernels for {left} in {graph_file(graph)} ({folder.manifest.precision[graph]}), which would run "
-            f"on the CPU. {_advice(folder.manifest)}, or choose --device cpu."
+            f"on the CPU. {export_for_gpus(folder.manifest)}, or choose --device cpu."
         )
     _check_interface(folder, graph, session)
-    return session
 
 
 def _session_options(wanted: list[Provider]) -> ort.SessionOptions:
@@ -300,7 +234,7 @@ def _cancel(loading: Sequence[ort.SessionOptions], now: bool) -> None:
 
 def _entries(manifest: Manifest, providers: list[str], gpu_options: GpuOptions) -> dict[str, str]:
     """What a session's configuration gets, beside what the caller has put there."""
-    found = {_RECORD_PLACEMENT: "1"} | (gpu_options.session if providers != [CPU] else {})
+    found = {RECORD_PLACEMENT: "1"} | (gpu_options.session if providers != [CPU] else {})
     if manifest.quantisation and not INT8_UNITS & set(instructions()):
         # Processors without 8-bit units add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
         # unsigned. Those with them would only be slowed down: prompts to two fifths, opening to a third of the speed.
@@ -313,43 +247,6 @@ def _has_entry(options: ort.SessionOptions, name: str) -> bool:
         return bool(options.get_session_config_entry(name))
     except RuntimeError:  # "does not have"
         return False
-
-
-def placement(session: Any) -> dict[str, int]:
-    """How many nodes of a graph run on each provider, most first; empty for sessions that keep no count."""
-    nodes: Counter[str] = Counter()
-    with contextlib.suppress(Exception):  # ONNX Runtime's errors share no base but this
-        for part in session.get_provider_graph_assignment_info():
-            nodes[part.ep_name] += len(part.get_nodes())
-    return dict(nodes.most_common())
-
-
-def _left_to_the_cpu(session: Any) -> str:
-    """Operators of the layers that no GPU runs, and how many; empty for sessions that keep no count."""
-    found: Counter[str] = Counter()
-    with contextlib.suppress(Exception):
-        for part in session.get_provider_graph_assignment_info():
-            if part.ep_name == CPU:
-                found.update(node.op_type for node in part.get_nodes() if node.op_type in _LAYERS_WORK)
-    return ", ".join(f"{count} {name}" for name, count in found.items())
-
-
-def _advice(manifest: Manifest) -> str:
-    """What to export for a GPU instead."""
-    if manifest.quantisation:
-        return "Export with --int4 --for cuda, or with --fp16"
-    return "Export with --fp16 or --bf16" + (", or with --attention standard" if manifest.attention == "fused" else "")
-
-
-def _without_cuda_graph(providers: list[Provider]) -> list[Provider]:
-    """The list without that option; empty if it is not in there."""
-    plain: list[Provider] = [
-        provider
-        if isinstance(provider, str)
-        else (provider[0], {k: v for k, v in provider[1].items() if k != "enable_cuda_graph"})
-        for provider in providers
-    ]
-    return plain if plain != providers else []
 
 
 def _open_vino(folder: ModelFolder, graph: GraphName) -> Any:
