@@ -31,7 +31,7 @@ run: .venv/.package
 check: .venv/.everything .venv/.package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	MYPYPATH=tests $(BIN)/mypy -p idefics2_onnx -m typed_app
+	MYPYPATH=tests/support $(BIN)/mypy -p idefics2_onnx -m typed_app
 	$(BIN)/lint-imports
 
 test: check
@@ -41,10 +41,10 @@ test-sweep: .venv/.everything .venv/.package
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
 
 test-edges: .venv/.everything .venv/.package
-	OMP_NUM_THREADS=1 $(BIN)/python tests/edge_fuzz.py --cases 2000 --seed 0
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/edge_fuzz.py --cases 2000 --seed 0
 
 test-hostile: .venv/.everything .venv/.package
-	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile_fuzz.py --cases 6000 --seed 0
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/hostile_fuzz.py --cases 6000 --seed 0
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -18,8 +18,8 @@ from ...graphs.contract import GRAPHS, GraphName
 from ..errors import ParityError
 
 MARGIN = 4
-"""Two right ways to round one computation differ in luck (tests/random_configs.py prints by how much); a fault that is worth a
-name is further off."""
+"""Two right ways to round one computation differ in luck (tests/by_hand/random_configs.py prints by how much); a fault that is
+worth a name is further off."""
 _NAMED = 3
 """Faults that an error message names."""
 

@@ -1,6 +1,6 @@
 """Write the processor's goldens from transformers, for environments that have no transformers to compare with.
 
-    python tests/make_goldens.py        # rewrites tests/golden_files/processor.json
+    PYTHONPATH=tests/support python tests/by_hand/make_goldens.py        # rewrites tests/support/golden_files/processor.json
 
 Each golden holds the hash of its inputs, and shapes, dtypes and checksums of what the reference makes of them.
 """

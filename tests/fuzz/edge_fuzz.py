@@ -1,6 +1,6 @@
 """The command line at its edges: hostile arguments, options, files, lines, sockets, environments and streams; no traceback.
 
-    python tests/edge_fuzz.py --cases 2000 --seed 0
+    PYTHONPATH=tests/support python tests/fuzz/edge_fuzz.py --cases 2000 --seed 0
 
 A case fails if it ends in anything but an exit status of 0, 1 or 2, shows a traceback, or takes longer than 60 s of processor
 time. Each runs in a folder of its own, and no case names a file that it could write elsewhere. What a case does depends on the seed and its number alone; `--first NUMBER --cases 1` does one again. Needs Linux.
@@ -44,7 +44,7 @@ from PIL import Image
 
 LIMIT = 60
 """Seconds of processor time, of which another program on the machine takes nothing away; and of waiting, five times as many."""
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = [
     "", " ", "Hi", "What is it?", "-", "--", "---x", "-m", ".", "..", "/nowhere/x", "~", "~nobody/x", "é", "画像", "\U0001f600", "\udcff", "a\udc80b",
     "\x1b[31m", "\t", "a\nb", "%s%n", "{x}", "{{ x }}", "{% if", "<image>", "<image><image>", "</s><s>", "<end_of_utterance>",

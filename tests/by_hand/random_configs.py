@@ -1,6 +1,6 @@
 """Random models of all kinds, exported right: how many the comparison refuses, and how the graphs' errors stand to the reference's.
 
-python tests/random_configs.py [--count 40] [--first 0] [--precisions fp32 fp16]
+PYTHONPATH=tests/support python tests/by_hand/random_configs.py [--count 40] [--first 0] [--precisions fp32 fp16]
 
 Kernels can be forced with ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA (torch's), as in `ATEN_CPU_CAPABILITY=default`.
 """

@@ -1,6 +1,6 @@
 """Answers of the demo model under transformers and under this runtime, over held-out cases.
 
-python tests/demo_agreement.py CHECKPOINT FOLDER [CASES]     # prints the share that is equal; the suite runs a slice
+PYTHONPATH=tests/support python tests/by_hand/demo_agreement.py CHECKPOINT FOLDER [CASES]     # prints the share that is equal; the suite runs a slice
 """
 
 from __future__ import annotations

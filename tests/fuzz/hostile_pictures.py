@@ -1,6 +1,6 @@
 """Hostile pictures and addresses: each case tries one input, and may end in an ImageError or a picture and nothing else.
 
-`python tests/hostile_fuzz.py --kinds pictures` tries more than the tests do, with 4 GB of memory.
+`python tests/fuzz/hostile_fuzz.py --kinds pictures` tries more than the tests do, with 4 GB of memory.
 """
 
 from __future__ import annotations

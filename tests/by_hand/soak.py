@@ -1,6 +1,6 @@
 """Many generations with random options, images and cancellations: memory must stay flat, and only our own errors may come.
 
-    python tests/soak.py [GENERATIONS]          # 2,000 take some minutes; not a test
+    PYTHONPATH=tests/support python tests/by_hand/soak.py [GENERATIONS]          # 2,000 take some minutes; not a test
 
 Prints the process's memory every tenth of the way; ends with 1 on any other exception, or if memory grew by more than 5% from
 the middle to the end.

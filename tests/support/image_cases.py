@@ -1,6 +1,6 @@
 """Random images and options for the image processor, and the comparison with the reference.
 
-    python tests/image_cases.py 5000 [SEED]     # the long run: prints what was compared
+    python tests/support/image_cases.py 5000 [SEED]     # the long run: prints what was compared
 
 Where the reference fails, ours has to fail with an error of its own kind, and the other way round.
 """

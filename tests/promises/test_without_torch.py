@@ -85,5 +85,5 @@ def test_fresh_environment_has_no_torch_and_works(wheel, tmp_path):
     assert not {"torch", "transformers", "onnx", "onnxscript", "onnx-ir", "safetensors"} & names
     run = subprocess.run([python, "-c", "import sys" + WORK], capture_output=True, text=True)
     assert run.stdout == "worked\n", run.stderr
-    replayed = subprocess.run([python, "tests/goldens.py"], capture_output=True, text=True)
+    replayed = subprocess.run([python, "tests/support/goldens.py"], capture_output=True, text=True)
     assert "goldens replayed" in replayed.stdout, replayed.stderr

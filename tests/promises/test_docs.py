@@ -31,7 +31,7 @@ from PIL import Image
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 RUN = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-READ = [*RUN, "CHANGELOG.md", "demo/README.md", "tests/golden_files/README.md"]
+READ = [*RUN, "CHANGELOG.md", "demo/README.md", "tests/support/golden_files/README.md"]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 MOST_NOT_RUN = 3
 MODEL_NAMES = ("idefics2-8b-fp16", "idefics2-8b-int8")

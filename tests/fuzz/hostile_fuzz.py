@@ -1,7 +1,7 @@
 """Hostile folders, words, checkpoints, pictures, messages, addresses and options: each is refused in a sentence of ours, or works.
 
-    python tests/hostile_fuzz.py --cases 5000 --seed 0
-    python tests/hostile_fuzz.py --only 17 --seed 0      # one case again
+    PYTHONPATH=tests/support python tests/fuzz/hostile_fuzz.py --cases 5000 --seed 0
+    PYTHONPATH=tests/support python tests/fuzz/hostile_fuzz.py --only 17 --seed 0      # one case again
 
 A case fails if it raises anything but an Idefics2OnnxError of one printable line, takes more than LIMIT seconds, ends its process, wants
 more than 4 GB of address space, changes a file outside of its own folder, or connects to anything but this machine. What a case does

@@ -26,7 +26,7 @@ DEFAULTS = {"do_image_splitting": True}
 
 @pytest.mark.parametrize("block", [0, 1, *(pytest.param(block, marks=pytest.mark.sweep) for block in range(2, 10))])
 def test_random_cases_equal_the_reference(block):
-    """60 cases of random images and options, 300 with `make test-sweep`; `python tests/image_cases.py 5000` runs more."""
+    """60 cases of random images and options, 300 with `make test-sweep`; `python tests/support/image_cases.py 5000` runs more."""
     for seed in range(block * 30, block * 30 + 30):
         run_case(seed)
 

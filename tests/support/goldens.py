@@ -1,6 +1,6 @@
 """The processor's goldens: inputs made by arithmetic alone, and their replay. Needs nothing but the runtime.
 
-python tests/goldens.py
+python tests/support/goldens.py
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def digest(case: dict[str, Any]) -> str:
 
 def replay(case: dict[str, Any], golden: dict[str, Any]) -> None:
     """Process one case and compare it with what the reference made of it; AssertionError where they differ."""
-    assert digest(case) == golden["inputs"], "the inputs changed: run tests/make_goldens.py"
+    assert digest(case) == golden["inputs"], "the inputs changed: run tests/by_hand/make_goldens.py"
     processor = Idefics2Processor.from_pretrained(DEMO, **options_of(case))
     inputs = processor(text=case["texts"], images=case["images"], padding=True)
     assert {name: summary(array) for name, array in inputs.items()} == golden["outputs"]

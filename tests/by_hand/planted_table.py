@@ -1,6 +1,6 @@
 """Which planted faults a comparison finds, precision by precision: by numbers alone, exactly, or not at all.
 
-python tests/planted_table.py [precision ...]
+PYTHONPATH=tests/support python tests/by_hand/planted_table.py [precision ...]
 """
 
 from __future__ import annotations

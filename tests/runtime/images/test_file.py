@@ -42,7 +42,7 @@ def saved(kind="PNG", mode="RGB", **options) -> bytes:
 
 
 def test_hostile_pictures_and_addresses():
-    """500 cases; `python tests/hostile_fuzz.py --kinds pictures` runs more."""
+    """500 cases; `python tests/fuzz/hostile_fuzz.py --kinds pictures` runs more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _, attempt in cases(7, 500):
