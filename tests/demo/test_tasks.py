@@ -12,7 +12,7 @@ from idefics2_onnx.demo.tokenizer import demo_tokenizer
 def test_cases_follow_from_their_numbers(task):
     seen = {}
     for which in ("training", "held-out"):
-        for number in range(30):
+        for number in range(10):
             one, again = case(task, which, number), case(task, which, number)
             assert one.messages[-1]["content"] == again.messages[-1]["content"]
             assert one.answer == again.answer
@@ -22,4 +22,4 @@ def test_cases_follow_from_their_numbers(task):
                 assert all(mark.label > 0 for marks in turn.marks for mark in marks)
                 ids = demo_tokenizer().encode(f"Assistant: {turn.answer}", add_special_tokens=False).ids
                 assert demo_tokenizer().decode(ids) == f"Assistant: {turn.answer}"
-    assert len(seen) == 60
+    assert len(seen) == 20

@@ -11,69 +11,38 @@ import time
 from typing import ClassVar
 
 import pytest
+from exports_apart import apart, export_that_takes_long, export_with_small_files
 from filelock import FileLock
 from idefics2_onnx.export import Listener, export_model, pipeline, weights
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.runtime.model import Idefics2
 
-
-def forked(target, *arguments):
-    """A process of its own, which does not import torch again."""
-    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
-def export_with_small_files(source, target, said):
-    import resource  # which Windows does not have
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-    try:
-        export_model(source, target, "fp32", verify="never")
-    except CheckpointError as error:
-        said.send(str(error))
-
-
-def export_that_takes_long(source, target):
-    real = pipeline.write_graph
-
-    def write(graph, *rest):
-        if graph.name == "decoder":
-            time.sleep(600)
-        return real(graph, *rest)
-
-    pipeline.write_graph = write
-    export_model(source, target, "fp32", verify="never")
-
-
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-ignores = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
 
 
 @forks
-@ignores
-def test_write_that_fails_leaves_nothing(checkpoint, exported, tmp_path):
+def test_write_that_fails_leaves_nothing(checkpoint, exported, shared, tmp_path):
     exported("plain")  # what is traced is a file, too, which has to be there
     hears, says = multiprocessing.Pipe(duplex=False)
-    forked(export_with_small_files, checkpoint("plain"), tmp_path / "out", says).join()
+    process = apart(export_with_small_files, checkpoint("plain"), tmp_path / "out", shared, says)
+    process.join(60)
     assert hears.poll()
     assert "out cannot be written (File too large). Choose another with -o." in hears.recv()
     assert list(tmp_path.iterdir()) == []
 
 
 @forks
-@ignores
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_export(how, checkpoint, tmp_path):
+def test_interrupted_export(how, checkpoint, shared, tmp_path):
     """Stopped half way, an export leaves no folder under its name, and the next run goes on from there."""
     target, part = tmp_path / "out", tmp_path / ".out.partial"
-    process = forked(export_that_takes_long, checkpoint("plain"), target)
+    process = apart(export_that_takes_long, checkpoint("plain"), target, shared)
     while not (part / "folder" / "embedding.onnx").exists():
         assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, how)
-    process.join()
-    assert process.exitcode != 0
+    process.join(60)
+    assert process.exitcode
     assert not target.exists()
 
     class Lines(Listener):

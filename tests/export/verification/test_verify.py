@@ -33,7 +33,7 @@ def test_verification_passes_and_fails(name, precision, exported, checkpoint, tm
     verification.raise_past_floor()
     assert {d.graph for d in verification.differences} == {"vision", "embedding", "decoder"}
     assert [line.split()[0] for line in verification.lines()[:3]] == ["vision.onnx", "embedding.onnx", "decoder.onnx"]
-    assert verification.equal["weights"] > 80
+    assert verification.equal["weights"] > 60
     small = SMALL_MODELS[name]
     write_checkpoint(tmp_path / "other", small.config, image_options=small.image_options, seed=1)
     with pytest.raises(ParityError, match=r"differs from the checkpoint's in [0-9,]+ of [0-9,]+ numbers, .*; and \d+ more"):

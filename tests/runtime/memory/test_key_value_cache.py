@@ -126,12 +126,11 @@ def test_the_window_beyond_4096_tokens_equals_the_reference(tmp_path):
     text = {
         "sliding_window": 4096,
         "max_position_embeddings": 8192,
-        "num_hidden_layers": 1,
         "hidden_size": 32,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
     }
-    write_checkpoint(tmp_path / "checkpoint", SmallModel(text=text).config)
+    write_checkpoint(tmp_path / "checkpoint", SmallModel(text=text).config)  # whose second layer sees past the first one's window
     theirs = Reference.load(tmp_path / "checkpoint")
     ids = np.random.default_rng(0).integers(3, 259, (1, 4200))
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
