@@ -3,7 +3,7 @@
     python benchmarks/session_options.py FOLDER [--rounds 3] [--json FILE]
 
 Each set of options is a process of its own, and all of them take turns. The package uses the defaults without memory patterns,
-and takes more care of sums for quantised folders on processors without AMX: see runtime/sessions.py.
+and takes more care of sums for quantised folders on processors without AMX: see runtime/devices/sessions.py.
 """
 
 from __future__ import annotations
