@@ -126,7 +126,7 @@ class Encoder:
         return ids, positions, parts, labels, gaze
 
     def _gaze(self, turn: Turn, asked: list[int], answer: list[int]) -> list[tuple[int, int, int]]:
-        """Of a question's and its answer's tokens."""
+        """Where each token of a question and its answer looks."""
         words = [str(self._tokenizer.id_to_token(token)).lstrip("\u2581") for token in (*asked, *answer)]
         found, done = [_NOWHERE] * len(words), 0
         if turn.at is not None:  # as soon as the question is over
@@ -144,7 +144,7 @@ class Encoder:
         return found
 
     def _turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
-        """Ids of a question behind its pictures, and of its answer."""
+        """Ids of a question after its pictures, and of its answer."""
         question = f"User:{IMAGE * pictures}{'' if pictures else ' '}{turn.question}{END_OF_UTTERANCE}\nAssistant:"
         answer = self._ids(f"{question} {turn.answer}{END_OF_UTTERANCE}")[len(self._ids(question)) :]
         return self._ids(expand_images(question, LATENTS, split=True)), answer

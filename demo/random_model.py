@@ -14,7 +14,7 @@ from .checkpoint_files import CHAT_TEMPLATE, set_generation_config, write_proces
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token per byte, three special ones before and Idefics2's three behind: 262 in all."""
+    """One token per byte, three special ones before and Idefics2's three after: 262 in all."""
     basic = ["<unk>", "<s>", "</s>"]
     vocabulary = {token: index for index, token in enumerate([*basic, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))

@@ -41,7 +41,7 @@ def demo_tokenizer() -> Tokenizer:
 
 
 def _words() -> list[str]:
-    """Words of questions, and of answers in sentences, without the marks behind them; not those to look for in a picture."""
+    """Words of questions, and of answers in sentences, without the marks after them; not those to look for in a picture."""
     words = set[str]()
     for task in TASKS:
         for number in range(300):

@@ -39,7 +39,7 @@ from .trainee import Trainee
 WARM_UP, DECAY = 200, 0.35
 """Steps in which the learning rate rises, and the last share of all steps, in which it falls to nothing."""
 SIDE_WEIGHTS = 0.5, 0.5, 0.3
-"""Of the side tasks' losses: under each patch, recalled from the latents, gaze."""
+"""Weights of the side tasks' losses: under each patch, recalled from the latents, gaze."""
 
 
 def optimisers(trainee: Trainee) -> list[tuple[torch.optim.Optimizer, float]]:
@@ -57,14 +57,14 @@ def optimisers(trainee: Trainee) -> list[tuple[torch.optim.Optimizer, float]]:
 
 
 def share_of_rate(step: int, steps: int) -> float:
-    """Of the highest learning rate: up, level; up to half of it once there are answers, level, and down to nothing at the end."""
+    """The share of the highest learning rate: up, level; up to half once there are answers, level, and down to nothing."""
     if step < EYES:
         return min(1.0, (step + 1) / WARM_UP)
     return 0.5 * max(0.0, min(1.0, (step - EYES + 1) / WARM_UP, (steps - step) / (DECAY * steps)))
 
 
 def exact(trainee: Trainee, batches: Iterator[Batch]) -> dict[str, float]:
-    """Share of held-out answers whose every token is the likeliest, by task; each behind the right ones."""
+    """Share of held-out answers whose every token is the likeliest, by task; each after the right ones."""
     right: dict[str, list[bool]] = {task: [] for task in TASKS}
     trainee.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

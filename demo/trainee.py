@@ -13,7 +13,7 @@ from .batches import Batch, Tiles
 from .pictures import mark_classes
 
 NOTHING_WEIGHT = 0.05
-"""Of patches that show nothing, in the side tasks' losses: they are most, and soon learnt."""
+"""The weight of patches that show nothing, in the side tasks' losses: they are most, and soon learnt."""
 
 
 def initialise(model: Idefics2ForConditionalGeneration) -> None:

@@ -22,7 +22,7 @@ class Turn:
     answer: str
     images: list[Image.Image] = field(default_factory=list)
     marks: list[list[Mark]] = field(default_factory=list)
-    """Of each image, what lies where."""
+    """What lies where in each image."""
     at: Place | None = None
     """What the question is about."""
     sought: dict[str, list[Place]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def show(turn: Turn, *canvases: Canvas) -> Turn:
 
 
 def places_of(canvas: Canvas, marks: list[Mark]) -> list[Place]:
-    """Of marks of the only picture."""
+    """Where marks of the only picture lie."""
     width, height = canvas.image.size
     boxes = [mark.box for mark in marks]
     return [(0, (top + bottom) / 2 / height, (left + right) / 2 / width) for left, top, right, bottom in boxes]

@@ -45,8 +45,8 @@ class Workplace:
 def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str], None]) -> Iterator[Workplace]:
     """A place to make a folder of `size` bytes in, renamed to `target` at the end.
 
-    What a killed or interrupted run left behind is gone on with if it followed the same plan, and else removed. An error of
-    ours leaves nothing; an interruption, a crash or a full disk leaves what was made, and `say` is told so.
+    An export that was killed or interrupted goes on where it stopped if it followed the same plan; else what it left is
+    removed. An error of ours leaves nothing; an interruption, a crash or a full disk leaves what was made, and `say` is told so.
     """
     made: list[Path] = []
     named, target = target, Path(os.path.realpath(target))  # through links: a folder cannot be renamed onto one
@@ -128,7 +128,7 @@ def fingerprint(folder: Path | None) -> list[Any] | None:
 
 
 def code_digest() -> str:
-    """Of this package's own source: what another version of it has begun is not gone on with."""
+    """SHA-256 of this package's own source: an export that another version began is begun anew."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ALIGNMENT = mmap.PAGESIZE
-"""Of places in files, lengths and memory, as disks ask for."""
+"""Disks ask that places in files, lengths and addresses are multiples of this."""
 _BUFFER = 8 << 20
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -42,7 +42,7 @@ class DirectWriter:
     """Writes a file front to back."""
 
     def __init__(self, path: Path, kept: int) -> None:
-        """Go on behind the first `kept` bytes of a file that is there; what follows them is dropped."""
+        """Go on after the first `kept` bytes of a file that is there; what follows them is dropped."""
         os.truncate(path, kept)
         self._path, self._flags, self._buffer = path, _DIRECT, _aligned(_BUFFER)
         self._waiting = kept % _ALIGNMENT

@@ -20,7 +20,7 @@ _BLOCK = 32 << 20
 class Journal:
     """Places in one file up to which its bytes are on the disk, and their SHA-256: a JSON line each, in a file beside it.
 
-    A file that a power cut leaves behind may have its full length and zeros for what never reached the disk.
+    A file that a power cut leaves may have its full length and zeros for what never reached the disk.
 
     Args:
         path: of the journal.

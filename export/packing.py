@@ -73,7 +73,7 @@ class Groups:
     size: int
     symmetric: bool
     dtype: torch.dtype
-    """Of the scales."""
+    """The type of the scales."""
     padded: bool = True
     """Rows fill their last group with zeros."""
     kept: bool = False

@@ -26,7 +26,7 @@ _GROUPS = {
 }  # fmt: skip
 """Files that belong together: some of the one folder and some of the other would make a third processor."""
 _NEEDED = {"tokenizer": ("tokenizer.json", "tokenizer.model")}
-"""Of a group, the files without which the rest says nothing."""
+"""The files of a group without which its others say nothing."""
 _GROUP_OF = {"processor_config.json": "processor", "tokenizer_config.json": "tokenizer"}
 """Files that may hold a chat template, too, and the group they belong to."""
 

@@ -42,7 +42,7 @@ class Weight:
 
     source: str | Tensor
     dtype: torch.dtype
-    """Of the data on disk."""
+    """The type of the data on disk."""
     transposed: bool = False
 
 

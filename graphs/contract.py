@@ -146,7 +146,7 @@ def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
                the embedding table).
     decoder    Rows are right-padded. attention_mask counts a row's tokens, the new ones included, and is at least as wide
                as the longest row; in a prompt (empty cache) it is exactly as wide as inputs_embeds. The new tokens are
-               written behind the row's old ones. Past and present have one shape when the past has room for
+               written after the row's old ones. Past and present have one shape when the past has room for
                attention_mask's width, and may then be one buffer, which has to be zero at first; otherwise the
                present is that wide. logits are taken at logit_positions, counted from the first new token.
     prompt     the same, over the same cache. What it wrote and what the decoder wrote differ a little.
@@ -215,7 +215,7 @@ class Manifest:
 
     @property
     def graphs(self) -> tuple[GraphName, ...]:
-        """Of this folder."""
+        """The graphs of this folder."""
         return tuple(self.precision)
 
     def to_dict(self) -> dict[str, Any]:

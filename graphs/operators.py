@@ -62,7 +62,7 @@ class DecoderCall:
 
 
 AttendWithCache = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
-"""q, k, v and the layer's past keys and values → output, present keys, present values: rotates q and k, writes k and v behind
+"""q, k, v and the layer's past keys and values → output, present keys, present values: rotates q and k, writes k and v after
 each row's tokens, and attends causally."""
 
 
@@ -140,7 +140,7 @@ class Standard:
         # TensorRT clips floats only, so bounds are minima and maxima.
         start = torch.maximum(call.tokens - call.seq, torch.tensor(0))  # a right-padded prompt starts at 0
         positions = start[:, None] + torch.arange(call.seq)
-        # Padding may lie behind the table's end; nothing looks at it.
+        # Padding may lie past the table's end; nothing looks at it.
         in_table = torch.minimum(positions, torch.tensor(call.cos.shape[0] - 1))
         past_length = symbolic("Shape", (call.cache,), {"start": 2, "end": 3}, dtype=torch.int64, shape=(1,), version=21)
         missing = torch.maximum(call.total - past_length, torch.tensor(0))

@@ -32,7 +32,7 @@ class Chat:
     """Turns of a user and the model, about images of any turn.
 
     Each turn's answer is what `generate` would give for the whole conversation, but only what is new is read: the tokens
-    behind the longest beginning that this turn's conversation shares with what the cache holds. To be used from one thread
+    after the longest beginning that this turn's conversation shares with what the cache holds. To be used from one thread
     at a time.
 
     Attributes:

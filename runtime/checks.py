@@ -106,7 +106,7 @@ def words(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def biases(name: str, values: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """Of pairs with one sequence the last counts, as in the reference."""
+    """Biases by sequence of tokens; where a sequence comes twice, the last counts, as in the reference."""
     pairs = isinstance(values, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in values)
     if not pairs or not all(is_number(bias) and not np.isnan(bias) for _, bias in values):
         raise PromptError(f"{name} is {values!r:.60}. Give a list of pairs of token ids and a number: [[[7, 9], -2.0]].")

@@ -143,7 +143,7 @@ def _hash_matches(path: Path, entry: FileEntry, on_bytes: Callable[[int], None])
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    """Of a repository that may hold much else, the manifest and then what it lists."""
+    """Download the manifest and then what it lists, of a repository that may hold much else."""
     folder = download(hub_id, revision, [MANIFEST], [[MANIFEST]])
     if not (folder / MANIFEST).is_file():
         raise ModelFolderError(f"{hub_id} on the hub has no {MANIFEST}, so it is no model folder. Export it first.")

@@ -163,7 +163,7 @@ class Idefics2:
 
         Returns:
             A Generation, or a list of them for a batch or several sequences. For the processor's dict, like the reference,
-            int64 [answers, seq + new] with prompts as they came, answers behind them, and pad_token_id behind those; for
+            int64 [answers, seq + new] with prompts as they came, answers after them, and pad_token_id after those; for
             inputs_embeds the answers alone.
 
         Raises:

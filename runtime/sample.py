@@ -23,7 +23,7 @@ class Sample:
 
     ids: list[int]
     tiles: list[NDArray[np.floating[Any]]] = field(default_factory=list)
-    """Of the image tokens behind `reused`, in order: pixels [3, height, width], or features [image_seq_len, hidden]."""
+    """What image tokens after `reused` stand for, in order: pixels [3, height, width], or features [image_seq_len, hidden]."""
     embeds: NDArray[np.float32] | None = None
     """[tokens, hidden] in place of ids, which are empty then, and of tiles."""
     reused: int = 0

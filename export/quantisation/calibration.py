@@ -61,7 +61,7 @@ class CalibrationSet:
         return cls(pixels, [torch.tensor([i for i in row if i < vocab_size], dtype=torch.int64) for row in ids])
 
     def sequence(self, sizes: ModelSizes) -> tuple[Tensor, Tensor]:
-        """All prompts behind one another, every second one behind a picture.
+        """All prompts one after another, every second one after a picture.
 
         Returns ids [seq], and for each the row of the pictures' features [pictures × latents, hidden] in its place, or −1.
         """

@@ -77,7 +77,7 @@ class Quantisation:
             raise CheckpointError("Quantisation's fast_prompts are for CPUs. Leave them out for cuda.")
 
     def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype, layers: int) -> Packing:
-        """Of one matrix, by its name in the graph; `dtype` is what it computes with, `layers` are the decoder's."""
+        """How one matrix is packed, by its name in the graph; `dtype` is what it computes with, `layers` are the decoder's."""
         if graph == "embedding":
             return Groups(8, self._group_of_rows(stored.shape[1]), True, dtype, padded=False)
         if self.precision == "int4" and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
@@ -89,7 +89,7 @@ class Quantisation:
         return Groups(bits, self.group, self.symmetric, dtype)
 
     def _group_of_rows(self, columns: int) -> int:
-        """Of the table of embeddings: CUDA's GatherBlockQuantized counts groups through the table as if rows had no rest."""
+        """The groups of the embedding table: CUDA's GatherBlockQuantized counts them as if rows had no rest."""
         if self.target == "cpu" or columns % self.group == 0:
             return self.group
         whole = [size for size in GROUP_SIZES if size < self.group and columns % size == 0]
@@ -120,7 +120,7 @@ def _is_delicate(weight: str, layers: int) -> bool:
 
 _ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}
 _LEVELS = 127
-"""Of a row's integers on each side of zero."""
+"""Integers that a row may have on each side of zero."""
 
 
 def quantise(traced: TracedGraph, quantisation: Quantisation, model: SourceModel) -> TracedGraph:

@@ -52,11 +52,11 @@ class Place:
     repeat: tuple[int, int, int] | None = None
     """(key/value heads, query heads each, head_dim) where a matrix reads each channel of `before` several times."""
     magnitude: Tensor | None = None
-    """Of each channel of the activations."""
+    """The largest value of each channel of the activations."""
     errors: Tensor = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
 
     def factors(self, strength: float) -> Tensor:
-        """Of each channel of the activations, with a geometric mean near 1."""
+        """A factor for each channel of the activations, with a geometric mean near 1."""
         measured = self.magnitude
         assert measured is not None
         if self.repeat is not None:
@@ -67,7 +67,7 @@ class Place:
         return found / (found.max() * found.min()).sqrt()
 
     def divisors(self, factors: Tensor) -> Tensor:
-        """Of `before`: the factors, each once."""
+        """What `before` is divided by: the factors, each once."""
         return factors if self.repeat is None else factors.view(self.repeat)[:, 0].reshape(-1)
 
 
@@ -86,7 +86,7 @@ class Scaled(Changed):
 
 
 Factors = dict[str, dict[str, Tensor]]
-"""Of each tensor of a checkpoint that gets any: by row and by column."""
+"""Factors by row and by column, for each tensor of a checkpoint that gets any."""
 _AXES = ("rows", "columns")
 
 

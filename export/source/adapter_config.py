@@ -67,7 +67,7 @@ class AdapterConfig:
         return found
 
     def ranks_and_scales(self, modules: Iterable[str]) -> dict[str, tuple[int, float]]:
-        """Of each module, its rank and what its product counts: alpha ÷ rank, or ÷ √rank for rank-stabilised adapters."""
+        """Each module's rank and the factor of its product: alpha ÷ rank, or ÷ √rank for rank-stabilised adapters."""
         modules = list(modules)
         ranks, alphas = self._patterned("rank_pattern", modules), self._patterned("alpha_pattern", modules)
         found = {}

@@ -20,7 +20,7 @@ json.dump([next((pattern for pattern, own in compiled if own.match(module)), Non
 
 
 def by_pattern(patterns: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any]:
-    """Of each module that a pattern fits, the value of the first that does.
+    """For each module that a pattern fits, the value of the first pattern that does.
 
     Matched in another process, because Python cannot stop a match that it has begun. Raises ValueError for what is no regular
     expression or takes too long.

@@ -20,7 +20,7 @@ _SAVED = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
 _BASE = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
 """What peft puts around a module, also where modules inside of it are tuned, too."""
 _KEPT = ".original_module."
-"""Of a module that is saved whole, its numbers before the tuning. peft loads them and computes with the tuned ones."""
+"""The numbers that a module which is saved whole had before the tuning. peft loads them and computes with the tuned ones."""
 _ROWS_AT_ONCE = 256
 
 
@@ -38,7 +38,7 @@ class AdapterTensors:
     """All of a file's tensors."""
 
     parts: dict[str, dict[str, Found]]
-    """Of each module: "A", "B", "B.bias", "embedding_A", "embedding_B", "magnitude_vector", "trainable_tokens_delta"."""
+    """By module and part: "A", "B", "B.bias", "embedding_A", "embedding_B", "magnitude_vector", "trainable_tokens_delta"."""
     replaced: dict[str, Found]
     """New numbers of whole parameters, by the model's names: trained ones, or of the base model that it was tuned from."""
 

@@ -27,7 +27,7 @@ class Arithmetic:
     """Types of weights and activations, parameter by parameter."""
 
     dtype: Dtype = "fp32"
-    """Of the folder."""
+    """The type of the folder."""
     exact: bool = False
     """Whether activations are float64 and weights as stored, or all is as the folder computes."""
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict)

@@ -42,7 +42,7 @@ class AwqMatrix:
         return ((integers.float() - zeros[..., None].float()) * scales[..., None].float()).flatten(1).to(self.dtype)
 
     def integers(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of outputs start…stop: integers [outputs, groups, group] uint8, scales and zeros [outputs, groups]."""
+        """Outputs start to stop: integers [outputs, groups, group] uint8, scales and zeros [outputs, groups]."""
         integers, zeros = (_unpacked(stored, start, stop).T.contiguous() for stored in (self.weights, self.zeros))
         scales = _whole(self.scales)[:, start:stop].T.contiguous()
         return integers.view(len(integers), -1, self.group), scales, zeros

@@ -27,7 +27,7 @@ _FILES = (
     "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", *_TOKENIZERS, _INDEX, _SINGLE,
     ADAPTER_CONFIG, ADAPTER_WEIGHTS,
 )  # fmt: skip
-"""Of a hub repository, what an export reads besides the weights of an index."""
+"""What an export reads of a hub repository besides the weights of an index."""
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound
 _LONGEST_NAME = 255  # bytes, as file systems have it
 _ROWS_AT_ONCE = 256

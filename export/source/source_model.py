@@ -27,7 +27,7 @@ class SourceModel:
     config: Idefics2Config
     sizes: ModelSizes
     shapes: dict[str, tuple[int, ...]]
-    """Of each parameter."""
+    """The shape of each parameter."""
     names: dict[str, str]
     """The model's parameters → the checkpoint's tensors."""
     adapter: Path | None = None

@@ -88,7 +88,7 @@ def _replace_forward(module: nn.Module, forward: Any) -> None:
 
 
 class _Weights:
-    """Of one module."""
+    """The weights of one module."""
 
     def __init__(self, stored: dict[str, Stored], path: str, arithmetic: Arithmetic) -> None:
         self._stored, self._path, self._arithmetic = stored, path, arithmetic

@@ -49,7 +49,7 @@ class Error:
 
     @classmethod
     def largest_of(cls, errors: Iterable[Error]) -> Error:
-        """Of several computations of one thing, the largest of each measure."""
+        """The largest of each measure among several computations of one thing."""
         pairs = np.array([(error.relative, error.largest) for error in errors])
         return cls(*pairs.max(0).tolist())
 

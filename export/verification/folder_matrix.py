@@ -16,7 +16,7 @@ from ..source.checkpoint import FileTensor
 from .graphs import load_graph, stored_tensors
 
 _LEVELS = 127
-"""Of an activation's integers on each side of zero."""
+"""Integers that an activation may have on each side of zero."""
 
 
 @dataclass(frozen=True)

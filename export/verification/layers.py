@@ -28,7 +28,7 @@ from .reference import COPIES, Reference, patch_grid
 
 _Compute = Callable[..., Tensor]
 _Layer = Callable[[Any], Any]
-"""Of a model, one of its layers."""
+"""Takes a model and gives one of its layers."""
 
 
 @torch.no_grad()

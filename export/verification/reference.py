@@ -38,7 +38,7 @@ class Reference:
     source: SourceModel
     """Where both read their weights."""
     arithmetic: Arithmetic
-    """Of `own`."""
+    """The arithmetic of `own`."""
 
     @classmethod
     def of(

@@ -47,9 +47,9 @@ class TextSpeed:
     """Seconds until every row has its first token."""
     prompt_tokens_per_second: float
     seconds_per_token: float
-    """Of one step, which gives a token to every row."""
+    """Seconds of one step, which gives a token to every row."""
     tokens_per_second: float
-    """Of all rows, behind their first tokens."""
+    """Tokens per second of all rows, after their first tokens."""
     cache_bytes: int
 
 

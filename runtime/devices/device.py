@@ -44,7 +44,7 @@ class Device:
 
 
 def place(name: str) -> dict[GraphName, Device]:
-    """Where each graph runs, by a device's name and, behind commas, others for single graphs: "cuda,vision=tensorrt".
+    """Where each graph runs, by a device's name and, after commas, others for single graphs: "cuda,vision=tensorrt".
 
     Raises:
         ProviderError: no such device or graph, or graphs that could not hand each other their numbers.

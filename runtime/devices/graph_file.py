@@ -13,7 +13,7 @@ from ...graphs.contract import OPERATORS, GraphName, ModelSizes, data_file
 from ...graphs.errors import ModelFolderError
 
 MAX_BYTES = 64 << 20
-"""Of a graph without its weights. Those of the real model have less than a megabyte."""
+"""Largest graph, without its weights. Those of the real model have less than a megabyte."""
 _LENGTH_DELIMITED, _FIXED = 2, {1: 8, 5: 4}
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
@@ -34,7 +34,7 @@ class GraphFile:
     data_files: set[str] = field(default_factory=set)
     """Names of the files that hold weights."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of each weight."""
+    """The shape of each weight."""
 
     @classmethod
     def read(cls, path: Path) -> GraphFile:
@@ -167,7 +167,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A whole number and the place behind it."""
+    """A whole number and the place after it."""
     whole = shift = 0
     while True:
         byte = message[place]

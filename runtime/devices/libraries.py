@@ -52,7 +52,7 @@ def _preload_tensorrt() -> None:
 
 
 def library_versions() -> dict[str, str]:
-    """Of those of CUDA's and TensorRT's libraries that are here, and the newest CUDA that the driver can run."""
+    """Versions of CUDA's and TensorRT's libraries that are here, and of the newest CUDA that the driver can run."""
 
     def asked(library: str, function: str) -> int:
         number = ctypes.c_int()
@@ -144,7 +144,7 @@ def clashing_packages() -> str:
 
 
 def cuda_major() -> str:
-    """Of CUDA's version that this ONNX Runtime was built for."""
+    """The major number of the CUDA version that this ONNX Runtime was built for."""
     import onnxruntime as ort
 
     return str(getattr(ort, "cuda_version", "") or "13").split(".")[0]

@@ -60,6 +60,6 @@ class Argmax:
 
 
 def _failed(error: Exception) -> ProviderError:
-    """Of ONNX Runtime's errors, which share no base but Exception."""
+    """What to raise for one of ONNX Runtime's errors, which share no base but Exception."""
     reason = str(error).strip().splitlines()[0]
     return ProviderError(f"Tokens cannot be chosen on the GPU ({reason:.300}). Use the GPU option argmax=false.")

@@ -30,7 +30,7 @@ class DecodeStep:
     """Steps the first `batch` rows of a cache: good until the cache grows or the number of rows changes.
 
     Only ids and mask are written and only logits, or the ids they lead to, are read between two steps: nothing of their size is
-    allocated. The mask is as wide as the cache, zero behind each row's tokens.
+    allocated. The mask is as wide as the cache, zero after each row's tokens.
     """
 
     def __init__(self, engine: Engine, cache: KeyValueCache, batch: int, never: NDArray[np.int64] | None = None) -> None:
@@ -100,7 +100,7 @@ class DecodeStep:
     def _record(self) -> int:
         """A number for the recording of this step, which is good for these places in memory only.
 
-        It is as good as logit_positions are 0: GatherND's sizes are read from the host when it is played back.
+        It is valid only while logit_positions stay 0: the recording keeps the sizes that GatherND read on the host.
         """
         recording = next(_recordings)
         weakref.finalize(self, _release, self._engine.sessions.decoder, recording)

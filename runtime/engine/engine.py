@@ -138,7 +138,7 @@ class Engine:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Of one row."""
+        """Bytes of keys and values that a token takes in one row."""
         sizes = self.sizes
         return 2 * sizes.num_layers * sizes.num_key_value_heads * sizes.head_dim * self.storage.item_bytes
 
@@ -183,7 +183,7 @@ class Engine:
         """
         batch, _, seq, _ = embeds.shape
         if batch > 1 and seq > 1 and cache.tokens[first_row : first_row + batch].any():
-            # GroupQueryAttention takes several new tokens behind a past for one row only.
+            # GroupQueryAttention takes several new tokens after a past for one row only.
             calls = [(row, slice(row, row + 1)) for row in range(batch)]
             rows = [self._decode(embeds, row, 1, new[own], cache, positions[own], first_row + row, graph) for row, own in calls]
             return np.concatenate(rows)

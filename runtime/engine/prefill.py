@@ -36,7 +36,7 @@ class PromptLogits:
 def read_prompts(
     engine: Engine, samples: Sequence[Sample], cache: KeyValueCache, timings: Timings, *, everywhere: bool = False
 ) -> Iterator[PromptLogits]:
-    """Run the decoder over prompts, each behind what its row of the cache holds.
+    """Run the decoder over prompts, each after what its row of the cache holds.
 
     Short prompts of about one length go through together, long ones in pieces.
 

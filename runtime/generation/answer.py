@@ -32,7 +32,7 @@ class Generation:
     stopped."""
     prompt_tokens: int
     timings: Timings = field(default_factory=Timings)
-    """Of the whole call, shared by the answers of a batch."""
+    """What the whole call took; the answers of a batch share it."""
     logprobs: list[float | None] | None = None
     """Natural logarithm of each token's probability by the model alone, with logprobs=True; None for an echoed first token."""
     top_logprobs: list[dict[int, float]] | None = None
@@ -118,7 +118,7 @@ class Answer:
 
 
 def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:
-    """Prompts as they came, each as often as it has answers, with the answers behind, int64 [answers, seq + longest answer].
+    """Prompts as they came, each as often as it has answers, followed by the answers, int64 [answers, seq + longest answer].
 
     Without ids, as for embeddings, the answers alone.
     """

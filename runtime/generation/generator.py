@@ -122,7 +122,7 @@ class Generator:
         return self.answers[prompt * self._options.num_return_sequences].limit
 
     def _prefill(self, cache: KeyValueCache, order: Sequence[int]) -> NDArray[np.float32]:
-        """Read the prompts; logits [prompts, vocab] behind each, in the cache's order."""
+        """Read the prompts; logits [prompts, vocab] after each, in the cache's order."""
         start = time.perf_counter()
         samples = [self._samples[prompt] for prompt in order]
         sizes = self._engine.sizes
@@ -213,7 +213,7 @@ class Generator:
         return draft(answer.history.ids, min(asked, answer.limit - len(answer.token_ids) - 1)) if asked else []
 
     def _verify(self, cache: KeyValueCache, row: int, answer: Answer, guesses: list[int]) -> None:
-        """Read the last token and the guesses behind it in one call, and keep what the model would have said."""
+        """Read the last token and the guesses after it in one call, and keep what the model would have said."""
         held = int(cache.tokens[row])
         ids = np.array([[answer.token_ids[-1], *guesses]], np.int64)
         logits = self._engine.decode(

@@ -23,11 +23,11 @@ class Score:
     token_ids: list[int]
     """Those that were scored."""
     logprobs: list[float]
-    """Natural logarithm of each one's probability behind everything in front of it."""
+    """Natural logarithm of each one's probability after everything before it."""
 
     @property
     def logprob(self) -> float:
-        """Of all tokens together."""
+        """The sum over all tokens."""
         return float(np.sum(self.logprobs))
 
     @property

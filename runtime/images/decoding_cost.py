@@ -11,9 +11,9 @@ from ..errors import ImageError
 from .jpeg_markers import JpegWork
 
 BYTES_PER_PIXEL = 7
-"""Of the limit in pixels: 1.25 GB by default, in which a progressive JPEG of 120 megapixels has room."""
+"""Bytes of memory for each pixel of the limit: 1.25 GB by default, in which a progressive JPEG of 120 megapixels has room."""
 SCANS_PER_PIXEL = 12
-"""Of the limit in pixels, so that a JPEG of 108 megapixels may have 19 scans; programs write 10. About 1 ns for each."""
+"""Scans for each pixel of the limit, so that a JPEG of 108 megapixels may have 19; programs write 10. About 1 ns each."""
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 """Bytes of a pixel in Pillow's modes; 4 in all others."""
 _DECODERS = {"WEBP": 12, "AVIF": 12, "HEIF": 12}
@@ -25,7 +25,7 @@ _SCANS_IN_TIFF = 100
 
 
 class DecodingCost(NamedTuple):
-    """Of one picture."""
+    """What decoding one picture takes."""
 
     nbytes: int
     """The most that is held at once, see `decoding_cost`."""
@@ -105,5 +105,5 @@ def _has_progressive(file: IO[bytes]) -> bool:
 
 
 def _number(value: object) -> int:
-    """Of a tag that may be damaged; 0 is as small as none."""
+    """The number in a tag that may be damaged; 0 is as small as none."""
     return max(0, int(value)) if isinstance(value, int | float) else 0

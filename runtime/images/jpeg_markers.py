@@ -10,7 +10,7 @@ from ..errors import ImageError
 MAX_HEADER = 16 << 20
 """Bytes in front of the first scan: Pillow joins their EXIF segments again with each one that comes."""
 MAX_SEGMENTS = 10_000
-"""Of a file; Pillow and we go over them one by one. Cameras write tens, depth maps inside XMP hundreds."""
+"""Most segments of a file; Pillow and we go over them one by one. Cameras write tens, depth maps inside XMP hundreds."""
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """Any but those of restarts, which belong to a scan's data, as does FF 00."""
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
@@ -19,7 +19,7 @@ _SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
 
 
 class JpegWork(NamedTuple):
-    """Of a file that is decoded scan by scan, as progressive ones are: else 1 scan and no coefficients."""
+    """The work of a file that is decoded scan by scan, as progressive ones are; of others 1 scan and no coefficients."""
 
     scans: int
     """Over the whole image, or over one of its components."""
@@ -28,7 +28,7 @@ class JpegWork(NamedTuple):
 
 
 def jpeg_work(file: IO[bytes]) -> JpegWork:
-    """Of any file: one that is no JPEG has no such work.
+    """The work that a file makes; one that is no JPEG makes none.
 
     Raises:
         ImageError: a JPEG's segments are longer or more than any camera writes.
@@ -41,7 +41,7 @@ def jpeg_work(file: IO[bytes]) -> JpegWork:
 
 
 def _walk(content: bytes) -> JpegWork:
-    """Go from segment to segment up to the end of the image; what is inside of them (thumbnails) or behind it does not count."""
+    """Go from segment to segment up to the end of the image; what is inside of them (thumbnails) or after it does not count."""
     place, segments, scans, coefficient_bytes, components, progressive = 0, 0, 0, 0.0, 1, False
     while (found := _MARKER.search(content, place)) and (marker := found[0][1]) != _END:
         place, segments = found.end(), segments + 1
@@ -64,7 +64,7 @@ def _walk(content: bytes) -> JpegWork:
 
 
 def _coefficient_bytes(components: bytes) -> float:
-    """Of one pixel, from three bytes per component, of which the second has its sampling factors."""
+    """Bytes of one pixel's coefficients, from three bytes per component, of which the second has its sampling factors."""
     factors = [(byte >> 4) * (byte & 15) for byte in components[1::3]]
     widest, highest = max((b >> 4 for b in components[1::3]), default=1), max((b & 15 for b in components[1::3]), default=1)
     return 2 * sum(factors) / max(1, widest * highest)

@@ -15,7 +15,7 @@ from .geometry import Box, Size, resized
 from .pixels import Layout, MeanStd
 
 MAX_PIXELS = 1 << 26
-"""Of a tile: 805 MB of float32. The real model's have less than a million."""
+"""Most pixels of a tile: 805 MB of float32. The real model's have less than a million."""
 _LARGEST = 1e30
 """Below what float32 holds, with room for a division; NaN is not below it either."""
 

@@ -37,7 +37,7 @@ def check_labels(labels: NDArray[Any], mask: NDArray[np.bool_], vocab_size: int)
 
 
 def answer_labels(prompts: Sequence[Sequence[int]], samples: Sequence[Sample], end_tokens: Sequence[int]) -> list[list[int]]:
-    """The tokens of samples behind those of their prompts, up to the last end token, behind which a template may go on."""
+    """The tokens of samples after those of their prompts, up to the last end token, after which a template may go on."""
     labels = []
     for prompt, sample in zip(prompts, samples, strict=True):
         start = common_length(prompt, sample.ids)

@@ -50,7 +50,7 @@ def turn_with_images(text: str, images: Sequence[Any]) -> list[Message]:
 
 
 def with_images_read(message: Message, allow_urls: AllowUrls) -> Message:
-    """A message of the caller's with its images read, so that neither files nor arrays nor lists may change behind it."""
+    """A message of the caller's with its images read, so that neither files nor arrays nor lists may change it later."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message

@@ -238,7 +238,7 @@ class Idefics2Processor:
     def prompt_text(self, prompt: str | list[Message], num_images: int, raw: bool = False, answer: str | None = None) -> str:
         """What a user wrote → the tagged text the model reads: one user turn, a whole conversation, or (raw) itself.
 
-        Up to where the model answers, or with an answer as far as a template goes on behind it.
+        Up to where the model answers, or with an answer as far as a template goes on after it.
         """
         if self.chat_template is None or raw:
             if not isinstance(prompt, str):

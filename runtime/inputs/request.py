@@ -22,7 +22,7 @@ class Request:
     prompts: list[Any]
     """Text or a conversation each."""
     images: list[list[Any]]
-    """Of each prompt: images, or arrays of features [tiles, image_seq_len, hidden]."""
+    """Images of each prompt, or arrays of features [tiles, image_seq_len, hidden]."""
     processor: Idefics2Processor
     raw: bool
     split: bool
@@ -68,7 +68,7 @@ class Request:
         return cls(prompts, own, processor, raw, split, encoded, batch)
 
     def ids(self, answers: list[str] | None = None) -> list[list[int]]:
-        """Token ids of each prompt, with an answer behind it or without."""
+        """Token ids of each prompt, with an answer after it or without."""
         texts = [
             self.processor.prompt_text(prompt, len(images), self.raw, None if answers is None else answers[i])
             for i, (prompt, images) in enumerate(zip(self.prompts, self.images, strict=True))

@@ -36,7 +36,7 @@ class Storage:
 
     @classmethod
     def of(cls, session: ort.InferenceSession, device: Literal["cpu", "cuda"], gpu: int = 0) -> Storage:
-        """Of the type of a session's first output."""
+        """Storage for buffers of the type of a session's first output."""
         return cls(device, _TYPES[session.get_outputs()[0].type], session, gpu)
 
     @property
@@ -92,7 +92,7 @@ class Buffer:
     def __init__(self, shape: tuple[int, int, int, int], storage: Storage) -> None:
         self.shape, self._storage = shape, storage
         self.nbytes = int(np.prod(shape)) * storage.item_bytes
-        # Zero at first: standard attention multiplies what lies behind a row's end by 0, which must not be NaN.
+        # Zero at first: standard attention multiplies what lies past a row's end by 0, which must not be NaN.
         if storage.device != "cpu":
             self._value = storage.empty(shape, storage.element_type)
             if self.nbytes:

@@ -1,4 +1,4 @@
-"""The bytes behind an http(s) address."""
+"""The bytes that an http(s) address gives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..errors import ImageError, first_line, shown
 from .hosts import PUBLIC, AllowUrls, Hosts, RefusedError, names_this_machine
 
 MAX_DOWNLOAD = 256 << 20
-"""Bytes of an image behind a URL."""
+"""Most bytes of an image at a URL."""
 DEADLINE = 60
 """Seconds that a download may take with all that it is sent on to, however busy the server keeps it."""
 MAX_REDIRECTS = 5

@@ -38,7 +38,7 @@ def download(hub_id: str, revision: str | None, names: Collection[str], needed: 
 
 
 def _lacking(folder: Path | None, needed: Collection[Collection[str]]) -> list[str]:
-    """Of each set of which a folder has no file, the first name."""
+    """The first name of each set of files of which a folder has none."""
     if folder is None or not folder.is_dir():
         return []
     return [next(iter(choice)) for choice in needed if not any((folder / name).is_file() for name in choice)]

@@ -15,7 +15,7 @@ _PROXY = "Check the proxy in HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
 _CERTIFICATES = "Name a company's or proxy's certificates in SSL_CERT_FILE, and check the clock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNREACHABLE = ("ConnectError", "TimeoutException", "NetworkError", "ProtocolError", "TransportError")
-"""Of httpx, whose name changes between versions of huggingface_hub."""
+"""Names of errors of the HTTP library, which changes between versions of huggingface_hub."""
 _NOT_THE_HUB = (
     "what answered is not the hub",
     "If the network has a sign-in page, open it in a browser; check HF_ENDPOINT if it is set",

@@ -25,7 +25,7 @@ class GenerationOptions:
     max_new_tokens: int | None = None
     """None: as many as `max_length` says."""
     max_length: int | None = None
-    """Of prompt and answer together; None: DEFAULT_MAX_NEW_TOKENS, or as many as fit the model behind the prompt."""
+    """Most tokens of prompt and answer together; None: DEFAULT_MAX_NEW_TOKENS, or as many as fit the model after the prompt."""
     min_new_tokens: int | None = None
     """No end token before that many; None: as `min_length` says."""
     min_length: int = 0
@@ -60,11 +60,11 @@ class GenerationOptions:
     begin_suppress_tokens: tuple[int, ...] = ()
     """Tokens that no answer begins with."""
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
-    """Sequences of tokens, and what is added to the score of the last one behind the others."""
+    """Sequences of tokens, and what is added to the score of the last one after the others."""
     eos_token_id: tuple[int, ...] = ()
     """Any of these ends an answer."""
     pad_token_id: int | None = None
-    """What stands behind the answers of a batch that ended; None is the first end token, or 0."""
+    """What follows the answers of a batch that ended; None is the first end token, or 0."""
     stop_strings: tuple[str, ...] = ()
     """Text that ends an answer and is cut off it."""
     seed: int | None = None

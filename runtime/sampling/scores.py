@@ -22,7 +22,7 @@ def repetition_penalty(scores: Scores, seen: NDArray[np.int64], penalty: float) 
 
 
 def bad_words(history: Sequence[int], words: Iterable[Sequence[int]]) -> list[int]:
-    """The tokens that would complete one of the words (of two tokens or more) behind a history."""
+    """The tokens that would complete one of the words (of two tokens or more) after a history."""
     return [last for *prefix, last in words if list(history[-len(prefix) :]) == prefix]
 
 

@@ -33,7 +33,7 @@ class History:
 
     @property
     def generated(self) -> list[int]:
-        """The tokens behind the prompt."""
+        """The tokens after the prompt."""
         return self.ids[len(self.ids) - self.new :]
 
     @property

@@ -27,7 +27,7 @@ _TURNS: tuple[list[Message], ...] = (
 )
 """What every template has to take, in one form or the other."""
 _DEPTH = 64
-"""Of lists and dicts in a message, far below where Python's own limit ends what walks through them."""
+"""Most lists and dicts inside one another in a message, far below where Python's own limit ends what walks through them."""
 
 
 class ChatTemplate:

@@ -17,7 +17,7 @@ Message: TypeAlias = dict[str, Any]
 IMAGE_URL_ITEMS = ("image_url", "input_image")
 """Types of items of a message that hold an image's address, as OpenAI's two interfaces write it."""
 TEXT_TYPES, _IMAGE_TYPES = ("text", "input_text"), ("image", *IMAGE_URL_ITEMS)
-"""Of items in a message's content; those with a prefix or suffix are OpenAI's."""
+"""Types of items in a message's content; those with a prefix or suffix are OpenAI's."""
 
 _CLOSING_FAKE = re.compile(rf"{re.escape(FAKE_IMAGE)}(?=[^\s<])")
 

@@ -1,7 +1,7 @@
 """Which regular expressions a tokenizer may split or replace by: those that read a text in time linear in its length.
 
 The library's engine backtracks without a limit, and a folder's patterns are a stranger's. A pattern is taken if it is an
-alternation of pieces in a row, each a character, a class or an escape with at most one quantifier, where everything behind an
+alternation of pieces in a row, each a character, a class or an escape with at most one quantifier, where everything after an
 unbounded quantifier may be empty. Then nothing that such a quantifier reads is ever given back, and in front of it an alternative
 goes 64 characters and tries 16 ways at most: 1,024 steps per character of a text and alternative, and mostly a few. What public
 tokenizers have besides is listed below with the reason why it is linear, too.
@@ -20,9 +20,9 @@ _WORDS = tuple(
     rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_LETTERS}+{end}|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_LETTERS}*{end}|"
     for end in ("", rf"{_ENGLISH}?")
 )
-"""Of GPT-4o and of Mistral's Tekken: capitals that the first alternative gives back are read by the second, for good."""
+"""Alternatives of GPT-4o and Mistral's Tekken: capitals that the first one gives back are read by the second, for good."""
 _SPACES = (r"\s*[\r\n]+|\s+(?!\S)|\s+", r"\s+(?!\S)|\s+")
-"""Of GPT-2 and all that came after it: a run of spaces is given back at most twice, and then read for good."""
+"""Alternatives of GPT-2 and all that came after it: a run of spaces is given back at most twice, and then read for good."""
 _PIECE = re.compile(
     r"""
     (?: \(\?i:'s\|'t\|'re\|'ve\|'m\|'ll\|'d\)  (?P<optional>\??)
@@ -60,7 +60,7 @@ def is_linear(pattern: str) -> bool:
 
 
 def _is_bounded(lengths: list[tuple[int, int | None]]) -> bool:
-    """Of an alternative's pieces, how often each may and must stand there."""
+    """Whether an alternative is, by how often each of its pieces must and may stand there."""
     first = next((i for i, (_, most) in enumerate(lengths) if most is None), len(lengths))
     ahead = [(least, most) for least, most in lengths[:first] if most is not None]
     ways, length = prod(most - least + 1 for least, most in ahead), sum(most for _, most in ahead)

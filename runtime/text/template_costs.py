@@ -18,7 +18,7 @@ from .template_meter import ELEMENT, Meter, held
 
 Cost = Callable[..., tuple[Any, ...]]
 _BITS, _DIGITS = 4096, 400
-"""Of whole numbers that are computed with; of digits to round to."""
+"""Most bits of whole numbers that are computed with; most digits to round to."""
 _SIZED = (list, tuple, dict, str, range)
 _WIDE = re.compile(r"\d{5}|\*")
 _ESCAPED = 6

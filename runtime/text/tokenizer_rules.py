@@ -19,7 +19,7 @@ LARGEST_FILE = 64 << 20
 """Bytes; the largest public ones have about 35 million."""
 _ADDED, _ADDED_BYTES = 16_384, 1 << 19
 _ENTRIES = 1 << 20
-"""Of a vocabulary, and of merges; the largest public ones have 262,144 and 500,000."""
+"""Most entries of a vocabulary, and most merges; the largest public ones have 262,144 and 500,000."""
 _GROWTH = 32
 """Times that a text's bytes may grow; GPT-2's rules double them, those of Llama's kind make three of a space."""
 _AROUND = 256
