@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
-from .bundle import code_digest, file_entry, fingerprint, new_folder, write_manifest
+from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
@@ -102,27 +102,9 @@ def export_model(
                 listener.say(remark)
             write_processor_files(processor, model.config, partial)
         check_files(partial, checkpoint, model.sizes)
-        smooth: dict[Quantisation, SourceModel] = {}
-        if quantisation:
-            largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
-            shown = CalibrationSet.load(Path(calibrate) if calibrate else None, partial / "tokenizer.json", largest, vocab_size)
-            for own in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
-                if not (partial / factors_file(own)).exists():
-                    write_factors(partial, own, smoothing_factors(model, own, shown, listener))
-                smooth[own] = smoothed(model, read_factors(partial, own, model))
-        files: dict[str, FileEntry] = {}
-        for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
-            versions = [(traced, quantisation)]
-            if quantisation and quantisation.fast_prompts and traced.name == "decoder":
-                versions.append((traced.copy("prompt"), quantisation.of_prompts))
-            for version, wanted in versions:
-                source_model = smooth[wanted] if wanted else model
-                graph = store_narrow(quantise(version, wanted, source_model) if wanted else version, dtype)
-                listener.start(graph.name, graph_bytes(graph))
-                files |= write_graph(graph, source_model, workplace, listener.advance)
-        for kind, read in given.items():
-            if read is not None and fingerprint(Path(read)) != before[kind]:
-                raise CheckpointError(f"The files in {read} changed while they were read. Export again when they stand still.")
+        models = _smoothed_models(model, quantisation, partial, calibrate, listener) if quantisation else {}
+        files = _write_graphs(model, models, quantisation, dtype, flavour, workplace, listener)
+        _check_unchanged(given, before)
         files |= {path.name: file_entry(path) for path in sorted(partial.iterdir()) if path.name not in files}
         manifest = Manifest(
             precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
@@ -143,6 +125,50 @@ def export_model(
             for line in open_folder(partial):
                 listener.say(line)
     return ExportReport(target, manifest, verification)
+
+
+def _smoothed_models(
+    model: SourceModel, quantisation: Quantisation, folder: Path, calibrate: str | Path | None, listener: Listener
+) -> dict[Quantisation, SourceModel]:
+    """The model with loud channels evened out, for each quantisation of a folder, which keeps the factors."""
+    largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
+    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", largest, vocab_size)
+    found = {}
+    for wanted in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
+        if not (folder / factors_file(wanted)).exists():
+            write_factors(folder, wanted, smoothing_factors(model, wanted, shown, listener))
+        found[wanted] = smoothed(model, read_factors(folder, wanted, model))
+    return found
+
+
+def _write_graphs(
+    model: SourceModel,
+    models: dict[Quantisation, SourceModel],
+    quantisation: Quantisation | None,
+    dtype: Dtype,
+    flavour: AttentionFlavour,
+    workplace: Workplace,
+    listener: Listener,
+) -> dict[str, FileEntry]:
+    """Trace each graph and stream its weights to disk; what the manifest says of the files."""
+    files: dict[str, FileEntry] = {}
+    for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
+        versions = [(traced, quantisation)]
+        if quantisation and quantisation.fast_prompts and traced.name == "decoder":
+            versions.append((traced.copy("prompt"), quantisation.of_prompts))
+        for version, wanted in versions:
+            source = models[wanted] if wanted else model
+            graph = store_narrow(quantise(version, wanted, source) if wanted else version, dtype)
+            listener.start(graph.name, graph_bytes(graph))
+            files |= write_graph(graph, source, workplace, listener.advance)
+    return files
+
+
+def _check_unchanged(given: dict[str, Any], before: dict[str, Any]) -> None:
+    """Raise CheckpointError if files changed while they were read: the folder would be of two checkpoints."""
+    for kind, read in given.items():
+        if read is not None and fingerprint(Path(read)) != before[kind]:
+            raise CheckpointError(f"The files in {read} changed while they were read. Export again when they stand still.")
 
 
 def _compare(folder: Path, model: SourceModel, verify: Verify, spoilt: Path | None, listener: Listener) -> Verification | None:

@@ -17,11 +17,10 @@ from ..devices.machine import BF16_UNITS, INT8_UNITS, Machine
 from ..devices.placement import placement
 from ..devices.sessions import open_sessions
 from ..engine.engine import Engine
-from ..engine.prefill import embed_prompts
 from ..errors import Idefics2OnnxError, ProviderError
 from ..folder import ModelFolder
 from ..outside.requirement import Requirement, install, own_version, requirements
-from ..sample import Sample
+from .probe import Probe
 
 Status = Literal["ok", "note", "wrong"]
 _TOLERANCE = 1e-2
@@ -138,14 +137,14 @@ def _providers(asked: str) -> Iterator[Finding]:
     import onnxruntime as ort
 
     folder = ModelFolder.open(None)
-    expected = _numbers(folder, "cpu")
+    expected = Probe.of(Engine.open(folder, open_sessions(folder, "cpu"))).prompt_logits
     yield Finding("cpu", "ok", "runs the small model")
     for provider in ort.get_available_providers():
         device = _DEVICES.get(provider)
         if device in (None, "cpu") or missing_libraries(provider):
             continue
         try:
-            found = _numbers(folder, device)
+            found = Probe.of(Engine.open(folder, open_sessions(folder, device))).prompt_logits
         except Idefics2OnnxError as error:
             yield Finding(device, "wrong" if device in asked else "note", f"does not run: {error}")
             continue
@@ -153,20 +152,6 @@ def _providers(asked: str) -> Iterator[Finding]:
         good = difference <= _TOLERANCE
         text = f"runs the small model, {100 * difference:.2f} % from the CPU's numbers"
         yield Finding(device, "ok" if good else "wrong", text if good else f"{text}, where 1 % is expected: do not use it")
-
-
-def _numbers(folder: ModelFolder, device: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Logits of a prompt with a picture."""
-    engine = Engine.open(folder, open_sessions(folder, device))
-    sizes = engine.sizes
-    side = sizes.patch_size * min(sizes.positions_per_side, 4)
-    pixels = np.random.default_rng(0).uniform(-1, 1, (3, side, side)).astype(np.float32)
-    features = engine.encode_images([pixels])
-    text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
-    sample = Sample([*[sizes.image_token_id] * sizes.image_seq_len, *text], [pixels])
-    length = np.array([sample.tokens])
-    embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
-    return engine.decode(embeds, length, engine.new_cache(1, sample.tokens), np.arange(sample.tokens)[None], graph="prompt")
 
 
 def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:

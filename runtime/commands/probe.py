@@ -1,0 +1,43 @@
+"""What a folder's graphs make of a small prompt with a small picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.engine import Engine
+from ..engine.prefill import embed_prompts
+from ..sample import Sample
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Outputs of all graphs, float32 but for those that stay in the graphs' own type."""
+
+    features: NDArray[Any]
+    """[1, 1, image_seq_len, hidden]."""
+    embeds: NDArray[Any]
+    """[1, 1, tokens, hidden]."""
+    prompt_logits: NDArray[np.float32]
+    """[1, tokens, vocab], by the graph that reads prompts."""
+    step_logits: NDArray[np.float32]
+    """[1, 1, vocab], by the decoder for one token after them."""
+
+    @classmethod
+    def of(cls, engine: Engine) -> Probe:
+        """Run each graph once."""
+        sizes = engine.sizes
+        side = sizes.patch_size * min(sizes.positions_per_side, 4)
+        pixels = np.random.default_rng(0).uniform(-1, 1, (3, side, side)).astype(np.float32)
+        text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
+        sample = Sample([*[sizes.image_token_id] * sizes.image_seq_len, *text], [pixels])
+        features = engine.encode_images([pixels])
+        embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
+        cache = engine.new_cache(1, sample.tokens + 1)
+        places = np.arange(sample.tokens)[None]
+        prompt = engine.decode(embeds, np.array([sample.tokens]), cache, places, graph="prompt")
+        step = engine.decode(engine.embed(np.array([text[:1]])), np.array([1]), cache, np.zeros((1, 1), np.int64))
+        return cls(features[0].read(), embeds.read(), prompt, step)
