@@ -166,15 +166,14 @@ class Chat:
         if options.echo:
             raise PromptError("echo is True, but a chat's turns are in its messages. Give echo=False.")
 
-    def _ids(self, messages: list[Message], add_generation_prompt: bool = False) -> list[int]:
+    def _ids(self, messages: list[Message]) -> list[int]:
         """Tokens of the whole conversation; PromptError if its images and their tags do not match."""
-        text = self._processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
         split = self._processor.image_processor.options.do_image_splitting
-        return self._processor.ids([text], [images_in(messages)], split, not self._processor.starts_with_bos(text))[0]
+        return self._processor.prompt_ids([messages], [images_in(messages)], split)[0]
 
     def _sample(self, messages: list[Message]) -> Sample:
         """The whole conversation, without what the cache holds of it."""
-        ids, images = self._ids(messages, add_generation_prompt=True), images_in(messages)
+        ids, images = self._ids(messages), images_in(messages)
         options = self._processor.image_processor.options
         if options != self._cached_options:  # the same images are others now
             self._cached_options, self._cached_images = options, []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...graphs.contract import graph_file
 from ..devices.device import CPU, CUDA, TENSORRT
@@ -137,14 +138,14 @@ def _providers(asked: str) -> Iterator[Finding]:
     import onnxruntime as ort
 
     folder = ModelFolder.open(None)
-    expected = Probe.of(Engine.open(folder, open_sessions(folder, "cpu"))).prompt_logits
+    expected = _numbers(folder, "cpu")
     yield Finding("cpu", "ok", "runs the small model")
     for provider in ort.get_available_providers():
         device = _DEVICES.get(provider)
         if device in (None, "cpu") or missing_libraries(provider):
             continue
         try:
-            found = Probe.of(Engine.open(folder, open_sessions(folder, device))).prompt_logits
+            found = _numbers(folder, device)
         except Idefics2OnnxError as error:
             yield Finding(device, "wrong" if device in asked else "note", f"does not run: {error}")
             continue
@@ -152,6 +153,11 @@ def _providers(asked: str) -> Iterator[Finding]:
         good = difference <= _TOLERANCE
         text = f"runs the small model, {100 * difference:.2f} % from the CPU's numbers"
         yield Finding(device, "ok" if good else "wrong", text if good else f"{text}, where 1 % is expected: do not use it")
+
+
+def _numbers(folder: ModelFolder, device: str) -> NDArray[np.float32]:
+    """Logits of a small prompt with a picture."""
+    return Probe.of(Engine.open(folder, open_sessions(folder, device))).prompt_logits
 
 
 def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:

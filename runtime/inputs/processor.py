@@ -249,6 +249,23 @@ class Idefics2Processor:
             messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         return str(self.apply_chat_template(messages, add_generation_prompt=answer is None))
 
+    def prompt_ids(
+        self,
+        prompts: Sequence[str | list[Message]],
+        images: Sequence[Sequence[Any]],
+        split: bool,
+        raw: bool = False,
+        answers: Sequence[str] | None = None,
+    ) -> list[list[int]]:
+        """Token ids of what users wrote, about so many images each, as `prompt_text` takes it; with answers, or up to where the
+        model answers.
+        """
+        texts = [
+            self.prompt_text(prompt, len(own), raw, None if answers is None else answers[i])
+            for i, (prompt, own) in enumerate(zip(prompts, images, strict=True))
+        ]
+        return self.ids(texts, images, split, raw or not self.starts_with_bos(texts[0]))
+
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of one sequence of ids."""
         try:

@@ -69,13 +69,7 @@ class Request:
 
     def ids(self, answers: list[str] | None = None) -> list[list[int]]:
         """Token ids of each prompt, with an answer after it or without."""
-        texts = [
-            self.processor.prompt_text(prompt, len(images), self.raw, None if answers is None else answers[i])
-            for i, (prompt, images) in enumerate(zip(self.prompts, self.images, strict=True))
-        ]
-        # A template may have put the token in front that the tokenizer would add.
-        add_special_tokens = self.raw or not self.processor.starts_with_bos(texts[0])
-        return self.processor.ids(texts, self.images, self.split, add_special_tokens)
+        return self.processor.prompt_ids(self.prompts, self.images, self.split, self.raw, answers)
 
     def samples(self, pixel_type: type[np.generic], answers: list[str] | None = None) -> list[Sample]:
         """What the model takes, with pixels of the type that its graph does."""
