@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from idefics2_onnx.demo.tasks import TASKS, TRAINING_ONLY, case
-from idefics2_onnx.demo.tokenizer import demo_tokenizer
+from idefics2_onnx.runtime.folder import DEMO
+from tokenizers import Tokenizer
+
+TOKENIZER = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
 
 
 @pytest.mark.parametrize("task", [*TASKS, *TRAINING_ONLY])
@@ -20,6 +23,6 @@ def test_cases_follow_from_their_numbers(task):
             assert seen.setdefault(pixels, (which, number)) == (which, number)
             for turn in [*one.turns, *one.others]:
                 assert all(mark.label > 0 for marks in turn.marks for mark in marks)
-                ids = demo_tokenizer().encode(f"Assistant: {turn.answer}", add_special_tokens=False).ids
-                assert demo_tokenizer().decode(ids) == f"Assistant: {turn.answer}"
+                ids = TOKENIZER.encode(f"Assistant: {turn.answer}", add_special_tokens=False).ids
+                assert TOKENIZER.decode(ids) == f"Assistant: {turn.answer}"
     assert len(seen) == 20

@@ -8,7 +8,10 @@ import pytest
 import torch
 from idefics2_onnx.demo.batches import Batches, Encoder
 from idefics2_onnx.demo.tasks import Case, case
+from idefics2_onnx.demo.tokenizer import demo_tokenizer
 from idefics2_onnx.demo.trainee import Trainee
+from idefics2_onnx.runtime.folder import DEMO
+from tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,10 @@ def test_packed_questions_do_not_see_each_other(task, trainee):
     (tokens, logits), (same, expected) = answered(trainee, one, 1), answered(trainee, Case(task, one.turns), 1)
     assert tokens == same
     assert torch.allclose(logits, expected, atol=1e-4)
+
+
+def test_the_tokenizer_is_the_one_that_ships():
+    assert demo_tokenizer().to_str() == Tokenizer.from_file(str(DEMO / "tokenizer.json")).to_str()
 
 
 def test_batches_follow_from_their_numbers():

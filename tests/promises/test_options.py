@@ -57,8 +57,17 @@ def answers(ids, width, ends):
     return [row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
 
 
-@pytest.mark.parametrize("name", ["plain", "window"])
-@pytest.mark.parametrize("option", OPTIONS)
+WITH_A_WINDOW = {"greedy", "beams_looking_back", "beams_several", "all_at_once"}
+"""Options that are compared in a model with a window, too; in a sweep all are."""
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *((option, "plain") for option in OPTIONS),
+        *(pytest.param(option, "window", marks=[pytest.mark.sweep] * (option not in WITH_A_WINDOW)) for option in OPTIONS),
+    ],
+)
 def test_option_equals_the_reference(name, option, model, reference):
     ours, theirs = model(name), reference(name)
     options = {"max_new_tokens": NEW_TOKENS} | OPTIONS[option]

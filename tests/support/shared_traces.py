@@ -9,6 +9,7 @@ import gc
 import hashlib
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from filelock import FileLock
 from idefics2_onnx.export import pipeline
 from idefics2_onnx.export.trace import TracedGraph, Weight, trace_graphs
+from idefics2_onnx.graphs.contract import ModelSizes
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 
@@ -31,15 +33,15 @@ def share_traces(folder: Path, patch: pytest.MonkeyPatch) -> None:
         """torch lists its thousand operators again for every graph."""
         return registries.get(opset_version) or registries.setdefault(opset_version, registry(opset_version))
 
-    def trace(config: Any, *kind: Any) -> Iterator[TracedGraph]:
-        key = hashlib.sha256(repr((_traced_of(config.to_dict()), *kind)).encode()).hexdigest()
+    def trace(config: Any, sizes: ModelSizes, *kind: Any) -> Iterator[TracedGraph]:
+        key = hashlib.sha256(repr((_traced_of(config.to_dict()), replace(sizes, num_parameters=0), *kind)).encode()).hexdigest()
         if key not in found:
             file = folder / f"{key}.trace"
             with FileLock(f"{file}.lock"):
                 if not file.exists():
                     gc.disable()  # a trace makes a million objects that stay
                     try:
-                        traced = list(trace_graphs(config, *kind))
+                        traced = list(trace_graphs(config, sizes, *kind))
                     finally:
                         gc.enable()
                     file.write_bytes(pickle.dumps([_packed(graph) for graph in traced]))

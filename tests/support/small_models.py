@@ -71,7 +71,6 @@ class SmallModel:
 
 SMALL_MODELS = {
     "plain": SmallModel(),
-    "deep": SmallModel(text={"num_hidden_layers": 3}),  # a layer that is neither the first nor the last
     "window": SmallModel(  # a window shorter than an image's tokens, linear rope, tied, patch 7
         text={
             "sliding_window": 7,
@@ -121,7 +120,7 @@ SMALL_MODELS = {
         perceiver={"num_key_value_heads": 1},
         edges=(32, 80),
     ),
-    "bf16_checkpoint": SmallModel(  # other activations, more layers, one vision head, a width that 4 does not divide
+    "bf16_checkpoint": SmallModel(  # other activations, a layer between the first and the last, one vision head, a width that 4 does not divide
         text={"num_hidden_layers": 3, "hidden_act": "relu", "rms_norm_eps": 1e-4, "intermediate_size": 50},
         vision={"num_attention_heads": 1, "hidden_size": 40, "hidden_act": "relu"},
         perceiver={"resampler_n_heads": 6, "resampler_head_dim": 8, "num_key_value_heads": 3, "resampler_n_latents": 16},

@@ -56,7 +56,7 @@ def test_quantised_graphs_are_near_the_reference(name, precision, target, quanti
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_every_matrix_is_quantised(precision, quantised):
-    folder = quantised("deep", Quantisation(precision))
+    folder = quantised("bf16_checkpoint", Quantisation(precision))
     for name in GRAPHS:
         graph = graph_of(folder, name)
         wide = [i.name for i in graph.initializer if i.data_type in (1, 10, 16) and len(i.dims) == 2]
@@ -115,14 +115,14 @@ def test_the_smallest_may_read_prompts_fast(quantised):
 
 
 def test_activations_are_quantised_once_for_all_that_read_them(quantised):
-    graph = graph_of(quantised("deep", Quantisation("int8")), "decoder")
+    graph = graph_of(quantised("bf16_checkpoint", Quantisation("int8")), "decoder")
     # In the layer between the first and the last: for q, k and v; for o; for gate and up; for down.
     assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 4
 
 
 def test_int8_rows_do_not_share_a_scale(quantised):
     """A row that is a thousand times larger leaves the others as they are."""
-    model = Idefics2.from_pretrained(quantised("deep", Quantisation("int8")))
+    model = Idefics2.from_pretrained(quantised("bf16_checkpoint", Quantisation("int8")))
     text = model.processor(text="Some text of a few tokens")["input_ids"]
     alone = model.logits({"input_ids": text})
     session = model.engine.sessions.decoder

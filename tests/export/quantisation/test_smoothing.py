@@ -34,7 +34,7 @@ def loud(checkpoint, tmp_path_factory):
     """A checkpoint some of whose channels are much louder than the rest."""
     folder = tmp_path_factory.mktemp("loud") / "checkpoint"
     folder.mkdir()
-    source = checkpoint("deep")
+    source = checkpoint("bf16_checkpoint")
     for path in source.iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())

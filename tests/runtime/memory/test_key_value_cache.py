@@ -121,7 +121,8 @@ def test_long_answers_grow_the_cache_and_change_nothing(model, reference, monkey
     assert answer.timings.cache_bytes < 2 * 2 * 4 * 8 * 16 * 4 * 80
 
 
-def test_the_window_beyond_4096_tokens_equals_the_reference(tmp_path):
+@pytest.mark.parametrize("attention", ["fused", pytest.param("standard", marks=pytest.mark.sweep)])
+def test_the_window_beyond_4096_tokens_equals_the_reference(attention, tmp_path):
     """Prompts longer than the real window, read in pieces, and tokens behind them."""
     text = {
         "sliding_window": 4096,
@@ -138,11 +139,10 @@ def test_the_window_beyond_4096_tokens_equals_the_reference(tmp_path):
     expected, answer = theirs.logits(inputs), theirs.generate(inputs, **options)
     other = theirs.logits({"input_ids": ids[:, 100:], "attention_mask": np.ones_like(ids[:, 100:])})
     assert np.abs(other[:, -1] - expected[:, -1]).max() > 1e-3  # the window and the positions do tell
-    for attention in ("fused", "standard"):
-        folder = export_model(tmp_path / "checkpoint", tmp_path / attention, "fp32", attention=attention, verify="never").folder
-        ours = Idefics2.from_pretrained(folder)
-        assert np.abs(ours.logits(inputs) - expected).max() <= 1e-5
-        assert ours.generate(**inputs, **options).tolist() == answer.tolist()
+    folder = export_model(tmp_path / "checkpoint", tmp_path / attention, "fp32", attention=attention, verify="never").folder
+    ours = Idefics2.from_pretrained(folder)
+    assert np.abs(ours.logits(inputs) - expected).max() <= 1e-5
+    assert ours.generate(**inputs, **options).tolist() == answer.tolist()
 
 
 def test_what_does_not_fit_is_refused_before_any_work(model, monkeypatch):
