@@ -51,6 +51,23 @@ def traced_once(shared: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_spinning() -> Iterator[None]:
+    """Let ONNX Runtime's threads sleep between the small runs of tests, half of whose time they would spin away."""
+    import onnxruntime as ort
+
+    init = ort.InferenceSession.__init__
+
+    def quiet(self: Any, model: Any, sess_options: Any = None, *rest: Any, **named: Any) -> None:
+        options = sess_options or ort.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        init(self, model, options, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort.InferenceSession, "__init__", quiet)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a small model's checkpoint, written once."""
@@ -125,7 +142,7 @@ def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
 
 @pytest.fixture
 def compared_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have exports compared in this process instead of in one of their own, which would import torch again."""
+    """Have exports compared in this process instead of in one of their own, which imports torch again, and not opened apart."""
     from idefics2_onnx.export.verification import __main__ as comparison
 
     def run(command: list[str], **_: Any) -> SimpleNamespace:
@@ -134,3 +151,4 @@ def compared_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(returncode=0, stdout=said.getvalue(), stderr="")
 
     monkeypatch.setattr("idefics2_onnx.export.verification.verify.subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr("idefics2_onnx.export.opening._devices", list)
