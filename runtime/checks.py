@@ -70,7 +70,7 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def bytes_or_none(name: str, value: Any) -> int:
+def cache_bytes(name: str, value: Any) -> int:
     """So many bytes, for a cache that 0 turns off."""
     if not is_whole(value) or value < 0:
         raise PromptError(f"{name} is {value!r:.60}. Give a number of bytes, 0 for none.")

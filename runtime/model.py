@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chat import Chat
-from .checks import bytes_or_none, is_one_of
+from .checks import cache_bytes, is_one_of
 from .devices.device import Provider
 from .devices.gpu_options import GpuOptions
 from .devices.sessions import open_sessions
@@ -98,7 +98,7 @@ class Idefics2:
             ProviderError: the device does not work here.
         """
         for name, size in (("image_cache", image_cache), ("prefix_cache", prefix_cache)):
-            bytes_or_none(name, size)
+            cache_bytes(name, size)
         folder = ModelFolder.open(source, revision)
         files = HostFiles.read(folder.path, folder.manifest.model, allow_urls)  # first, as it takes less time than the graphs
         sessions = open_sessions(folder, device, providers, session_options, gpu_options)

@@ -212,6 +212,3 @@ def _key(value: Any) -> Any:
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace holds no {name!r:.60}")
-
-
-_CALLABLE = (Macro, LoopContext, Cycler, Joiner, Undefined, _Format)
