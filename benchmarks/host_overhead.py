@@ -59,7 +59,7 @@ def steps(model: Idefics2, rows: int, past: int, count: int, **options: Any) -> 
     random = np.random.default_rng(0)
     samples = [Sample(random.integers(3, 250, past).tolist()) for _ in range(rows)]
     chosen = model.options.replace(max_new_tokens=count + 2, min_new_tokens=0, eos_token_id=[0], **options)
-    run = Generator(model.engine, samples, chosen).run()
+    run = Generator(model, samples, chosen).steps()
     next(run)
     next(run)
     times = []
@@ -74,7 +74,7 @@ def steps(model: Idefics2, rows: int, past: int, count: int, **options: Any) -> 
 def allocated(model: Idefics2, rows: int, past: int, count: int) -> int:
     """Most bytes that any one step had allocated beyond what it found and kept."""
     samples = [Sample([5] * past) for _ in range(rows)]
-    run = Generator(model.engine, samples, model.options.replace(max_new_tokens=count + 8, eos_token_id=[0])).run()
+    run = Generator(model, samples, model.options.replace(max_new_tokens=count + 8, eos_token_id=[0])).steps()
     for _ in range(4):
         next(run)
     tracemalloc.start()

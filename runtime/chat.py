@@ -9,20 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .engine.engine import Engine
 from .errors import PromptError
 from .generation.answer import Generation
 from .generation.generator import Generator
+from .generation.loaded_model import LoadedModel
 from .generation.token_stream import TokenStream
 from .image_tokens import IMAGE, image_places, tiles_per_image, whole_images
 from .images.image_processor import flat_images
-from .images.source import ImageUrl, read_source
+from .images.source import ImageUrl, read_image
 from .inputs.messages import as_json, copy_of, images_in, turn_with_images, with_images_read
-from .inputs.processor import Idefics2Processor
 from .sample import Sample, common_length
 from .sampling.generation_options import GenerationOptions
 from .text.prompt import Message
-from .text.text_stream import TextStream
 
 MAX_SAVED = 1 << 30
 """Bytes of a saved chat, pictures included."""
@@ -39,13 +37,12 @@ class Chat:
         options: defaults of every turn.
     """
 
-    def __init__(
-        self, engine: Engine, processor: Idefics2Processor, options: GenerationOptions, messages: list[Message] | None = None
-    ) -> None:
+    def __init__(self, model: LoadedModel, options: GenerationOptions, messages: list[Message] | None = None) -> None:
+        processor = model.processor
         if processor.chat_template is None:
             raise PromptError("This model has no chat template, so it cannot chat. Use generate with a plain prompt.")
-        self._engine, self._processor, self.options = engine, processor, options
-        self._cache = engine.new_cache(1, 1)
+        self._model, self._processor, self.options = model, processor, options
+        self._cache = model.engine.new_cache(1, 1)
         self._cached_ids: list[int] = []
         self._cached_images: list[Any] = []
         self._cached_options = processor.image_processor.options
@@ -88,21 +85,15 @@ class Chat:
         if not isinstance(text, str):
             raise PromptError(f"The turn is {text!r:.60}. Give text.")
         own = [
-            read_source(image, self._processor.image_processor.allow_urls)
+            read_image(image, self._processor.image_processor.allow_urls)
             for image in ([] if images is None else flat_images(images))
         ]
         messages = [*self._messages, *turn_with_images(text, own)]
-        sample = self._sample(messages)
+        sample = self._unread(messages)
         self._cache.keep(0, sample.reused)
         self._cached_ids = self._cached_ids[: sample.reused]
-        generator = Generator(
-            self._engine,
-            [sample],
-            chosen,
-            lambda: TextStream(self._processor.tokenizer, chosen.stop_strings),
-            cache=self._cache,
-        )
-        stream = TokenStream(generator, self._processor, lambda answer: self._end(messages, generator, answer))
+        generator = Generator(self._model, [sample], chosen, streamed=True, cache=self._cache)
+        stream = TokenStream(generator, lambda answer: self._end(messages, generator, answer))
         self._open = weakref.ref(stream)
         return stream
 
@@ -120,7 +111,7 @@ class Chat:
         """Forget the conversation and free its cache."""
         self._close()
         self._messages, self._cached_ids, self._cached_images = [], [], []
-        self._cache = self._engine.new_cache(1, 1)
+        self._cache = self._model.engine.new_cache(1, 1)
 
     def save(self, path: str | Path) -> None:
         """Write the messages as JSON, images inside as data: URLs, in place of a file that was there.
@@ -157,7 +148,7 @@ class Chat:
                 raise PromptError(
                     f"{path} names the image {image!r:.60} instead of holding it. Give a file that a chat was saved to."
                 )
-        loaded = Chat(self._engine, self._processor, self.options, messages)
+        loaded = Chat(self._model, self.options, messages)
         self.reset()
         self._messages = loaded._messages
 
@@ -171,7 +162,7 @@ class Chat:
         split = self._processor.image_processor.options.do_image_splitting
         return self._processor.prompt_ids([messages], [images_in(messages)], split)[0]
 
-    def _sample(self, messages: list[Message]) -> Sample:
+    def _unread(self, messages: list[Message]) -> Sample:
         """The whole conversation, without what the cache holds of it."""
         ids, images = self._ids(messages), images_in(messages)
         options = self._processor.image_processor.options
@@ -180,12 +171,12 @@ class Chat:
         per_image = self._processor.image_seq_len * tiles_per_image(options.do_image_splitting)
         reused, known = self._reusable(ids, images, per_image)
         # Images are changed to pixels only here, and only those that are new.
-        tiles = self._processor.image_processor.tiles(images[known:], options, True, self._engine.pixel_type)
+        tiles = self._processor.image_processor.tiles(images[known:], options, True, self._model.engine.pixel_type)
         return Sample(ids, [tile for own in tiles for tile in own], reused=reused)
 
     def _reusable(self, ids: Sequence[int], images: Sequence[Any], per_image: int) -> tuple[int, int]:
         """How many tokens of the cache serve this conversation, whole images only, and how many images those are."""
-        places = image_places(ids, self._engine.sizes)
+        places = image_places(ids, self._model.engine.sizes)
         # The last token is read again, for its logits.
         reused = common_length(self._cached_ids, ids[:-1])
         same = 0

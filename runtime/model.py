@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -34,7 +35,6 @@ from .outside.hosts import AllowUrls
 from .sample import Sample
 from .sampling.generation_options import GenerationOptions
 from .text.prompt import Message
-from .text.text_stream import TextStream
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -56,6 +56,7 @@ class Idefics2:
         folder: the folder's path and manifest.
         options: how to generate, from generation_config.json.
         processor: prompts and images → arrays, ids → text.
+        prefix_cache: keys and values of earlier prompts, or None.
     """
 
     _engine: Engine | None
@@ -63,7 +64,7 @@ class Idefics2:
     def __init__(self, folder: ModelFolder, files: HostFiles, engine: Engine, prefix_cache: int = 0) -> None:
         self.folder, self._engine = folder, engine
         self.options, self.processor = files.options, files.processor
-        self._prefixes = PrefixCache(prefix_cache) if prefix_cache else None
+        self.prefix_cache = PrefixCache(prefix_cache) if prefix_cache else None
 
     @classmethod
     def from_pretrained(
@@ -113,7 +114,7 @@ class Idefics2:
 
     def close(self) -> None:
         """Free the graphs, their weights and the caches. Chats and streams that are still in use keep them until they end."""
-        self._engine = self._prefixes = None
+        self._engine = self.prefix_cache = None
 
     def __enter__(self) -> Idefics2:
         return self
@@ -181,11 +182,11 @@ class Idefics2:
                 if getattr(chosen, name):
                     raise PromptError(f"{name} is True, but only ids come back for {next(iter(inputs))}. Give a prompt instead.")
             samples = samples_of(inputs, self.engine.sizes)
-            answers = self._run(samples, chosen).answers
-            return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in answers], chosen)
+            generator = self._finished(samples, chosen)
+            return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in generator.answers], chosen)
         request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
-        run = self._run(request.samples(self.engine.pixel_type), chosen)
-        results = [run.result(index, self.processor) for index in range(len(run.answers))]
+        generator = self._finished(request.samples(self.engine.pixel_type), chosen)
+        results = [answer.result(generator.timings) for answer in generator.answers]
         return results if request.batch or len(results) > 1 else results[0]
 
     @overload
@@ -227,12 +228,12 @@ class Idefics2:
         chosen = self.options.replace(**options)
         chosen.check_one_answer()
         request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
-        generator = Generator(self.engine, request.samples(self.engine.pixel_type), chosen, self._text(chosen), self._prefixes)
-        return TokenStream(generator, self.processor)
+        return TokenStream(Generator(self, request.samples(self.engine.pixel_type), chosen, streamed=True))
 
     def chat(self, messages: list[Message] | None = None, **options: Any) -> Chat:
         """A conversation whose earlier turns are not read again, empty or continued; options are defaults of its turns."""
-        return Chat(self.engine, self.processor, self.options.replace(**options), messages)
+        # A copy stays open when this one is closed.
+        return Chat(copy(self), self.options.replace(**options), messages)
 
     def encode_images(self, images: Any, do_image_splitting: bool | None = None) -> list[NDArray[np.float32]]:
         """Features of images, to keep in an index and give back as image_features.
@@ -317,12 +318,8 @@ class Idefics2:
         scores = score(self.engine, samples, answer_labels(request.ids(), samples, self.options.eos_token_id))
         return scores if request.batch else scores[0]
 
-    def _text(self, options: GenerationOptions) -> Callable[[], TextStream]:
-        return lambda: TextStream(self.processor.tokenizer, options.stop_strings)
-
-    def _run(self, samples: Sequence[Sample], options: GenerationOptions) -> Generator:
-        text = self._text(options) if options.stop_strings else None
-        generator = Generator(self.engine, samples, options, text, self._prefixes)
-        for _ in generator.run():
+    def _finished(self, samples: Sequence[Sample], options: GenerationOptions) -> Generator:
+        generator = Generator(self, samples, options)
+        for _ in generator.steps():
             pass
         return generator

@@ -95,8 +95,8 @@ def text_speeds(
             samples = [Sample(random.choice(words, length).tolist()) for _ in range(batch)]
             found: list[Timings] = []
             for _ in range(rounds + 1):
-                generator = Generator(model.engine, samples, options)
-                for _ in generator.run():
+                generator = Generator(model, samples, options)
+                for _ in generator.steps():
                     pass
                 found.append(generator.timings)
             prefill = statistics.median(timings.prefill for timings in found[1:])
@@ -153,7 +153,7 @@ def plot(images: Sequence[ImageSpeed], texts: Sequence[TextSpeed], path: Path) -
         right.plot(lengths, [t.tokens_per_second for t in own], marker="o", label=f"batch {batch}")
     middle.set(title="Reading prompts", xlabel="prompt tokens", ylabel="tokens/s")
     right.set(title="Answering", xlabel="prompt tokens", ylabel="tokens/s, all rows")
-    for axes in (middle, right):
+    for axes in (middle, right) if texts else ():
         axes.set_ylim(bottom=0)
         axes.legend()
     try:

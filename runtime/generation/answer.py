@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from ..engine.timings import Timings
-from ..inputs.processor import Idefics2Processor
+from ..sample import Sample
 from ..sampling.generation_options import GenerationOptions
 from ..sampling.scores import log_softmax
 from ..sampling.token_chooser import History
 from ..text.text_stream import TextStream
+from ..text.tokenizer import decode
 
 FinishReason = Literal["stop", "length"]
 
@@ -44,7 +46,7 @@ class Answer:
 
     Attributes:
         prompt: index of its prompt.
-        sequence: which of the prompt's answers it is.
+        prompt_tokens: that prompt's length.
         history: prompt and answer, for options that look back.
         random: its own source of numbers, the same in every batch.
         token_ids: the answer so far.
@@ -52,9 +54,20 @@ class Answer:
     """
 
     def __init__(
-        self, prompt: int, sequence: int, history: History, limit: int, options: GenerationOptions, text: TextStream | None
+        self,
+        prompt: int,
+        sample: Sample,
+        sequence: int,
+        limit: int,
+        options: GenerationOptions,
+        tokenizer: Tokenizer,
+        streamed: bool = False,
     ) -> None:
-        self.prompt, self.sequence, self.history, self.text = prompt, sequence, history, text
+        """`sequence` is which of the prompt's answers it is; `streamed`, whether `take` will be called."""
+        self.prompt, self.prompt_tokens, self._prompt_ids = prompt, sample.tokens, sample.ids
+        self.history = history_of(sample)
+        self._tokenizer = tokenizer
+        self._text = TextStream(tokenizer, options.stop_strings) if streamed or options.stop_strings else None
         self.random = np.random.default_rng(None if options.seed is None else [options.seed, sequence])
         self._ends_at = None if options.max_time is None else time.monotonic() + options.max_time
         self.limit = limit
@@ -76,15 +89,15 @@ class Answer:
             if self._options.top_logprobs:
                 best = np.argsort(-logs, kind="stable")[: self._options.top_logprobs].tolist()
                 self.top_logprobs.append({i: float(logs[i]) for i in best})
-        if self.text is not None and (piece := self.text.push(token)):
+        if self._text is not None and (piece := self._text.push(token)):
             self._pieces.append(piece)
-        if token in self._options.eos_token_id or (self.text is not None and self.text.stopped):
+        if token in self._options.eos_token_id or (self._text is not None and self._text.stopped):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit or (self._ends_at is not None and time.monotonic() > self._ends_at):
             self.finish_reason = "length"
         elif self._options.stopping_criteria and self._is_stopped():
             self.finish_reason = "stop"
-        if self.finish_reason and self.text is not None and (piece := self.text.close()):
+        if self.finish_reason and self._text is not None and (piece := self._text.close()):
             self._pieces.append(piece)
 
     def _is_stopped(self) -> bool:
@@ -96,25 +109,33 @@ class Answer:
         pieces, self._pieces = self._pieces, []
         return "".join(pieces)
 
-    def echoed(self, prompt_ids: list[int], processor: Idefics2Processor) -> str:
+    def echoed(self) -> str:
         """With echo, the prompt's text as it stands in front of this answer; else nothing."""
         if not self._options.echo:
             return ""
-        whole = processor.decode([*prompt_ids, *self.token_ids], True)
-        return whole[: len(whole) - len(processor.decode(self.token_ids, True))]
+        whole = self._decoded([*self._prompt_ids, *self.token_ids])
+        return whole[: len(whole) - len(self._decoded(self.token_ids))]
 
-    def result(self, prompt_ids: list[int], prompt_tokens: int, timings: Timings, processor: Idefics2Processor) -> Generation:
-        """The answer so far."""
-        text = self.text.text if self.text is not None and self.text.stopped else processor.decode(self.token_ids, True)
+    def result(self, timings: Timings) -> Generation:
+        """The answer so far, and what its call took."""
+        text = self._text.text if self._text is not None and self._text.stopped else self._decoded(self.token_ids)
         return Generation(
-            self.echoed(prompt_ids, processor) + text,
-            (prompt_ids if self._options.echo else []) + self.token_ids,
+            self.echoed() + text,
+            (self._prompt_ids if self._options.echo else []) + self.token_ids,
             self.finish_reason or "length",
-            prompt_tokens,
+            self.prompt_tokens,
             timings,
             list(self.logprobs) if self._options.logprobs else None,
             list(self.top_logprobs) if self._options.top_logprobs else None,
         )
+
+    def _decoded(self, token_ids: list[int]) -> str:
+        return decode(self._tokenizer, token_ids, True)
+
+
+def history_of(sample: Sample) -> History:
+    """A prompt, as options look back on it."""
+    return History(list(sample.ids), unseen=sample.tokens - len(sample.ids))
 
 
 def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:

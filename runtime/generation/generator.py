@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.decode_step import DecodeStep
-from ..engine.engine import Engine
 from ..engine.prefill import read_prompts
 from ..engine.timings import Timings
-from ..inputs.processor import Idefics2Processor
 from ..memory.key_value_cache import KeyValueCache
-from ..memory.prefix_cache import PrefixCache, prompt_key
+from ..memory.prefix_cache import prompt_key
 from ..sample import Sample
 from ..sampling.beam_search import BeamSearch
 from ..sampling.generation_options import GenerationOptions
 from ..sampling.prompt_lookup import draft
 from ..sampling.scores import log_softmax
-from ..sampling.token_chooser import History, TokenChooser
+from ..sampling.token_chooser import TokenChooser
 from ..text.text_stream import TextStream
-from .answer import Answer, Generation
+from .answer import Answer, history_of
+from .loaded_model import LoadedModel
 from .rows import leave, spread
 
 
@@ -31,31 +30,32 @@ class Generator:
     """One call's generation: prompts in, answers out.
 
     Attributes:
-        answers: of the first prompt, then of the second, …; they grow while `run` is iterated.
+        answers: of the first prompt, then of the second, …; they grow while `steps` is iterated.
         timings: what it took so far.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        model: LoadedModel,
         samples: Sequence[Sample],
         options: GenerationOptions,
-        new_text: Callable[[], TextStream] | None = None,
-        prefixes: PrefixCache | None = None,
+        *,
+        streamed: bool = False,
         cache: KeyValueCache | None = None,
     ) -> None:
         """Check everything that can be checked before any work.
 
         Args:
-            new_text: makes the stream that turns an answer's tokens into text as they come.
-            prefixes: keys and values of earlier prompts.
+            streamed: whether text is taken from the answers while they grow.
             cache: of one row, holding the tokens that the one sample has `reused`; it keeps what is read and generated.
+                Left out, there is a new one, and what the model keeps of earlier prompts is used.
 
         Raises:
             PromptError: a prompt and its answer do not fit the model.
         """
-        self._engine, self._options, self._new_text = engine, options, new_text
-        self._prefixes, self._cache = prefixes, cache
+        engine, tokenizer = model.engine, model.processor.tokenizer
+        self._engine, self._tokenizer, self._options, self._cache = engine, tokenizer, options, cache
+        self._prefixes = model.prefix_cache if cache is None else None
         limits = [options.new_tokens(sample.tokens, engine.sizes.max_positions) for sample in samples]
         for sample, limit in zip(samples, limits, strict=True):
             sample.check(engine.sizes, limit)
@@ -64,12 +64,12 @@ class Generator:
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
-            Answer(prompt, sequence, _history(sample), limit, options, new_text() if new_text else None)
+            Answer(prompt, sample, sequence, limit, options, tokenizer, streamed)
             for prompt, (sample, limit) in enumerate(zip(samples, limits, strict=True))
             for sequence in range(options.num_return_sequences)
         ]
 
-    def run(self) -> Iterator[None]:
+    def steps(self) -> Iterator[None]:
         """Generate, with a stop after each decoder call that gave tokens."""
         # Rows of the cache stand in the order of their prompts' lengths, so that prompts of one length are read together.
         order = sorted(range(len(self._samples)), key=lambda i: self._samples[i].tokens)
@@ -86,17 +86,6 @@ class Generator:
                     cache.copy_row(len(rows), row)
                     rows.append(self.answers[prompt * several + sequence])
             yield from self._decode(cache, np.concatenate([logits] * several), rows)
-
-    def result(self, index: int, processor: Idefics2Processor) -> Generation:
-        """An answer, so far."""
-        answer = self.answers[index]
-        sample = self._samples[answer.prompt]
-        return answer.result(sample.ids, sample.tokens, self.timings, processor)
-
-    def echoed(self, index: int, processor: Idefics2Processor) -> str:
-        """The prompt's text in front of an answer, if that is asked for."""
-        answer = self.answers[index]
-        return answer.echoed(self._samples[answer.prompt].ids, processor)
 
     def free(self) -> None:
         """Let go of what only generating needs."""
@@ -185,7 +174,7 @@ class Generator:
 
     def _room(self, rows: Sequence[Answer]) -> int:
         """Tokens of the longest row if it goes on to its limit."""
-        return max(self._samples[answer.prompt].tokens + answer.limit for answer in rows)
+        return max(answer.prompt_tokens + answer.limit for answer in rows)
 
     def _accept(self, logits: NDArray[np.float32], rows: Sequence[Answer]) -> None:
         """Choose the next token of every row."""
@@ -238,7 +227,13 @@ class Generator:
         spread(cache, len(order), beams)
         logits = np.repeat(logits, beams, axis=0)
         searches = {
-            prompt: BeamSearch(self._options, self._chooser, _history(self._samples[prompt]), self._limit(prompt), self._new_text)
+            prompt: BeamSearch(
+                self._options,
+                self._chooser,
+                history_of(self._samples[prompt]),
+                self._limit(prompt),
+                lambda: TextStream(self._tokenizer, self._options.stop_strings),
+            )
             for prompt in order
         }
         running, step = list(order), None
@@ -279,7 +274,3 @@ class Generator:
                 answer.push(token)
             self.timings.new_tokens += len(tokens)
             self.timings.first_tokens += 1
-
-
-def _history(sample: Sample) -> History:
-    return History(list(sample.ids), unseen=sample.tokens - len(sample.ids))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Pieces
 
-from ..inputs.processor import Idefics2Processor
 from .answer import Generation
 from .generator import Generator
 
@@ -18,10 +17,10 @@ class TokenStream:
     It is a context manager, too: ``with model.stream(...) as pieces``.
     """
 
-    def __init__(self, generator: Generator, processor: Idefics2Processor, on_end: OnEnd = lambda _: None) -> None:
+    def __init__(self, generator: Generator, on_end: OnEnd = lambda _: None) -> None:
         """`on_end` is called with the answer, whether it was finished or not, if it was begun."""
-        self._generator, self._processor = generator, processor
-        self._pieces = _pieces(generator, processor, on_end)
+        self._generator = generator
+        self._pieces = _pieces(generator, on_end)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -43,20 +42,20 @@ class TokenStream:
     @property
     def result(self) -> Generation:
         """The answer so far."""
-        return self._generator.result(0, self._processor)
+        return self._generator.answers[0].result(self._generator.timings)
 
 
-def _pieces(generator: Generator, processor: Idefics2Processor, on_end: OnEnd) -> Pieces[str, None, None]:
+def _pieces(generator: Generator, on_end: OnEnd) -> Pieces[str, None, None]:
     """Not a method: it must not hold the stream, so that one that is dropped is freed at once."""
     (answer,) = generator.answers
     begun = False
     try:
-        for _ in generator.run():
+        for _ in generator.steps():
             if piece := answer.take():
-                yield piece if begun else generator.echoed(0, processor) + piece
+                yield piece if begun else answer.echoed() + piece
                 begun = True
-        if not begun and (echoed := generator.echoed(0, processor)):
+        if not begun and (echoed := answer.echoed()):
             yield echoed
     finally:
-        on_end(generator.result(0, processor))
+        on_end(answer.result(generator.timings))
         generator.free()

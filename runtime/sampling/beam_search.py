@@ -42,12 +42,12 @@ class BeamSearch:
         chooser: TokenChooser,
         prompt: History,
         limit: int,
-        new_text: Callable[[], TextStream] | None,
+        new_text: Callable[[], TextStream],
     ) -> None:
-        """`limit` is how many tokens an answer may have; `new_text` is needed for stop strings."""
+        """`limit` is how many tokens an answer may have; `new_text` makes what looks for stop strings."""
         self._options, self._chooser, self._limit = options, chooser, limit
         self._beams = options.num_beams
-        self._texts = [new_text() for _ in range(self._beams)] if new_text and options.stop_strings else []
+        self._texts = [new_text() for _ in range(self._beams)] if options.stop_strings else []
         self._histories = [prompt.fork() for _ in range(self._beams)]
         # All beams are equal at first: only one of them may be continued.
         self._scores = np.array([0.0] + [_NEVER] * (self._beams - 1), np.float32)

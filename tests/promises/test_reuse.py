@@ -79,8 +79,8 @@ def test_prefixes_stay_within_their_bytes(exported):
     ours = Idefics2.from_pretrained(exported("plain"), prefix_cache=60_000)
     for i in range(12):
         ours.generate(f"{i} {LONG}", raw=True, max_new_tokens=1)
-        assert ours._prefixes.nbytes <= 60_000
-    assert ours._prefixes.nbytes > 30_000
+        assert ours.prefix_cache.nbytes <= 60_000
+    assert ours.prefix_cache.nbytes > 30_000
     assert Idefics2.from_pretrained(exported("plain"), prefix_cache=100).generate(LONG, raw=True, max_new_tokens=1)
 
 

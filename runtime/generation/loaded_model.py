@@ -1,0 +1,30 @@
+"""What generating needs of a model, whichever class that is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..engine.engine import Engine
+from ..inputs.processor import Idefics2Processor
+from ..memory.prefix_cache import PrefixCache
+from ..sampling.generation_options import GenerationOptions
+
+
+class LoadedModel(Protocol):
+    """A model whose graphs are open."""
+
+    @property
+    def engine(self) -> Engine:
+        """Its graphs."""
+
+    @property
+    def processor(self) -> Idefics2Processor:
+        """Its prompts, images and text."""
+
+    @property
+    def options(self) -> GenerationOptions:
+        """How it generates unless a call says otherwise."""
+
+    @property
+    def prefix_cache(self) -> PrefixCache | None:
+        """Keys and values of earlier prompts, if they are kept."""
