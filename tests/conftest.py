@@ -141,6 +141,14 @@ def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
 
 
 @pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """A GPU that is made up."""
+    from made_up_gpu import made_up_gpu
+
+    return made_up_gpu(monkeypatch, tmp_path)
+
+
+@pytest.fixture
 def compared_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have exports compared in this process instead of in one of their own, which imports torch again, and not opened apart."""
     from idefics2_onnx.export.verification import __main__ as comparison

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from idefics2_onnx import ImageError
-from idefics2_onnx.graphs.errors import ModelFolderError
-from idefics2_onnx.runtime.engine.engine import Engine
 from idefics2_onnx.runtime.errors import PromptError
-from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.generation.answer import with_answers
 from idefics2_onnx.runtime.inputs.arrays import samples_of
 from idefics2_onnx.runtime.model import Idefics2
@@ -134,7 +129,7 @@ def test_splitting_is_one_switch_for_pixels_and_prompt(ours):
         (lambda m: m.processor(text=["a"], return_tensors="pt"), PromptError, "'pt'"),
         (lambda m: m.processor(), PromptError, "Neither text nor images"),
         (lambda m: m.processor(text="<image>", images=CAT, do_splitting=True), PromptError, "'do_splitting'"),
-        (lambda m: m.processor(images=[[]]), ImageError, "no image in any sample"),
+        (lambda m: m.processor(images=[[]]), ImageError, "no image in any prompt"),
     ],
 )  # fmt: skip
 def test_bad_calls_get_one_sentence(call, error, match, ours):
@@ -176,12 +171,11 @@ def test_end_tokens_are_not_banned_and_pad_the_rest(model, reference):
     assert with_answers(np.array([[1], [1]]), [[5, 7], [5]], unset).tolist() == [[1, 5, 7], [1, 5, 7]]
 
 
-@pytest.mark.parametrize("images", [None, [photo("chelsea", 40, 40)]])
-def test_the_graph_that_read_the_prompt_is_the_one_that_is_blamed(images, monkeypatch):
-    """In a folder with one for prompts, text alone included."""
-    ours = Idefics2.from_pretrained(DEMO)
-    sessions = replace(ours.engine.sessions, prompt=ours.engine.sessions.embedding)
-    ours._engine = Engine(sessions, ours.engine.sizes, ours.engine.precision | {"prompt": "int8"})
-    monkeypatch.setattr(ours.engine, "decode", lambda *_: np.full((1, 1, ours.engine.sizes.vocab_size), np.nan, np.float32))
-    with pytest.raises(ModelFolderError, match=r"prompt.onnx \(int8\) computed numbers that are not finite"):
-        ours.generate("What?", images)
+def test_what_does_not_fit_is_refused_before_any_work(model, monkeypatch):
+    ours = model("plain")
+    monkeypatch.setattr(type(ours.engine), "encode_images", lambda *_: pytest.fail("work was done"))
+    for call in (ours.generate, ours.stream, ours.chat().send):
+        with pytest.raises(PromptError, match=r"The prompt's \d+ tokens and 480 new ones make \d+, more than the model's 512"):
+            call("What is it?", photos()[0], max_new_tokens=480)
+    with pytest.raises(PromptError, match="make 600, more than the model's 512"):
+        ours.generate(input_ids=np.ones((1, 200), int), max_new_tokens=400, num_beams=2)

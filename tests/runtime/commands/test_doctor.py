@@ -14,6 +14,7 @@ from idefics2_onnx.runtime.commands import examination as doctor
 from idefics2_onnx.runtime.devices import libraries
 from idefics2_onnx.runtime.devices.device import CPU, CUDA
 from idefics2_onnx.runtime.devices.machine import Gpu, Machine
+from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.outside.requirement import Requirement
 
 GPU = Gpu("NVIDIA H200", "580.1", 150 << 30, 140 << 30)
@@ -131,3 +132,39 @@ def test_nothing_but_numbers_comes_out_of_the_small_model():
     from idefics2_onnx.runtime.folder import ModelFolder
 
     assert np.isfinite(doctor._numbers(ModelFolder.open(None), "cpu")).all()
+
+
+def test_the_doctor_tells_what_runs_where(gpu, exported, monkeypatch):
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(doctor, "library_versions", lambda: {"CUDA": "13.0", "cuDNN": "9.10.2"})
+    gpu.nodes["decoder"] = {CUDA: 40, CPU: 2}
+    done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda", "--json"], catch_exceptions=False)
+    found = [(finding["topic"], finding["status"], finding["text"]) for finding in json.loads(done.stdout)["findings"]]
+    assert done.exit_code == 0
+    driver, tensorrts = "a driver for CUDA not found (13 needed)", "TensorRT not found (10.15 needed)"
+    assert ("versions", "ok", f"CUDA 13.0 (13 needed), {driver}, cuDNN 9.10.2 (9 needed), {tensorrts}") in found
+    assert ("cuda", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
+    assert ("tensorrt", "ok", "runs the small model, 0.00 % from the CPU's numbers") in found
+    assert ("vision.onnx", "ok", "3 nodes on CUDAExecutionProvider") in found
+    assert ("decoder.onnx", "note", "40 nodes on CUDAExecutionProvider, 2 nodes on CPUExecutionProvider") in found
+    gpu.nodes["vision"] = {CPU: 90}
+    done = CliRunner().invoke(main, ["doctor", str(exported("plain")), "--device", "cuda"], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "! device" in done.stdout
+
+
+def test_a_gpu_that_fails_when_it_runs_is_wrong_where_it_was_asked_for(gpu, monkeypatch):
+    real = doctor._numbers
+
+    def numbers(folder, device):
+        if device == "cuda":
+            raise ProviderError("no kernel image is available")
+        return real(folder, device)
+
+    monkeypatch.setattr(doctor, "_numbers", numbers)
+    assert doctor.examine().healthy
+    found = doctor.examine(device="cuda:0")
+    assert not found.healthy
+    assert [(f.topic, f.text) for f in found.findings if f.status == "wrong"] == [
+        ("cuda", "does not run: no kernel image is available")
+    ]

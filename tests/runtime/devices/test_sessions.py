@@ -18,6 +18,7 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.runtime import parallel
 from idefics2_onnx.runtime.devices import libraries, providers, sessions
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT, Device, gpu_of
+from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
 from idefics2_onnx.runtime.devices.sessions import open_sessions
 from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.folder import ModelFolder
@@ -274,3 +275,34 @@ def test_a_session_that_is_being_opened_can_be_given_up():
     options.set_load_cancellation_flag(True)
     with pytest.raises(Exception, match=r"(?i)cancel"):
         ort.InferenceSession(ModelFolder.open().file("decoder.onnx"), options, providers=[CPU])
+
+
+def test_the_callers_session_options_hide_nothing(gpu, exported):
+    gpu.nodes["decoder"], gpu.operators = {CUDA: 36, CPU: 4}, {CPU: "GroupQueryAttention"}
+    options = ort.SessionOptions()
+    options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "0")
+    with pytest.raises(ProviderError, match="has no kernels for 4 GroupQueryAttention"):
+        Idefics2.from_pretrained(exported("plain"), "cuda", session_options=options, gpu_options=GpuOptions(mixed_gemm=True))
+    assert gpu.configured["decoder"] is options
+    assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
+    assert options.get_session_config_entry("ep.cuda.fpa_intb_gemm") == "0"  # the caller's own
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["bfc_arena.cc:359 Failed to allocate memory for requested buffer of size 117440512", "CUDA failure 2: out of memory"],
+)
+def test_a_gpu_without_room(gpu, exported, monkeypatch, reason):
+    def full(path, options=None, providers=(), **_):
+        raise RuntimeError(reason)
+
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", full)
+    with pytest.raises(ProviderError, match=r"no room for \w+.onnx, whose weights take 0.0 GB .*--int4 --for cuda, or choose"):
+        Idefics2.from_pretrained(exported("plain"), "cuda")
+
+    def full_gpu(path, options=None, providers=(), **more):
+        return full(path) if providers != [CPU] else real(path, options, providers, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", full_gpu)
+    assert Idefics2.from_pretrained(exported("plain")).providers == [CPU]

@@ -26,7 +26,7 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.images import jpeg_markers
 from idefics2_onnx.runtime.images.decoding_cost import decoding_cost
 from idefics2_onnx.runtime.images.jpeg_markers import jpeg_work
-from idefics2_onnx.runtime.images.source import open_image, read_source
+from idefics2_onnx.runtime.images.source import open_image, read_image
 from idefics2_onnx.runtime.images.tiff_tables import MAX_TILES
 from idefics2_onnx.runtime.model import Idefics2
 from PIL import EpsImagePlugin, Image, ImageFile, TiffImagePlugin
@@ -61,7 +61,7 @@ def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
     chat = Idefics2.from_pretrained().chat()
     url = "data:image/png;base64," + base64.b64encode(POSTSCRIPT).decode()
     for source in (path, str(path), POSTSCRIPT, io.BytesIO(POSTSCRIPT), url):
-        for use in (open_image, read_source, lambda image: chat.send("What?", image)):
+        for use in (open_image, read_image, lambda image: chat.send("What?", image)):
             with pytest.raises(ImageError, match="is a PostScript file.*Give a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF"):
                 use(source)
     result = CliRunner().invoke(main, ["preview", str(path), "--json"])
@@ -234,7 +234,7 @@ def test_nothing_of_the_process_is_changed():
     assert state_of_the_process() == before
 
 
-@pytest.mark.parametrize("use", [open_image, read_source])
+@pytest.mark.parametrize("use", [open_image, read_image])
 def test_files_that_cannot_be_read(use, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(saved())

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from idefics2_onnx import ImageError
-from idefics2_onnx.runtime.images.source import open_image, read_source
+from idefics2_onnx.runtime.images.source import open_image, read_image
 from idefics2_onnx.runtime.outside import download as downloads
 from idefics2_onnx.runtime.outside.download import download
 from PIL import Image
@@ -81,7 +81,7 @@ def test_hosts_in_other_letters_and_schemes_in_capitals(serve, monkeypatch):
     Image.new("RGB", (3, 2)).save(picture, "PNG")
     url = serve(b"HTTP/1.0 200 OK\r\n\r\n" + picture.getvalue()).replace("http", "HTTP")
     assert open_image(url, allow_urls=True).size == (3, 2)
-    assert read_source(url, allow_urls=True) == picture.getvalue()
+    assert read_image(url, allow_urls=True) == picture.getvalue()
 
 
 def test_addresses_that_a_server_sends_to(serve):
