@@ -1,6 +1,7 @@
 # make run    install the runtime (no torch) into .venv and answer a question about a picture
 # make check  install everything, lint, check types and the borders between rooms
 # make test   the same, and the tests
+# make coverage  the tests again, counting the package's lines that ran; fails below the share in pyproject.toml
 # make test-sweep   what the tests look at in a few models, in every model and type, and with more seeds
 # make test-edges   2,000 hostile calls of the command line
 # make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-sweep test-edges test-hostile check clean
+.PHONY: run test coverage test-sweep test-edges test-hostile check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +37,9 @@ check: .venv/.everything .venv/.package
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
+
+coverage: .venv/.everything .venv/.package
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile --cov --cov-report term
 
 test-sweep: .venv/.everything .venv/.package
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
