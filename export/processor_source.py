@@ -43,8 +43,8 @@ def processor_source(
     if adapter is None:
         yield checkpoint, None
         return
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         for path in checkpoint.folder.iterdir():
             if path.suffix in (".json", ".jinja", ".model") and path.is_file():
                 shutil.copyfile(path, folder / path.name)

@@ -40,7 +40,7 @@ OPERATORS: dict[AttentionFlavour, type[Operators]] = {"fused": Fused, "standard"
 class Weight:
     """Where an initializer's data comes from: a tensor of the checkpoint by name, or a tensor computed here."""
 
-    source: str | Tensor
+    origin: str | Tensor
     dtype: torch.dtype
     """The type of the data on disk."""
     transposed: bool = False
@@ -50,7 +50,7 @@ class Weight:
 class PackedWeight:
     """A matrix that is stored as small numbers with scales: several initializers from one tensor of the checkpoint."""
 
-    source: str
+    origin: str
     packing: Packing
     initializers: tuple[str, ...]
     """In the order of the packing's parts."""
@@ -124,7 +124,7 @@ def trace_graphs(config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attent
     with fake_mode():
         model = fake_model(config, dtype)
         model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
-        sources: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
+        names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
         kind = TORCH_DTYPES[dtype]
         decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=kind) for table in (cos, sin)))
         tables = {id(decoder.cos): cos, id(decoder.sin): sin}
@@ -138,7 +138,7 @@ def trace_graphs(config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attent
             module = build()
             traced = _trace(name, module, sizes, dtype, operators.opset)
             weights = {
-                key: Weight(tables.get(id(parameter), sources.get(id(parameter), key)), parameter.dtype)
+                key: Weight(tables.get(id(parameter), names.get(id(parameter), key)), parameter.dtype)
                 for key, parameter in module.named_parameters(remove_duplicate=False)
             }
         yield _finish(name, traced, weights, sizes, dtype, operators.opset)
@@ -220,7 +220,7 @@ def _fold_transposes(graph: ir.Graph, weights: dict[str, Weight]) -> dict[str, W
         assert source.shape is not None
         assert len(source.shape) == 2, f"{source.name} is transposed, but has {len(source.shape)} axes"
         weight = result[source.name]
-        result[f"{source.name}.T"] = Weight(weight.source, weight.dtype, transposed=True)
+        result[f"{source.name}.T"] = Weight(weight.origin, weight.dtype, transposed=True)
         folded = ir.Value(name=f"{source.name}.T", type=source.type, shape=ir.Shape(reversed(source.shape)))
         graph.initializers.add(folded)
         ir.convenience.replace_all_uses_with(node.outputs[0], folded)

@@ -53,15 +53,15 @@ def write_graph(graph: TracedGraph, model: SourceModel, workplace: Workplace, pr
     """
     folder, location = workplace.folder, data_file(graph.name)
     items = _items(graph, model)
-    places = _places(graph, items, folder)
-    ends = [sum(places[item.names[-1]]) for item in items]
+    spans = _spans(graph, items, folder)
+    ends = [sum(spans[item.names[-1]]) for item in items]
     journal = Journal(workplace.root / f"{location}.journal", folder / location)
     kept, digest = journal.resume(ends, progress)
     left = [item for item, end in zip(items, ends, strict=True) if end > kept]
     with DirectWriter(folder / location, kept) as file:
         try:
             for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in left)):
-                padding = np.zeros(max(0, places[name][0] - file.position), np.uint8)  # before a tensor's first part
+                padding = np.zeros(max(0, spans[name][0] - file.position), np.uint8)  # before a tensor's first part
                 data = part.contiguous().view(-1).view(torch.uint8).numpy()
                 for piece in (padding, data):
                     digest.update(piece.data)
@@ -99,7 +99,7 @@ def _items(graph: TracedGraph, model: SourceModel) -> list[_Item]:
     return plain + [_Item(packed.initializers, partial(_packed_data, packed, model)) for packed in graph.packed]
 
 
-def _places(graph: TracedGraph, items: list[_Item], folder: Path) -> dict[str, tuple[int, int]]:
+def _spans(graph: TracedGraph, items: list[_Item], folder: Path) -> dict[str, tuple[int, int]]:
     """Offset and length of each initializer's data, written into the graph, too."""
     found, offset, location = {}, 0, data_file(graph.name)
     for name in (name for item in items for name in item.names):
@@ -129,7 +129,7 @@ def _plain_data(name: str, weight: Weight, model: SourceModel) -> Iterator[tuple
 
 
 def _packed_data(packed: PackedWeight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:
-    return ((packed.initializers[index], part) for index, part in packed_parts(packed.packing, model.stored(packed.source)))
+    return ((packed.initializers[index], part) for index, part in packed_parts(packed.packing, model.stored(packed.origin)))
 
 
 def packed_parts(packing: Packing, stored: Stored) -> Iterator[tuple[int, Tensor]]:
@@ -155,10 +155,10 @@ def _bytes(graph: TracedGraph, name: str) -> int:
 
 def _parts(weight: Weight, model: SourceModel) -> Iterator[Tensor]:
     """A weight's data in order, cast and transposed, in as many parts as memory asks for."""
-    if isinstance(weight.source, Tensor):
-        yield weight.source.to(weight.dtype)
+    if isinstance(weight.origin, Tensor):
+        yield weight.origin.to(weight.dtype)
         return
-    stored = model.stored(weight.source)
+    stored = model.stored(weight.origin)
     shape = stored.shape or (1,)
     row = torch.Size(shape[1:]).numel() * stored.dtype.itemsize
     if not weight.transposed:

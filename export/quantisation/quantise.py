@@ -131,16 +131,16 @@ def quantise(traced: TracedGraph, quantisation: Quantisation, model: SourceModel
         value = node.inputs[1] if node.op_type == "MatMul" else node.inputs[0] if node.op_type == "Gather" else None
         name = value.name if value is not None else None
         weight = weights.get(name) if name is not None else None
-        if weight is None or not isinstance(weight.source, str) or "position_embedding" in weight.source:
+        if weight is None or not isinstance(weight.origin, str) or "position_embedding" in weight.origin:
             continue
         assert value is not None
         assert name is not None
         assert value.shape is not None
         shape = value.shape.numpy()
         rows, columns = shape[::-1] if weight.transposed else shape
-        packing = quantisation.packing(traced.name, name, model.stored(weight.source), weight.dtype, model.sizes.num_layers)
+        packing = quantisation.packing(traced.name, name, model.stored(weight.origin), weight.dtype, model.sizes.num_layers)
         parts = rewriter.parts(name.removesuffix(".T").removesuffix(".weight"), packing, rows, columns)
-        packed.append(PackedWeight(weight.source, packing, tuple(str(part.name) for part in parts)))
+        packed.append(PackedWeight(weight.origin, packing, tuple(str(part.name) for part in parts)))
         if isinstance(packing, Channels):
             rewriter.multiply_rows(node, parts)
         else:

@@ -2,7 +2,7 @@
 
 Some channels of a model's activations are many times larger than the rest, and coarsen them when both share a scale. What comes
 before a matrix (a norm, or another matrix) can be divided by a factor per channel, and the matrix's columns multiplied by it.
-How far to go is searched for each place on its own, by the error of the quantised products on a few prompts and pictures
+How far to go is searched for each group on its own, by the error of the quantised products on a few prompts and pictures
 (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978).
 """
 
@@ -39,8 +39,8 @@ _ROWS, _OUTPUTS = 96, 192
 
 
 @dataclass
-class Place:
-    """Where factors can be moved: parameters divided by them, and matrices whose columns are multiplied."""
+class SmoothedChannels:
+    """Channels between parameters, which factors divide, and matrices, whose columns they multiply."""
 
     graph: GraphName
     before: list[str]
@@ -121,35 +121,35 @@ def read_factors(folder: Path, quantisation: Quantisation, model: SourceModel) -
 
 def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:
     """What makes the quantised products better, found on pictures and prompts."""
-    places = [
-        place
-        for place in _places(model.config)
-        if not any(isinstance(model.stored(name), AwqMatrix) for name in (*place.before, *place.after))
-        and not (place.cached and quantisation.fast_prompts)
+    groups = [
+        channels
+        for channels in _smoothed_channels(model.config)
+        if not any(isinstance(model.stored(name), AwqMatrix) for name in (*channels.before, *channels.after))
+        and not (channels.cached and quantisation.fast_prompts)
     ]
     reference = streamed_reference(model)
-    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for place in places for name in place.after))
-    for place in places:
-        for name in place.after:
+    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for channels in groups for name in channels.after))
+    for channels in groups:
+        for name in channels.after:
             packing = quantisation.packing(
-                place.graph, name.removeprefix("model."), model.stored(name), torch.float32, model.sizes.num_layers
+                channels.graph, name.removeprefix("model."), model.stored(name), torch.float32, model.sizes.num_layers
             )
             reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
-                _Measure(place, packing, listener),
+                _Measure(channels, packing, listener),
                 prepend=True,  # before the weights are dropped
             )
     with torch.no_grad():
         ids, rows = shown.sequence(model.sizes)
         hidden_states(reference, ids, image_features(reference, shown.pixels), rows)
     found: Factors = {}
-    for place in places:
-        strength = STRENGTHS[int(place.errors.argmin())]
-        if place.magnitude is None or strength == 0:
+    for channels in groups:
+        strength = STRENGTHS[int(channels.errors.argmin())]
+        if channels.magnitude is None or strength == 0:
             continue
-        factors = place.factors(strength)
-        for name in place.before:
-            found.setdefault(model.names[name], {})["rows"] = 1 / place.divisors(factors)
-        for name in place.after:
+        factors = channels.factors(strength)
+        for name in channels.before:
+            found.setdefault(model.names[name], {})["rows"] = 1 / channels.divisors(factors)
+        for name in channels.after:
             found.setdefault(model.names[name], {})["columns"] = factors
     return found
 
@@ -162,26 +162,26 @@ def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
 
 
 class _Measure:
-    """A hook that adds a matrix's errors to its place's."""
+    """A hook that adds a matrix's errors to its group's."""
 
-    def __init__(self, place: Place, packing: Packing, listener: Listener) -> None:
-        self._place, self._packing, self._listener = place, packing, listener
+    def __init__(self, channels: SmoothedChannels, packing: Packing, listener: Listener) -> None:
+        self._channels, self._packing, self._listener = channels, packing, listener
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
-        place, x = self._place, inputs[0].reshape(-1, inputs[0].shape[-1])
-        if place.magnitude is None:
-            place.magnitude = x.abs().mean(0)
+        channels, x = self._channels, inputs[0].reshape(-1, inputs[0].shape[-1])
+        if channels.magnitude is None:
+            channels.magnitude = x.abs().mean(0)
         assert isinstance(module.weight, Tensor)
         x = x[:: max(1, len(x) // _ROWS)]
         weights = module.weight[:: max(1, len(module.weight) // _OUTPUTS)]
         expected = x @ weights.T
         for index, strength in enumerate(STRENGTHS):
-            factors = place.factors(strength)
+            factors = channels.factors(strength)
             rows = x / factors
             if isinstance(self._packing, Channels):
                 rows = _rounded_rows(rows)
             error = rows @ self._packing.rounded(weights * factors).T - expected
-            place.errors[index] += float(error.square().sum() / expected.square().sum().clamp(min=1e-30))
+            channels.errors[index] += float(error.square().sum() / expected.square().sum().clamp(min=1e-30))
         self._listener.advance(4 * module.weight.numel())
 
 
@@ -191,21 +191,23 @@ def _rounded_rows(x: Tensor) -> Tensor:
     return (x / scale).round() * scale
 
 
-def _places(config: Idefics2Config) -> Iterator[Place]:
+def _smoothed_channels(config: Idefics2Config) -> Iterator[SmoothedChannels]:
     for i in range(config.vision_config.num_hidden_layers):
         at = f"model.vision_model.encoder.layers.{i}"
         attention = f"{at}.self_attn"
         norms = [[f"{at}.layer_norm{n}.{part}" for part in ("weight", "bias")] for n in (1, 2)]
-        yield Place("vision", norms[0], [f"{attention}.{part}_proj.weight" for part in "qkv"])
-        yield Place("vision", [f"{attention}.v_proj.{part}" for part in ("weight", "bias")], [f"{attention}.out_proj.weight"])
-        yield Place("vision", norms[1], [f"{at}.mlp.fc1.weight"])
+        yield SmoothedChannels("vision", norms[0], [f"{attention}.{part}_proj.weight" for part in "qkv"])
+        yield SmoothedChannels(
+            "vision", [f"{attention}.v_proj.{part}" for part in ("weight", "bias")], [f"{attention}.out_proj.weight"]
+        )
+        yield SmoothedChannels("vision", norms[1], [f"{at}.mlp.fc1.weight"])
     text = config.text_config
     heads = text.num_key_value_heads, text.num_attention_heads // text.num_key_value_heads, text.head_dim
     for i in range(text.num_hidden_layers):
         at = f"model.text_model.layers.{i}"
         attention, mlp = f"{at}.self_attn", f"{at}.mlp"
-        yield Place("decoder", [f"{at}.input_layernorm.weight"], [f"{attention}.{part}_proj.weight" for part in "qkv"])
-        yield Place("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], True, heads)
+        yield SmoothedChannels("decoder", [f"{at}.input_layernorm.weight"], [f"{attention}.{part}_proj.weight" for part in "qkv"])
+        yield SmoothedChannels("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], True, heads)
         norm = f"{at}.post_attention_layernorm.weight"
-        yield Place("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
-        yield Place("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])
+        yield SmoothedChannels("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
+        yield SmoothedChannels("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])

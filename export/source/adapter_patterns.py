@@ -30,11 +30,11 @@ def by_pattern(patterns: Mapping[str, Any], modules: Iterable[str]) -> dict[str,
         return {}
     command = [sys.executable, "-I", "-c", _MATCH]
     try:
-        run = subprocess.run(
+        done = subprocess.run(
             command, input=json.dumps([list(patterns), names]), capture_output=True, text=True, timeout=_SECONDS, check=True
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"takes more than {_SECONDS} s to match") from error
     except subprocess.CalledProcessError as error:
         raise ValueError((error.stderr.strip() or "is no regular expression").splitlines()[-1]) from error
-    return {name: patterns[pattern] for name, pattern in zip(names, json.loads(run.stdout), strict=True) if pattern is not None}
+    return {name: patterns[pattern] for name, pattern in zip(names, json.loads(done.stdout), strict=True) if pattern is not None}

@@ -57,8 +57,8 @@ def opened_folder(folder: Path, graph: GraphName, dtype: Dtype) -> Iterator[ort.
 @contextlib.contextmanager
 def opened(model: ir.Model) -> Iterator[ort.InferenceSession]:
     """A session on a loaded graph, or on a part of one. Its weights are copied: ONNX Runtime takes them from its own folder."""
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "part.onnx"
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "part.onnx"
         data, offset = path.with_suffix(".onnx.data"), 0
         with data.open("wb") as file:
             for value in model.graph.initializers.values():

@@ -47,14 +47,14 @@ def verify_in_subprocess(
     # -P: a file in the current folder, maybe the checkpoint's, must not be imported.
     command = [sys.executable, "-P", "-m", package, str(folder), str(checkpoint), "pieces" if pieces else "whole"]
     command += [] if adapter is None else [str(adapter)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        reason = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[-1]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise CheckpointError(
             f"The model folder could not be compared with the reference ({reason}). "
             "`export --verify never` keeps a folder uncompared."
         )
-    verification = Verification.from_dict(json.loads(run.stdout.splitlines()[-1]))
+    verification = Verification.from_dict(json.loads(done.stdout.splitlines()[-1]))
     if pieces:
         missing = f"the graphs as a whole, which take {needed / 1e9:.1f} GB of memory where {free / 1e9:.1f} GB are free"
         verification.not_run.append(missing)

@@ -49,9 +49,9 @@ def chat(
     if sys.stdin.isatty():
         say("/help lists the commands, Ctrl-D leaves.")
         with _line_editing():
-            console.run(lambda: _line_of(lambda: input("> ")))
+            console.take_all(lambda: _line_of(lambda: input("> ")))
     else:
-        console.run(lambda: _line_of(_read_line))
+        console.take_all(lambda: _line_of(_read_line))
 
 
 def _line_of(read: Callable[[], str]) -> str:

@@ -36,7 +36,7 @@ class Console:
         self.images: list[Any] = []
         self._last: Generation | None = None
 
-    def run(self, read: Callable[[], str]) -> None:
+    def take_all(self, read: Callable[[], str]) -> None:
         """Take lines until /quit or the end of the input."""
         while True:
             try:

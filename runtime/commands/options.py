@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..devices.device import DEVICES, place
+from ..devices.device import DEVICES, graph_devices
 from ..errors import ProviderError
 
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
@@ -21,7 +21,7 @@ class DeviceType(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            place(value)
+            graph_devices(value)
         except ProviderError as error:
             self.fail(str(error), param, ctx)
         return value

@@ -37,7 +37,7 @@ class Probe:
         features = engine.encode_images([pixels])
         embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
         cache = engine.new_cache(1, sample.tokens + 1)
-        places = np.arange(sample.tokens)[None]
-        prompt = engine.decode(embeds, np.array([sample.tokens]), cache, places, graph="prompt")
+        positions = np.arange(sample.tokens)[None]
+        prompt = engine.decode(embeds, np.array([sample.tokens]), cache, positions, graph="prompt")
         step = engine.decode(engine.embed(np.array([text[:1]])), np.array([1]), cache, np.zeros((1, 1), np.int64))
         return cls(features[0].read(), embeds.read(), prompt, step)

@@ -43,7 +43,7 @@ class Device:
         return "cuda" if self.kind in GPU_KINDS else "cpu"
 
 
-def place(name: str) -> dict[GraphName, Device]:
+def graph_devices(name: str) -> dict[GraphName, Device]:
     """Where each graph runs, by a device's name and, after commas, others for single graphs: "cuda,vision=tensorrt".
 
     Raises:

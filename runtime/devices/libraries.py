@@ -45,10 +45,10 @@ def missing_libraries(provider: str) -> list[str]:
 def _preload_tensorrt() -> None:
     """Load what NVIDIA's wheels have in a folder that neither the system nor ONNX Runtime looks into."""
     found = importlib.util.find_spec("tensorrt_libs")
-    for place in (found.submodule_search_locations or []) if found else []:
+    for folder in (found.submodule_search_locations or []) if found else []:
         for name in _TENSORRT:
             with contextlib.suppress(OSError):
-                ctypes.CDLL(str(Path(place) / name), ctypes.RTLD_GLOBAL)
+                ctypes.CDLL(str(Path(folder) / name), ctypes.RTLD_GLOBAL)
 
 
 def library_versions() -> dict[str, str]:

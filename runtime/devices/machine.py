@@ -115,7 +115,7 @@ def _gpus() -> list[Gpu]:
 def _output(*command: str) -> str:
     """What a command prints, or nothing where there is none or it fails."""
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  ours, fixed
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  ours, fixed
     except (OSError, subprocess.SubprocessError):
         return ""
-    return run.stdout.strip() if run.returncode == 0 else ""
+    return done.stdout.strip() if done.returncode == 0 else ""

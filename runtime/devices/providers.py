@@ -9,15 +9,15 @@ from ...graphs.contract import GraphName, Manifest
 from ..checks import is_one_of
 from ..errors import ProviderError
 from . import tensorrt
-from .device import CPU, CUDA, TENSORRT, Device, Provider, gpu_of, place, provider_name
+from .device import CPU, CUDA, TENSORRT, Device, Provider, gpu_of, graph_devices, provider_name
 from .gpu_options import GpuOptions
 from .libraries import advice, clashing_packages, cuda_major, gpu_count, missing_libraries, too_old
 
-Places = dict[GraphName, list[Provider] | None]
+GraphProviders = dict[GraphName, list[Provider] | None]
 """The providers of each graph; None for OpenVINO."""
 
 
-def candidates_for(device: str, available: Sequence[str], manifest: Manifest, options: GpuOptions) -> list[Places]:
+def candidates_for(device: str, available: Sequence[str], manifest: Manifest, options: GpuOptions) -> list[GraphProviders]:
     """Where the graphs might run, best first."""
     needs_cuda, names = manifest.dtype == "bf16", [device]
     if is_one_of(device, ("auto",)):
@@ -30,12 +30,12 @@ def candidates_for(device: str, available: Sequence[str], manifest: Manifest, op
                 "Install onnxruntime-gpu, or export with --fp16 or --fp32."
             )
         names += [] if needs_cuda else ["cpu"]
-    placed = [place(name) for name in names]
-    if needs_cuda and any(found["decoder"].memory == "cpu" for found in placed):
+    possible = [graph_devices(name) for name in names]
+    if needs_cuda and any(found["decoder"].memory == "cpu" for found in possible):
         raise ProviderError(
             "This model folder is bf16, which ONNX Runtime runs on CUDA only. Use --device cuda, or export with --fp16 or --fp32."
         )
-    return [{graph: _providers(graph, found[graph], manifest, options) for graph in manifest.graphs} for found in placed]
+    return [{graph: _providers(graph, found[graph], manifest, options) for graph in manifest.graphs} for found in possible]
 
 
 def _providers(graph: GraphName, device: Device, manifest: Manifest, options: GpuOptions) -> list[Provider] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph_file, interface
 from ...graphs.errors import ModelFolderError
-from ..errors import Idefics2OnnxError, ProviderError
+from ..errors import Idefics2OnnxError, ProviderError, first_line
 from ..folder import ModelFolder
 from ..parallel import leave, wait_for
 from . import tensorrt
@@ -21,7 +21,7 @@ from .graph_file import GraphFile
 from .libraries import cuda_major
 from .machine import INT8_UNITS, instructions
 from .placement import RECORD_PLACEMENT, export_for_gpus, left_to_the_cpu, placement
-from .providers import Places, candidates_for, check_providers, is_provider, without_cuda_graph
+from .providers import GraphProviders, candidates_for, check_providers, is_provider, without_cuda_graph
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -46,7 +46,7 @@ class Sessions:
     """What the sessions run on, by priority."""
     gpu: int = 0
     """The number of the GPU that "cuda" memory is on."""
-    options: GpuOptions = field(default_factory=GpuOptions)
+    gpu_options: GpuOptions = field(default_factory=GpuOptions)
     """The options in effect; cuda_graph is False if recording failed."""
     images_per_call: int | None = None
     """Images that the vision graph takes at most."""
@@ -88,16 +88,18 @@ def open_sessions(
     else:
         better, last = [], {graph: list(providers) for graph in folder.manifest.graphs}
     passed_over = ""
-    for places in better:
+    for by_graph in better:
         try:
-            return replace(_open_all(folder, places, session_options, gpu_options), passed_over=passed_over)
+            return replace(_open_all(folder, by_graph, session_options, gpu_options), passed_over=passed_over)
         except ProviderError as error:
             passed_over = str(error)
     return replace(_open_all(folder, last, session_options, gpu_options), passed_over=passed_over)
 
 
-def _open_all(folder: ModelFolder, places: Places, session_options: ort.SessionOptions | None, options: GpuOptions) -> Sessions:
-    for wanted in places.values():
+def _open_all(
+    folder: ModelFolder, by_graph: GraphProviders, session_options: ort.SessionOptions | None, options: GpuOptions
+) -> Sessions:
+    for wanted in by_graph.values():
         check_providers(wanted or [])
 
     loading: list[ort.SessionOptions] = []
@@ -105,7 +107,7 @@ def _open_all(folder: ModelFolder, places: Places, session_options: ort.SessionO
 
     def opened(graph: GraphName) -> Any:
         threads.append(threading.current_thread())
-        wanted = places[graph]
+        wanted = by_graph[graph]
         GraphFile.read(folder.file(graph_file(graph))).check(graph, folder.manifest.model)
         if wanted is None:
             return _open_vino(folder, graph)
@@ -113,13 +115,13 @@ def _open_all(folder: ModelFolder, places: Places, session_options: ort.SessionO
         loading.append(own)
         return _open(folder, graph, wanted, own, options)
 
-    on_gpus = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in places.values() for provider in wanted or [])
+    on_gpus = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in by_graph.values() for provider in wanted or [])
     # ONNX Runtime prepares a graph's weights on one core. What a GPU has no room for is not loaded beside the rest.
     sessions: dict[GraphName, Any] = {}
-    pool = ThreadPoolExecutor(1 if on_gpus else len(places))
+    pool = ThreadPoolExecutor(1 if on_gpus else len(by_graph))
     try:
-        found: list[Future[Any]] = [pool.submit(opened, graph) for graph in places]
-        for graph, one in zip(places, found, strict=True):
+        found: list[Future[Any]] = [pool.submit(opened, graph) for graph in by_graph]
+        for graph, one in zip(by_graph, found, strict=True):
             wait_for([one])
             sessions[graph] = one.result()
     except BaseException as error:  # an error of one graph, or Ctrl-C, ends the opening of the others
@@ -140,8 +142,8 @@ def _open_all(folder: ModelFolder, places: Places, session_options: ort.SessionO
         **sessions,
         memory="cuda" if on_gpus else "cpu",
         providers=list(dict.fromkeys(name for session in sessions.values() for name in session.get_providers())),
-        gpu=gpu_of(places["decoder"] or []),
-        options=replace(options, cuda_graph=recorded),
+        gpu=gpu_of(by_graph["decoder"] or []),
+        gpu_options=replace(options, cuda_graph=recorded),
         images_per_call=tensorrt.IMAGES_PER_CALL if on_tensorrt else None,
     )
 
@@ -164,7 +166,7 @@ def _open(
     try:
         session = ort.InferenceSession(folder.file(graph_file(graph)), options, providers=wanted, enable_fallback=False)
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if (plain := without_cuda_graph(wanted)) and not _lacks_room(names, reason):
             _log.warning("%s cannot be recorded as a CUDA graph (%s); it runs step by step.", graph_file(graph), reason)
             return _open(folder, graph, plain, options, gpu_options)

@@ -66,10 +66,10 @@ def options(graph: GraphName, manifest: Manifest, gpu: int, memory_limit: float 
     Not among them: leave to choose a precision (trt_fp16_enable). Without it ONNX Runtime has TensorRT keep to the graph's types,
     and half precision would overflow in the connector, which is float32 in fp16 folders, too.
     """
-    places = engine_folder(graph, manifest)
+    engines = engine_folder(graph, manifest)
     found = on_gpu(gpu) | {
-        "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(places),
-        "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(places.parent),
+        "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines),
+        "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(engines.parent),
     }  # fmt: skip
     if manifest.attention == "standard":
         found |= profile(graph, manifest)  # of a graph in pieces it would have to name every piece's inputs

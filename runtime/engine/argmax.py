@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ... import graphs
 from ...graphs.contract import ARGMAX
-from ..errors import ProviderError
+from ..errors import ProviderError, first_line
 from ..memory.bound import Bound
 
 if TYPE_CHECKING:
@@ -61,5 +61,5 @@ class Argmax:
 
 def _failed(error: Exception) -> ProviderError:
     """What to raise for one of ONNX Runtime's errors, which share no base but Exception."""
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     return ProviderError(f"Tokens cannot be chosen on the GPU ({reason:.300}). Use the GPU option argmax=false.")

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ...graphs.contract import GraphName, graph_file
-from ..errors import ProviderError
+from ..errors import ProviderError, first_line
 from ..parallel import wait_for
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(
         else:
             session.run_with_iobinding(binding, options)
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ProviderError(
             f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
             "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."

@@ -58,7 +58,7 @@ class DecodeStep:
         self._decoder.input("logit_positions", HostInput((batch, 1), storage).value)
         self._decoder.output("logits", self._logits.value)
         cache.bind(self._decoder, 0, batch)
-        self._recording = self._record() if engine.sessions.options.cuda_graph else None
+        self._recording = self._record() if engine.sessions.gpu_options.cuda_graph else None
 
     def __call__(self, tokens: list[int]) -> NDArray[np.float32]:
         """Add a token to every row; logits float32 [batch, vocab], good until the next step."""

@@ -56,7 +56,7 @@ class Engine:
     @classmethod
     def open(cls, folder: ModelFolder, sessions: Sessions, image_cache: int = 0) -> Engine:
         argmax = None
-        if sessions.memory == "cuda" and sessions.options.argmax:
+        if sessions.memory == "cuda" and sessions.gpu_options.argmax:
             argmax = open_argmax([(CUDA, on_gpu(sessions.gpu)), CPU])
         return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache), argmax)
 

@@ -98,7 +98,7 @@ class Idefics2ImageProcessor:
     def __call__(
         self, images: Any, *, return_tensors: Literal["np"] | None = "np", upright: bool = False, **options: Any
     ) -> dict[str, Any]:
-        """Process one image, the images of one sample, or a list of samples (of which some may have none).
+        """Process one image, a list of images, or one list per prompt (some of which may be empty).
 
         Returns:
             pixel_values: [batch, num_tiles, channels, height, width], padded with zeros right, below and by whole tiles;
@@ -109,16 +109,16 @@ class Idefics2ImageProcessor:
         if not is_one_of(return_tensors, ("np", None)):
             raise PromptError(f"return_tensors is {return_tensors!r:.60}. Leave it out: arrays are NumPy's.")
         chosen = self.options.replace(**options)
-        samples = nested(images)
-        tiles = iter(self._tile_pixels([image for sample in samples for image in sample], chosen, upright))
-        per_sample = [[tile for _ in sample for tile in next(tiles)] for sample in samples]
+        lists = nested(images)
+        tiles = iter(self._tile_pixels([image for own in lists for image in own], chosen, upright))
+        per_prompt = [[tile for _ in own for tile in next(tiles)] for own in lists]
         if chosen.do_pad:
-            return pad_pixels(per_sample, chosen.scale, chosen.mean_std)
-        values = [in_parallel(lambda tile: to_values(tile, chosen.scale, chosen.mean_std), sample) for sample in per_sample]
+            return pad_pixels(per_prompt, chosen.scale, chosen.mean_std)
+        values = [in_parallel(lambda tile: to_values(tile, chosen.scale, chosen.mean_std), own) for own in per_prompt]
         if return_tensors is None:
             return {"pixel_values": values}
-        shapes = {tile.shape for sample in values for tile in sample}
-        if len(shapes) != 1 or len({len(sample) for sample in values}) != 1:
+        shapes = {tile.shape for own in values for tile in own}
+        if len(shapes) != 1 or len({len(own) for own in values}) != 1:
             raise ImageError(
                 "The tiles have different sizes or numbers and make no array. Set do_pad=True or return_tensors=None."
             )
@@ -176,7 +176,7 @@ def _cut_and_resize(picture: Picture, box: Box, options: ImageOptions) -> TilePi
 
 
 def nested(images: Any) -> list[list[ImageSource]]:
-    """One image, a list of images (of one sample) or a list of samples → a list of samples; 4-D arrays are lists of images."""
+    """One image, a list of images, or one list per prompt → one list per prompt; 4-D arrays are lists of images."""
     first = images[0] if isinstance(images, list | tuple) and images else images
     if isinstance(first, np.ndarray) and first.ndim not in (3, 4):
         raise ImageError(f"An image array has the shape {list(first.shape)}. Give [height, width, channels] or channels first.")
@@ -184,18 +184,18 @@ def nested(images: Any) -> list[list[ImageSource]]:
         return [list(images)]
     if not isinstance(images, list | tuple):
         return [[images]]
-    if images and all(isinstance(sample, list | tuple) for sample in images):
-        return [list(sample) for sample in images]
-    if any(isinstance(sample, list | tuple) for sample in images):
+    if images and all(isinstance(own, list | tuple) for own in images):
+        return [list(own) for own in images]
+    if any(isinstance(own, list | tuple) for own in images):
         raise ImageError("images mixes images and lists of images. Give a list of images, or one list per prompt.")
     if isinstance(first, np.ndarray) and first.ndim == 4:
-        return [list(sample) for sample in images]
+        return [list(own) for own in images]
     return [list(images)]
 
 
 def flat_images(images: Any) -> list[ImageSource]:
     """One image or a list of images → a list of images."""
-    samples = nested(images)
-    if len(samples) != 1:
-        raise ImageError(f"images has {len(samples)} lists of images. Give one list.")
-    return samples[0]
+    lists = nested(images)
+    if len(lists) != 1:
+        raise ImageError(f"images has {len(lists)} lists of images. Give one list.")
+    return lists[0]

@@ -19,34 +19,34 @@ def unpad_tiles(pixel_values: NDArray[Any], mask: NDArray[Any] | None) -> list[l
 
     Without a mask every tile is an image of full size, except those that are zero throughout, as in the reference.
     """
-    samples: list[list[Tile]] = []
+    prompts: list[list[Tile]] = []
     for row, tiles in enumerate(pixel_values):
-        samples.append([])
+        prompts.append([])
         for column, tile in enumerate(tiles):
             if mask is None:
                 if tile.any():
-                    samples[-1].append(tile)
+                    prompts[-1].append(tile)
                 continue
             rows, columns = mask[row, column].any(1).sum(), mask[row, column].any(0).sum()
             if rows and columns:
-                samples[-1].append(tile[:, :rows, :columns])
-    return samples
+                prompts[-1].append(tile[:, :rows, :columns])
+    return prompts
 
 
-def pad_pixels(samples: Sequence[Sequence[TilePixels]], scale: float | None, mean_std: MeanStd | None) -> dict[str, NDArray[Any]]:
-    """Pixels of each sample's tiles → values in one array, padded with zeros, and its mask.
+def pad_pixels(prompts: Sequence[Sequence[TilePixels]], scale: float | None, mean_std: MeanStd | None) -> dict[str, NDArray[Any]]:
+    """Pixels of each prompt's tiles → values in one array, padded with zeros, and its mask.
 
     Returns:
         pixel_values: [batch, num_tiles, channels, height, width].
         pixel_attention_mask: int64 [batch, num_tiles, height, width].
     """
-    tiles = [(row, column, tile) for row, sample in enumerate(samples) for column, tile in enumerate(sample)]
+    tiles = [(row, column, tile) for row, own in enumerate(prompts) for column, tile in enumerate(own)]
     if not tiles:
-        raise ImageError("There is no image in any sample. Leave images out for text-only prompts.")
+        raise ImageError("There is no image in any prompt. Leave images out for text-only prompts.")
     channels, heights, widths = (set(sizes) for sizes in zip(*(tile.pixels.shape for *_, tile in tiles), strict=True))
     if len(channels) > 1:
         raise ImageError(f"The images have {sorted(channels)} channels. Set do_convert_rgb=True, or give images of one kind.")
-    shape = (len(samples), max(map(len, samples)))
+    shape = (len(prompts), max(map(len, prompts)))
     one_pixel = (TilePixels(tile.pixels[:, :1, :1], tile.unit) for *_, tile in tiles)
     dtypes = {to_values(pixel, scale, mean_std).dtype for pixel in one_pixel}
     if len(tiles) < shape[0] * shape[1]:

@@ -33,7 +33,7 @@ ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | Path | bytes | IO[by
 """A Pillow image, an array, a path, a ``data:`` or http(s) URL, a file's bytes, or an open binary file."""
 
 
-def open_image(source: ImageSource, allow_urls: AllowUrls = False) -> Image.Image | NDArray[Any]:
+def open_image(image: ImageSource, allow_urls: AllowUrls = False) -> Image.Image | NDArray[Any]:
     """Open an image. Files and bytes are decoded, turned upright by their EXIF orientation and made RGB, as the reference does.
 
     Pillow images and arrays come back as they are. Of a file with several frames or pictures (GIF, MPO) the first is taken.
@@ -46,50 +46,50 @@ def open_image(source: ImageSource, allow_urls: AllowUrls = False) -> Image.Imag
         ImageError: it cannot be found, is damaged, is of no format that is taken (`FORMATS`), has more pixels than Pillow allows
             (twice `PIL.Image.MAX_IMAGE_PIXELS`), or takes more memory or work than so many may (`check_cost`).
     """
-    if isinstance(source, Image.Image | np.ndarray):
-        return source
-    with _opened(source, allow_urls) as (file, name):
+    if isinstance(image, Image.Image | np.ndarray):
+        return image
+    with _opened(image, allow_urls) as (file, name):
         return open_file(file, name)
 
 
-def read_source(source: ImageSource, allow_urls: AllowUrls = False) -> bytes | Image.Image | NDArray[Any]:
+def read_image(image: ImageSource, allow_urls: AllowUrls = False) -> bytes | Image.Image | NDArray[Any]:
     """An image that no file, URL or later change stands behind: a file's bytes, an upright RGB image, or an array's copy.
 
     Raises:
         ImageError: as `open_image`.
     """
-    if isinstance(source, Image.Image):
-        return upright_rgb(source).copy()
-    if isinstance(source, np.ndarray):
-        return source.copy()
-    with _opened(source, allow_urls) as (file, name):
+    if isinstance(image, Image.Image):
+        return upright_rgb(image).copy()
+    if isinstance(image, np.ndarray):
+        return image.copy()
+    with _opened(image, allow_urls) as (file, name):
         content = _content(file, name)
     open_file(io.BytesIO(content), name)
     return content
 
 
 @contextmanager
-def _opened(source: Any, allow_urls: AllowUrls) -> Iterator[tuple[IO[bytes], str]]:
+def _opened(image: Any, allow_urls: AllowUrls) -> Iterator[tuple[IO[bytes], str]]:
     """A seekable file of an image, and what errors call it."""
-    if isinstance(source, ImageUrl):
-        source = _address(source.url)
-    if isinstance(source, str) and _is_data(source):
-        yield io.BytesIO(_data_url(source)), "The data: URL"
-    elif isinstance(source, str) and is_url(source):
-        yield io.BytesIO(download(source, allow_urls)), shown(source)
-    elif isinstance(source, str | Path):
+    if isinstance(image, ImageUrl):
+        image = _address(image.url)
+    if isinstance(image, str) and _is_data(image):
+        yield io.BytesIO(_data_url(image)), "The data: URL"
+    elif isinstance(image, str) and is_url(image):
+        yield io.BytesIO(download(image, allow_urls)), shown(image)
+    elif isinstance(image, str | Path):
         try:
-            file = _file(source).open("rb")
+            file = _file(image).open("rb")
         except OSError as error:
-            raise ImageError(f"{shown(source)} cannot be read ({error.strerror}). Check its permissions.") from error
+            raise ImageError(f"{shown(image)} cannot be read ({error.strerror}). Check its permissions.") from error
         with file:
-            yield file, shown(source)
-    elif isinstance(source, bytes | bytearray | memoryview):
-        yield io.BytesIO(source), "The image"
-    elif hasattr(source, "read"):
-        yield _seekable(source)
+            yield file, shown(image)
+    elif isinstance(image, bytes | bytearray | memoryview):
+        yield io.BytesIO(image), "The image"
+    elif hasattr(image, "read"):
+        yield _seekable(image)
     else:
-        raise ImageError(f"A {type(source).__name__} is not an image. Give a path, bytes, a Pillow image or a NumPy array.")
+        raise ImageError(f"A {type(image).__name__} is not an image. Give a path, bytes, a Pillow image or a NumPy array.")
 
 
 def _seekable(file: Any) -> tuple[IO[bytes], str]:
@@ -132,17 +132,17 @@ def _address(url: Any) -> str:
     )
 
 
-def _file(source: str | Path) -> Path:
+def _file(image: str | Path) -> Path:
     """The path of a file that is there."""
     try:
-        path = Path(source)
+        path = Path(image)
         missing, is_file = not path.exists(), path.is_file()
     except (OSError, ValueError):  # a name too long, or with a zero byte
         missing, is_file = True, False
     if missing:
-        raise ImageError(f"There is no image file {shown(source)}. Check the path.")
+        raise ImageError(f"There is no image file {shown(image)}. Check the path.")
     if not is_file:
-        raise ImageError(f"{shown(source)} is not a file. Give the path of one image.")
+        raise ImageError(f"{shown(image)} is not a file. Give the path of one image.")
     return path
 
 

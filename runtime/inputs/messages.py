@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ImageError, PromptError
-from ..images.source import ImageUrl, read_source
+from ..images.source import ImageUrl, read_image
 from ..outside.hosts import AllowUrls
 from ..text.prompt import IMAGE_URL_ITEMS, TEXT_TYPES, Message, check_image_count, user_turn, with_tags
 
@@ -58,7 +58,7 @@ def with_images_read(message: Message, allow_urls: AllowUrls) -> Message:
     for item in content:
         images = images_in([{"content": [item]}])
         if images:
-            items.append({"type": "image", "image": read_source(images[0], allow_urls)})
+            items.append({"type": "image", "image": read_image(images[0], allow_urls)})
         elif isinstance(item, dict) and item.get("type") in TEXT_TYPES and isinstance(item.get("text"), str):
             items.append({"type": "text", "text": item["text"]})
         else:

@@ -46,7 +46,7 @@ class ImagePreview:
 
 @dataclass(frozen=True)
 class Preview:
-    """Images as one sample of a batch."""
+    """Images as those of one prompt."""
 
     images: list[ImagePreview]
     padded_size: Size

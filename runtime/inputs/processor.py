@@ -288,19 +288,19 @@ def share_images(texts: Sequence[str], images: Any) -> list[list[ImageSource]]:
     """Images in any of the accepted nestings → one list per prompt; a flat list is shared out by the prompts' tags."""
     if images is None:
         return [[] for _ in texts]
-    samples = nested(images)
+    lists = nested(images)
     flat = not (isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple))
     if flat and len(texts) > 1:
         ends = list(accumulate((text.count(IMAGE) for text in texts), initial=0))
-        if ends[-1] != len(samples[0]):
+        if ends[-1] != len(lists[0]):
             raise PromptError(
-                f"The prompts have {ends[-1]} {IMAGE} together but {len(samples[0])} images were given. "
+                f"The prompts have {ends[-1]} {IMAGE} together but {len(lists[0])} images were given. "
                 f"Put one {IMAGE} per image, or give one list of images per prompt."
             )
-        return [samples[0][start:stop] for start, stop in pairwise(ends)]
-    if len(samples) != len(texts):
-        raise PromptError(f"There are {len(texts)} prompts but {len(samples)} lists of images. Give one list per prompt.")
-    return samples
+        return [lists[0][start:stop] for start, stop in pairwise(ends)]
+    if len(lists) != len(texts):
+        raise PromptError(f"There are {len(texts)} prompts but {len(lists)} lists of images. Give one list per prompt.")
+    return lists
 
 
 def _content(token: str | dict[str, Any]) -> str:

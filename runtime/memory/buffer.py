@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProviderError
+from ..errors import ProviderError, first_line
 from . import cuda_runtime
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Storage:
         try:
             return ort.OrtValue.ortvalue_from_shape_and_type(shape, element_type, self.device, self.gpu)
         except Exception as error:  # onnxruntime's errors share no base but Exception
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ProviderError(
                 f"The GPU gave no memory for {list(shape)} numbers ({reason:.300}). Use fewer rows or tokens."
             ) from error
@@ -71,7 +71,7 @@ class Storage:
         try:
             return _owned(ort.OrtValue.ortvalue_from_numpy(array, self.device, self.gpu), array)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ProviderError(
                 f"The GPU did not take {array.nbytes} bytes ({reason:.300}). Check it with nvidia-smi."
             ) from error

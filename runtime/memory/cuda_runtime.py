@@ -50,18 +50,18 @@ def zero(address: int, nbytes: int, gpu: int) -> None:
 def copy(target: int, source: int, nbytes: int, gpu: int) -> None:
     """Copy between addresses on a GPU and on the host."""
     runtime = _library()
-    places = ctypes.c_void_p(target), ctypes.c_void_p(source)
+    addresses = ctypes.c_void_p(target), ctypes.c_void_p(source)
     _check(runtime, runtime.cudaSetDevice(gpu))
-    _check(runtime, runtime.cudaMemcpy(*places, ctypes.c_size_t(nbytes), _ANY_DIRECTION))
+    _check(runtime, runtime.cudaMemcpy(*addresses, ctypes.c_size_t(nbytes), _ANY_DIRECTION))
     _check(runtime, runtime.cudaStreamSynchronize(None))
 
 
 def copy_lines(target: tuple[int, int], source: tuple[int, int], nbytes: int, lines: int, gpu: int) -> None:
     """Copy some lines of so many bytes; of both sides, the first one's address and the bytes from one line to the next."""
     runtime = _library()
-    places = (part for address, pitch in (target, source) for part in (ctypes.c_void_p(address), ctypes.c_size_t(pitch)))
+    addresses = (part for address, pitch in (target, source) for part in (ctypes.c_void_p(address), ctypes.c_size_t(pitch)))
     _check(runtime, runtime.cudaSetDevice(gpu))
-    _check(runtime, runtime.cudaMemcpy2D(*places, ctypes.c_size_t(nbytes), ctypes.c_size_t(lines), _ANY_DIRECTION))
+    _check(runtime, runtime.cudaMemcpy2D(*addresses, ctypes.c_size_t(nbytes), ctypes.c_size_t(lines), _ANY_DIRECTION))
     _check(runtime, runtime.cudaStreamSynchronize(None))
 
 

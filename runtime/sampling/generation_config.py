@@ -31,8 +31,8 @@ def options_in(generation: dict[str, Any], config: dict[str, Any], known: Collec
         PromptError: it sets one that would change answers and is not offered here.
     """
     text = config.get("text_config")
-    places = (generation, config, text if isinstance(text, dict) else {})
-    eos = next((c["eos_token_id"] for c in places if c.get("eos_token_id") is not None), None)
+    configs = (generation, config, text if isinstance(text, dict) else {})
+    eos = next((c["eos_token_id"] for c in configs if c.get("eos_token_id") is not None), None)
     given = {name: generation[name] for name in known if generation.get(name) is not None} | {"eos_token_id": eos}
     chosen = {name: _as_read(name, value) for name, value in given.items() if value is not None}
     beams = is_whole(chosen.get("num_beams")) and chosen["num_beams"] > 1

@@ -104,7 +104,7 @@ class TokenChooser:
         """The next token of every row; logits float32 [rows, vocab] are changed."""
         self.constrain(logits, [history for history, _ in rows])
         if self.options.do_sample:
-            return [self._sample(scores, random) for scores, (_, random) in zip(logits, rows, strict=True)]
+            return [self._draw(scores, random) for scores, (_, random) in zip(logits, rows, strict=True)]
         tokens = logits.argmax(-1)
         if np.isneginf(logits[np.arange(len(tokens)), tokens]).any():
             raise nothing_left()
@@ -132,7 +132,7 @@ class TokenChooser:
                 tokens, left = tokens[kept], left[kept]
         return tokens, left
 
-    def _sample(self, scores: NDArray[np.float32], random: np.random.Generator) -> int:
+    def _draw(self, scores: NDArray[np.float32], random: np.random.Generator) -> int:
         tokens, left = self.filter(scores)
         if not len(tokens):
             raise nothing_left()

@@ -34,17 +34,17 @@ class ChatTemplate:
     """A compiled template.
 
     Args:
-        source: Jinja text.
+        text: Jinja.
         variables: what a template may name besides the messages: bos_token, eos_token, …
     """
 
-    def __init__(self, source: str, variables: dict[str, str]) -> None:
+    def __init__(self, text: str, variables: dict[str, str]) -> None:
         functions = {"raise_exception": _raise, "strftime_now": _strftime_now}
-        self._environment, self._source = MeteredEnvironment({"tojson": _tojson}, functions, variables), source
+        self._environment, self._jinja = MeteredEnvironment({"tojson": _tojson}, functions, variables), text
         self._variables, self._lost = variables, LostText(self._text)
 
     def __reduce__(self) -> tuple[Any, ...]:  # Jinja's code cannot be pickled
-        return ChatTemplate, (self._source, self._variables)
+        return ChatTemplate, (self._jinja, self._variables)
 
     def check(self) -> None:
         """Raise ModelFolderError unless it is valid Jinja."""
@@ -54,7 +54,7 @@ class ChatTemplate:
     def _template(self) -> Template:
         """Compiled when it is first used: raw prompts do without."""
         try:
-            return self._environment.from_string(self._environment.syntax_tree(self._source))
+            return self._environment.from_string(self._environment.syntax_tree(self._jinja))
         except Exception as error:  # Python's compiler has limits of its own
             raise ModelFolderError(
                 f"The chat template is not valid Jinja ({first_line(error)}). Pass raw text with raw=True."
@@ -112,21 +112,21 @@ class ChatTemplate:
 
 def load_chat_template(folder: Path, variables: dict[str, str]) -> ChatTemplate | None:
     """The default template of a folder, or None: from the places where the reference's processor or tokenizer keeps it."""
-    source: Any = find_json(folder, "processor_config.json").get("chat_template")
-    if source is None:
-        source = find_json(folder, "chat_template.json").get("chat_template")
-    if source is None and (path := find_file(folder, "chat_template.jinja")):
+    template: Any = find_json(folder, "processor_config.json").get("chat_template")
+    if template is None:
+        template = find_json(folder, "chat_template.json").get("chat_template")
+    if template is None and (path := find_file(folder, "chat_template.jinja")):
         try:
-            source = path.read_text(encoding="utf-8")
+            template = path.read_text(encoding="utf-8")
         except ValueError as error:
             raise ModelFolderError(f"{path} is not UTF-8 text ({error}). Download it again.") from error
-    if source is None:
-        source = find_json(folder, "tokenizer_config.json").get("chat_template")
-    if isinstance(source, list):  # several, as objects with name and template
-        source = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-    if isinstance(source, dict):
-        source = source.get("default")
-    return ChatTemplate(source, variables) if isinstance(source, str) else None
+    if template is None:
+        template = find_json(folder, "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several, as objects with name and template
+        template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+    if isinstance(template, dict):
+        template = template.get("default")
+    return ChatTemplate(template, variables) if isinstance(template, str) else None
 
 
 class _RefusedError(TemplateError):
