@@ -1,16 +1,17 @@
-# make run    install the runtime (no torch) into .venv and answer a question about a picture
-# make check  install everything, lint, check types and the borders between rooms
-# make test   the same, and the tests
-# make coverage  the tests again, counting the package's lines that ran; fails below the share in pyproject.toml
-# make test-sweep   what the tests look at in a few models, in every model and type, and with more seeds
-# make test-edges   2,000 hostile calls of the command line
-# make test-hostile 6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
+# make run           install the runtime (no torch) into .venv and answer a question about a picture
+# make install       install everything, torch and tests included
+# make check         the same; lint, check types and the borders between rooms
+# make test          the same, and the tests
+# make coverage      the tests, counting the package's lines that they run; fails below the share in pyproject.toml
+# make test-sweep    what the tests look at in a few models, in every model and type, and with more seeds
+# make test-edges    2,000 hostile calls of the command line
+# make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test coverage test-sweep test-edges test-hostile check clean
+.PHONY: install run test coverage test-sweep test-edges test-hostile check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,7 +30,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 run: .venv/.package
 	cd examples && env -u IDEFICS2_ONNX_MODEL ../$(BIN)/idefics2-onnx run shapes.png "What is in the picture?"
 
-check: .venv/.everything .venv/.package
+install: .venv/.everything .venv/.package
+
+check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=tests/support $(BIN)/mypy -p idefics2_onnx -m typed_app
@@ -38,16 +41,16 @@ check: .venv/.everything .venv/.package
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
-coverage: .venv/.everything .venv/.package
+coverage: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile --cov --cov-report term
 
-test-sweep: .venv/.everything .venv/.package
+test-sweep: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
 
-test-edges: .venv/.everything .venv/.package
+test-edges: install
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/edge_fuzz.py --cases 2000 --seed 0
 
-test-hostile: .venv/.everything .venv/.package
+test-hostile: install
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/hostile_fuzz.py --cases 6000 --seed 0
 
 clean:
