@@ -57,7 +57,7 @@ class Ours:
     def answer(self) -> None:
         image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         pixels = self.model.processor.image_processor(image, do_image_splitting=False)["pixel_values"]
-        ids = np.concatenate([[1], np.full(self.sizes.image_seq_len, self.sizes.image_token_id), self.ids[0, :100]])[None]
+        ids = np.concatenate([[1], np.full(self.sizes.tokens_per_image, self.sizes.image_token_id), self.ids[0, :100]])[None]
         self.model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=NEW, eos_token_id=[])
 
 

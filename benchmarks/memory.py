@@ -44,7 +44,7 @@ def answering(folder: str, device: str) -> dict[str, float]:
     sizes, random = model.engine.sizes, np.random.default_rng(0)
     image = random.integers(0, 256, (735, 980, 3), dtype=np.uint8)
     pixels = model.processor.image_processor(image, do_image_splitting=False)["pixel_values"]
-    tags = np.full(sizes.image_seq_len, sizes.image_token_id)
+    tags = np.full(sizes.tokens_per_image, sizes.image_token_id)
     ids = np.concatenate([[1], tags, random.integers(3, 200, TOKENS - NEW - 1 - len(tags))])[None]
     model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=NEW, eos_token_id=[])
     return {**found, "answered": peak()}

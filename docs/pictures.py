@@ -20,7 +20,7 @@ ROOMS = {
     "errors": "of the runtime", "parallel": "threads",
     "pipeline": "the steps, in order", "opening": "does it open?", "verification": "is it the checkpoint?",
     "processor_source": "an adapter's own files", "weights": "streamed", "quantisation": "fewer bits",
-    "processor_files": "tokenizer, configs", "source": "checkpoints, adapters", "trace": "torch → ONNX",
+    "processor_files": "tokenizer, configs", "model_card": "README", "source": "checkpoints, adapters", "trace": "torch → ONNX",
     "bundle": "all or nothing", "packing": "4 and 8 bits", "journal": "how far it is",
 }  # fmt: skip
 """A few words about each; a floor of five has room for names only."""
@@ -109,7 +109,7 @@ def three_graphs() -> str:
         box(620, 190, 150, 56, ["decoder.onnx", "Mistral"], graph),
         box(620, 30, 150, 56, ["keys and values", "one buffer per layer"], data),
         box(620, 330, 150, 56, ["choose a token", "and stop at an end token"], host),
-        arrow((170, 58), (328, 58)), words(180, 50, "pixel_values"), words(180, 74, "position_ids"),
+        arrow((170, 58), (328, 58)), words(180, 50, "pixel_values"),
         arrow((405, 86), (405, 188)), words(413, 140, "image_features"),
         arrow((170, 218), (328, 218)), words(180, 210, "input_ids"), words(180, 234, "feature_rows"),
         arrow((480, 218), (618, 218)), words(490, 210, "inputs_embeds"),

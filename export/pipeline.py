@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
+from ..runtime.folder import MODEL_CARD
 from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
+from .model_card import write_model_card
 from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
@@ -105,8 +107,9 @@ def export_model(
         models = _smoothed_models(model, quantisation, partial, calibrate, listener) if quantisation else {}
         files = _write_graphs(model, models, quantisation, dtype, flavour, workplace, listener)
         _check_unchanged(given, before)
-        files |= {path.name: file_entry(path) for path in sorted(partial.iterdir()) if path.name not in files}
+        files |= {path.name: file_entry(path) for path in sorted(partial.iterdir()) if path.name not in (*files, MODEL_CARD)}
         manifest = Manifest(
+            architecture="idefics2",
             precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
             dtype=dtype,
             quantisation=asdict(quantisation) if quantisation else None,
@@ -118,6 +121,7 @@ def export_model(
             model=model.sizes,
             files=files,
         )
+        write_model_card(partial, manifest, checkpoint.folder)
         write_manifest(partial, manifest)
         verification = None
         if verify != "never":

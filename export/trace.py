@@ -26,6 +26,7 @@ from ..graphs.contract import AttentionFlavour, Dtype, GraphName, ModelSizes, in
 from ..graphs.decoder import Decoder
 from ..graphs.embedding import Embedding
 from ..graphs.operators import Fused, Operators, Standard
+from ..graphs.positions import position_table
 from ..graphs.vision import Projection, Vision
 from .packing import Packing
 
@@ -127,12 +128,14 @@ def trace_graphs(config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attent
         names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
         kind = TORCH_DTYPES[dtype]
         decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=kind) for table in (cos, sin)))
-        tables = {id(decoder.cos): cos, id(decoder.sin): sin}
+        vision = Vision(model.model, operators, sizes.max_patches)
         modules: dict[GraphName, Callable[[], nn.Module]] = {
-            "vision": lambda: Vision(model.model, operators),
+            "vision": lambda: vision,
             "embedding": lambda: Embedding(model.model),
             "decoder": lambda: decoder,
         }
+    positions = torch.from_numpy(position_table(sizes.positions_per_side, sizes.max_patches))
+    tables = {id(decoder.cos): cos, id(decoder.sin): sin, id(vision.positions): positions}
     for name, build in modules.items():
         with fake_mode():
             module = build()
@@ -152,8 +155,8 @@ def _trace(name: GraphName, module: nn.Module, sizes: ModelSizes, dtype: Dtype, 
     if name == "vision":
         side = 2 * sizes.patch_size
         pixels = torch.zeros(2, 3, side, side + sizes.patch_size, dtype=torch.float32 if dtype == "bf16" else kind)
-        inputs = (pixels, torch.zeros(6, dtype=torch.int64))
-        shapes = ({0: auto, 2: auto, 3: auto}, {0: auto})
+        inputs = (pixels,)
+        shapes = ({0: auto, 2: auto, 3: auto},)
     elif name == "embedding":
         ids = torch.zeros(batch, seq, dtype=torch.int64)
         inputs = (ids, torch.zeros(4, sizes.hidden_size, dtype=kind), ids.clone())
@@ -236,7 +239,7 @@ def store_narrow(traced: TracedGraph, dtype: Dtype) -> TracedGraph:
     """Store what computes in fp32 in the graph's own type, and widen it in the graph: sessions fold that as they open."""
     graph, narrow, result = traced.model.graph, TORCH_DTYPES[dtype], dict(traced.weights)
     for name, weight in traced.weights.items():
-        if weight.dtype == narrow:
+        if weight.dtype == narrow or not weight.dtype.is_floating_point:
             continue
         wide = graph.initializers.pop(name)
         value = ir.Value(name=name, type=ir.TensorType(ONNX_DTYPES[narrow]), shape=wide.shape)

@@ -18,15 +18,17 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """How a graph's weights are stored."""
 AttentionFlavour = Literal["fused", "standard"]
+Architecture = Literal["idefics2", "idefics"]
 GraphName = Literal["vision", "embedding", "decoder", "prompt"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 GRAPHS: tuple[GraphName, ...] = ("vision", "embedding", "decoder")
 """What every folder holds. Some also have "prompt": the decoder again, with weights that read prompts faster."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "idefics2_onnx.json"
 TENSOR_TYPES: dict[Dtype, str] = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 FLOAT, INT = "tensor(float)", "tensor(int64)"
@@ -97,14 +99,27 @@ class ModelSizes:
     """Longest sequence, prompt and answer together, in tokens."""
     sliding_window: int | None
     """A token attends to this many last tokens, itself included; None for all of them."""
+    num_cross_layers: int
+    """Layers that look at images apart from their tokens; none in Idefics2."""
     image_token_id: int
+    tokens_per_image: int
+    """Image tokens in a prompt per image (or tile of a split image)."""
     image_seq_len: int
-    """Tokens, and rows of image_features, per image (or tile of a split image)."""
+    """Rows of image_features per image (or tile)."""
+    vision_width: int
+    """Width of a row of image_features; hidden_size in Idefics2."""
+    image_size: int | None
+    """Side of every image, in pixels; None where the vision graph takes images of any size."""
     patch_size: int
     """Side of a patch, in pixels."""
     positions_per_side: int
     """Side of the square table of patch positions."""
     num_parameters: int
+
+    @property
+    def max_patches(self) -> int:
+        """Most patches along a side of an image: so far goes the table of positions in a vision graph that takes any size."""
+        return max(4 * self.positions_per_side, 128)
 
 
 def key_value_names(layers: int, prefix: Literal["past_key_values", "present"]) -> list[str]:
@@ -140,8 +155,7 @@ class Interface:
 def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
     """The interface of one graph of a model.
 
-    vision     pixel_values of images of one size, unpadded, and the position of each patch in row-major order, shared by
-               all of them → one row of image_features per image token.
+    vision     pixel_values of images of one size, unpadded → image_seq_len rows of image_features each.
     embedding  token ids and, for each, the row of image_features that stands in its place (−1: the token's own row of
                the embedding table).
     decoder    Rows are right-padded. attention_mask counts a row's tokens, the new ones included, and is at least as wide
@@ -158,30 +172,29 @@ def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
             inputs=(
                 # NumPy has no bfloat16, so pixels stay float32 there.
                 TensorSpec("pixel_values", FLOAT if dtype == "bf16" else type_, ("num_images", 3, "height", "width")),
-                TensorSpec("position_ids", INT, ("num_patches",)),
             ),
-            outputs=(TensorSpec("image_features", type_, ("num_images", sizes.image_seq_len, hidden)),),
+            outputs=(TensorSpec("image_features", type_, ("num_images", sizes.image_seq_len, sizes.vision_width)),),
         )
     if graph == "embedding":
         return Interface(
             inputs=(
-                TensorSpec("input_ids", INT, ("batch", "seq")),
+                TensorSpec("input_ids", INT, ("batch_size", "seq")),
                 TensorSpec("image_features", type_, ("num_rows", hidden)),
-                TensorSpec("feature_rows", INT, ("batch", "seq")),
+                TensorSpec("feature_rows", INT, ("batch_size", "seq")),
             ),
-            outputs=(TensorSpec("inputs_embeds", type_, ("batch", "seq", hidden)),),
+            outputs=(TensorSpec("inputs_embeds", type_, ("batch_size", "seq", hidden)),),
         )
     heads, head_dim, layers = sizes.num_key_value_heads, sizes.head_dim, sizes.num_layers
-    past = (TensorSpec(n, type_, ("batch", heads, "past", head_dim)) for n in key_value_names(layers, "past_key_values"))
-    present = (TensorSpec(n, type_, ("batch", heads, "present", head_dim)) for n in key_value_names(layers, "present"))
+    past = (TensorSpec(n, type_, ("batch_size", heads, "past", head_dim)) for n in key_value_names(layers, "past_key_values"))
+    present = (TensorSpec(n, type_, ("batch_size", heads, "present", head_dim)) for n in key_value_names(layers, "present"))
     return Interface(
         inputs=(
-            TensorSpec("inputs_embeds", type_, ("batch", "seq", hidden)),
-            TensorSpec("attention_mask", INT, ("batch", "total_seq")),
-            TensorSpec("logit_positions", INT, ("batch", "k")),
+            TensorSpec("inputs_embeds", type_, ("batch_size", "seq", hidden)),
+            TensorSpec("attention_mask", INT, ("batch_size", "total_seq")),
+            TensorSpec("logit_positions", INT, ("batch_size", "k")),
             *past,
         ),
-        outputs=(TensorSpec("logits", FLOAT, ("batch", "k", sizes.vocab_size)), *present),
+        outputs=(TensorSpec("logits", FLOAT, ("batch_size", "k", sizes.vocab_size)), *present),
     )
 
 
@@ -197,6 +210,7 @@ class FileEntry:
 class Manifest:
     """``idefics2_onnx.json``: what a model folder holds, where it came from, and the hash of each of its files."""
 
+    architecture: Architecture
     precision: dict[GraphName, Precision]
     dtype: Dtype
     quantisation: dict[str, Any] | None
@@ -235,12 +249,14 @@ class Manifest:
         for graph in (*GRAPHS, *graphs):
             _expect(graphs.get(graph) in PRECISIONS, f"precision.{graph}", graphs.get(graph))
         _expect(set(graphs) <= {*GRAPHS, "prompt"}, "precision", sorted(graphs))
+        _expect(fields["architecture"] in ARCHITECTURES, "architecture", fields["architecture"])
         _expect(fields["dtype"] in DTYPES, "dtype", fields["dtype"])
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
         fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
         for name, value in dataclasses.asdict(sizes).items():
             limit = _MAX_LAYERS if name == "num_layers" else _MAX_SIZE
-            _expect(value is None or (0 if name == "image_token_id" else 1) <= value <= limit, f"model.{name}", value)
+            least = 0 if name in ("image_token_id", "num_cross_layers") else 1
+            _expect(value is None or least <= value <= limit, f"model.{name}", value)
         _expect(sizes.image_token_id < sizes.vocab_size, "model.image_token_id", sizes.image_token_id)
         fields["files"] = {
             name: FileEntry(**_fields(FileEntry, entry, f"files.{name}.")) for name, entry in fields["files"].items()
@@ -258,7 +274,7 @@ _MAX_SIZE, _MAX_LAYERS = 10**12, 10_000
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,), "str": (str,), "int | None": (int, type(None)), "str | None": (str, type(None)),
     "dict[str, Any] | None": (dict, type(None)),
-    "Dtype": (str,), "AttentionFlavour": (str,), "ModelSizes": (dict,),
+    "Dtype": (str,), "Architecture": (str,), "AttentionFlavour": (str,), "ModelSizes": (dict,),
 }  # fmt: skip
 
 

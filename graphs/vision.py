@@ -1,8 +1,8 @@
 """vision.onnx: Idefics2's SigLIP encoder and its connector (SwiGLU projection, perceiver), for images of one size.
 
 There is no padding mask: the host runs images of equal size together, unpadded, which gives the numbers of the reference's
-padded and masked batch without its wasted patches. Positions come from the host as well, because execution providers round
-the reference's float32 arithmetic differently.
+padded and masked batch without its wasted patches. Positions are read from a table of integers: execution providers round the
+reference's float32 arithmetic differently, and ONNX Runtime's fusions change it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.onnx.ops import symbolic
 from transformers.models.idefics2.modeling_idefics2 import Idefics2Model
 
 from .operators import Operators
@@ -56,26 +57,39 @@ def projection_blocks(width: int) -> list[range]:
 
 
 class Vision(nn.Module):
-    """pixel_values [num_images, 3, height, width], position_ids [num_patches] → image_features [num_images, latents, hidden].
+    """pixel_values [num_images, 3, height, width] → image_features [num_images, latents, hidden].
 
     The connector computes in the precision of its own weights, which the exporter keeps at float32 in float16 graphs: its
     wide SwiGLU overflows half precision on some images.
     """
 
-    def __init__(self, model: Idefics2Model, operators: Operators) -> None:
+    def __init__(self, model: Idefics2Model, operators: Operators, max_patches: int) -> None:
         super().__init__()
         self.vision_model, self.connector, self.operators = model.vision_model, model.connector, operators
+        self.side: int = model.vision_model.embeddings.num_patches_per_side
+        self.positions = nn.Parameter(torch.empty(max_patches + 1, max_patches, dtype=torch.int32), requires_grad=False)
 
-    def forward(self, pixel_values: Tensor, position_ids: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor) -> Tensor:
         encoder = self.vision_model
         pixels = pixel_values.to(encoder.embeddings.patch_embedding.weight.dtype)
-        x = encoder.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        x = x + encoder.embeddings.position_embedding(position_ids)
+        patches = encoder.embeddings.patch_embedding(pixels)
+        rows, columns = (self._buckets(patches, axis) for axis in (2, 3))
+        positions = (rows[:, None] * self.side + columns).flatten()
+        x = patches.flatten(2).transpose(1, 2) + encoder.embeddings.position_embedding(positions)
         for layer in encoder.encoder.layers:
             x = self._encode(layer, x)
         x = encoder.post_layernorm(x)
         features = self._resample(self.connector.modality_projection(x.to(self.connector.perceiver_resampler.latents.dtype)))
         return features.to(x.dtype)
+
+    def _buckets(self, patches: Tensor, axis: int) -> Tensor:
+        """Positions along an axis of [num_images, width, rows, columns], int32: the start of the table's row for so many."""
+        count = symbolic("Shape", (patches,), {"start": axis, "end": axis + 1}, dtype=torch.int64, shape=(1,), version=21)
+        longest = self.positions.shape[1]
+        whole = symbolic("Gather", (self.positions, count), {"axis": 0}, dtype=torch.int32, shape=(1, longest), version=13)
+        zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+        inputs = (whole, zero, count, one)
+        return symbolic("Slice", inputs, dtype=torch.int32, shape=(1, patches.shape[axis]), version=13).squeeze(0)
 
     def _encode(self, layer: Any, x: Tensor) -> Tensor:
         attention, h = layer.self_attn, layer.layer_norm1(x)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from ..graphs.errors import ModelFolderError
-from .outside.hub import HUB_ID, download
+from .outside.hub import check_subfolder, download, hub_folder, inside
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 """The model that ships with the package."""
@@ -20,6 +20,8 @@ HASHED_UP_TO = 64 << 20
 """Bytes; larger files are compared by size when a folder is opened, and by hash only by `verify`: 17 GB take too long."""
 MAX_JSON = 64 << 20
 """Bytes. The largest tokenizers that are in use have half of it."""
+MODEL_CARD = "README.md"
+"""Not in the manifest: it may be edited."""
 PROCESSOR_FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
     "tokenizer_config.json", "chat_template.json", "chat_template.jinja",
@@ -35,8 +37,8 @@ class ModelFolder:
     manifest: Manifest
 
     @classmethod
-    def open(cls, source: str | Path | None = None, revision: str | None = None) -> ModelFolder:
-        """A folder, a hub id (downloaded first), or None for the demo model.
+    def open(cls, source: str | Path | None = None, revision: str | None = None, subfolder: str = "") -> ModelFolder:
+        """A folder, a hub id (downloaded first), or None for the demo model; or a folder inside of that.
 
         Raises:
             ModelFolderError: not a model folder, or a file of it is missing, has another size, or (up to 64 MiB) another hash.
@@ -44,10 +46,10 @@ class ModelFolder:
         if not isinstance(source, str | Path | None):
             raise ModelFolderError(f"The source is {source!r:.60}. Give a model folder, a hub id, or nothing for the demo model.")
         path = _demo() if source is None else Path(source)
-        if not os.path.isdir(path):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
-            if not HUB_ID.fullmatch(str(source)) or os.path.exists(path):  # noqa: PTH110
-                raise ModelFolderError(f"{source!s:.200} is not a folder. Give a model folder made by `idefics2-onnx export`.")
-            path = _download(str(source), revision)
+        found = _here_or_on_the_hub(path, subfolder)
+        if found is None:
+            raise ModelFolderError(f"{source!s:.200} is not a folder. Give a model folder made by `idefics2-onnx export`.")
+        path = found if isinstance(found, Path) else _download(*found, revision)
         folder = cls(path, read_manifest(path))
         folder.check(HASHED_UP_TO)
         return folder
@@ -70,8 +72,8 @@ class ModelFolder:
                 )
 
     def unlisted(self) -> list[str]:
-        """Names in the folder that the manifest does not vouch for, hidden ones aside."""
-        known = {MANIFEST, *self.manifest.files}
+        """Names in the folder that the manifest does not vouch for, hidden ones and the model card aside."""
+        known = {MANIFEST, MODEL_CARD, *self.manifest.files}
         return sorted(path.name for path in self.path.iterdir() if path.name not in known and not path.name.startswith("."))
 
     def file(self, name: str) -> Path:
@@ -86,11 +88,22 @@ class ModelFolder:
         return find_json(self.path, name)
 
 
-def processor_folder(source: str | Path) -> Path:
-    """A folder, or where the processor's files of a hub repository are, once downloaded."""
-    if os.path.exists(source) or not HUB_ID.fullmatch(str(source)):  # noqa: PTH110
-        return Path(source)
-    return download(str(source), None, PROCESSOR_FILES, [["preprocessor_config.json", "processor_config.json"]])
+def processor_folder(source: str | Path, subfolder: str = "") -> Path:
+    """A folder, or where the processor's files of a hub repository are, once downloaded; or a folder inside of that."""
+    found = _here_or_on_the_hub(Path(source), subfolder)
+    if found is None or isinstance(found, Path):
+        return found or Path(source)
+    hub_id, folder = found
+    needed = inside(folder, ["preprocessor_config.json", "processor_config.json"])
+    return download(hub_id, None, inside(folder, PROCESSOR_FILES), [needed]) / folder
+
+
+def _here_or_on_the_hub(path: Path, subfolder: str) -> Path | tuple[str, str] | None:
+    """A folder that is here, or hub id and subfolder of one that may be on the hub; None for a path that is neither."""
+    if os.path.isdir(path):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
+        check_subfolder(subfolder)
+        return path / subfolder
+    return None if os.path.exists(path) else hub_folder(path.as_posix(), subfolder)  # noqa: PTH110
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -100,7 +113,7 @@ def find_file(folder: Path, name: str) -> Path | None:
         return None
     root = folder.resolve()
     # The hub's cache keeps a snapshot's files as links into its blobs.
-    homes = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    homes = [root, *(above.parent / "blobs" for above in root.parents if above.name == "snapshots")]
     if not any(path.resolve().is_relative_to(home) for home in homes):
         raise ModelFolderError(f"{path} is a link to a file outside its folder. Copy the file into the folder.")
     return path
@@ -142,13 +155,18 @@ def _hash_matches(path: Path, entry: FileEntry, on_bytes: Callable[[int], None])
     return digest.hexdigest() == entry.sha256
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, subfolder: str, revision: str | None) -> Path:
     """Download the manifest and then what it lists, of a repository that may hold much else."""
-    folder = download(hub_id, revision, [MANIFEST], [[MANIFEST]])
+    manifest = inside(subfolder, [MANIFEST])
+    snapshot = download(hub_id, revision, manifest, [manifest])
+    folder = snapshot / subfolder
     if not (folder / MANIFEST).is_file():
-        raise ModelFolderError(f"{hub_id} on the hub has no {MANIFEST}, so it is no model folder. Export it first.")
-    names = list(read_manifest(folder).files)
-    return download(hub_id, folder.name, names, [[name] for name in names])
+        name, advice = hub_id, "Export it first, or name a folder inside of it, as in owner/name:int8."
+        if subfolder:
+            name, advice = f"{hub_id}:{subfolder}", "Check the folder's name."
+        raise ModelFolderError(f"{name} on the hub has no {MANIFEST}, so it is no model folder. {advice}")
+    names = inside(subfolder, list(read_manifest(folder).files))
+    return download(hub_id, snapshot.name, names, [[name] for name in names]) / subfolder
 
 
 def _demo() -> Path:

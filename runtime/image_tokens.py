@@ -36,7 +36,7 @@ def image_places(ids: Sequence[int] | NDArray[np.int64], sizes: ModelSizes) -> N
 
 def count_tiles(ids: Sequence[int], sizes: ModelSizes) -> int:
     """How many whole tiles the image tokens among these ids stand for."""
-    return ids.count(sizes.image_token_id) // sizes.image_seq_len
+    return ids.count(sizes.image_token_id) // sizes.tokens_per_image
 
 
 def told_apart(ids: Sequence[int], tiles: Sequence[bytes], sizes: ModelSizes) -> tuple[object, ...]:
@@ -45,7 +45,7 @@ def told_apart(ids: Sequence[int], tiles: Sequence[bytes], sizes: ModelSizes) ->
     seen = 0
     for token in ids:
         if token == sizes.image_token_id:
-            tile, number = divmod(seen, sizes.image_seq_len)
+            tile, number = divmod(seen, sizes.tokens_per_image)
             found.append((tiles[tile], number))
             seen += 1
         else:

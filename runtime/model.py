@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..graphs.errors import ModelFolderError
 from .chat import Chat
 from .checks import cache_bytes, is_one_of
 from .devices.device import Provider
@@ -76,6 +77,7 @@ class Idefics2:
         session_options: ort.SessionOptions | None = None,
         gpu_options: GpuOptions | None = None,
         revision: str | None = None,
+        subfolder: str = "",
         allow_urls: AllowUrls = False,
         image_cache: int = DEFAULT_IMAGE_CACHE,
         prefix_cache: int = 0,
@@ -84,6 +86,8 @@ class Idefics2:
 
         Args:
             source: folder, hub id, or None for the small model that ships with the package.
+            revision, subfolder: branch, tag or commit of a hub id, and the folder inside of the repository; "owner/name:int8" is
+                the hub id with a subfolder.
             device: "auto", "cpu", "cuda", "tensorrt" (for images, the rest as on "cuda"; "cuda:1" and "tensorrt:1" are the second
                 GPU), or "openvino" (for images, the rest as on "cpu"). Single graphs may go elsewhere: "cuda,vision=tensorrt".
             providers, session_options: ONNX Runtime's own. Providers replace the device; options get the configuration entries
@@ -100,7 +104,9 @@ class Idefics2:
         """
         for name, size in (("image_cache", image_cache), ("prefix_cache", prefix_cache)):
             cache_bytes(name, size)
-        folder = ModelFolder.open(source, revision)
+        folder = ModelFolder.open(source, revision, subfolder)
+        if folder.manifest.architecture != "idefics2":
+            raise ModelFolderError(f"{folder.path} holds an {folder.manifest.architecture} model. Export an Idefics2 checkpoint.")
         files = HostFiles.read(folder.path, folder.manifest.model, allow_urls)  # first, as it takes less time than the graphs
         sessions = open_sessions(folder, device, providers, session_options, gpu_options)
         return cls(folder, files, Engine.open(folder, sessions, image_cache), prefix_cache)

@@ -61,7 +61,7 @@ class Sample:
         if max(self.ids) >= sizes.vocab_size or min(self.ids) < 0:
             wrong = max(self.ids) if max(self.ids) >= sizes.vocab_size else min(self.ids)
             raise PromptError(f"The prompt has the token {wrong}, but the model knows {sizes.vocab_size}. Check the ids.")
-        found, needed = self.ids[self.reused :].count(sizes.image_token_id), len(self.tiles) * sizes.image_seq_len
+        found, needed = self.ids[self.reused :].count(sizes.image_token_id), len(self.tiles) * sizes.tokens_per_image
         if found != needed:
             raise PromptError(
                 f"The prompt has {found} image tokens but {len(self.tiles)} tiles take {needed}. "
@@ -74,14 +74,19 @@ class Sample:
                 raise PromptError(
                     f"An image is smaller than one patch of {sizes.patch_size} pixels. Resize images (do_resize=True)."
                 )
+            elif max(tile.shape[1:]) // sizes.patch_size > sizes.max_patches:
+                raise PromptError(
+                    f"An image is {tile.shape[2]}×{tile.shape[1]} pixels, and this model takes "
+                    f"{(sizes.max_patches + 1) * sizes.patch_size - 1} a side at most. Resize images (do_resize=True)."
+                )
 
 
 def check_features(features: NDArray[Any], sizes: ModelSizes) -> None:
     """Raise PromptError unless these are one tile's features of this model."""
-    if features.shape != (sizes.image_seq_len, sizes.hidden_size):
+    if features.shape != (sizes.image_seq_len, sizes.vision_width):
         raise PromptError(
             f"Image features of one tile have the shape {list(features.shape)}. "
-            f"This model's are {[sizes.image_seq_len, sizes.hidden_size]}: take them from its encode_images."
+            f"This model's are {[sizes.image_seq_len, sizes.vision_width]}: take them from its encode_images."
         )
 
 

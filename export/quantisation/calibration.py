@@ -65,7 +65,7 @@ class CalibrationSet:
 
         Returns ids [seq], and for each the row of the pictures' features [pictures × latents, hidden] in its place, or −1.
         """
-        image = torch.full((sizes.image_seq_len,), sizes.image_token_id)
+        image = torch.full((sizes.tokens_per_image,), sizes.image_token_id)
         ids, rows = [], []
         for index, prompt in enumerate(self.prompts):
             if index % 2 == 0:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...graphs.errors import ModelFolderError
 from ...runtime.errors import first_line
+from ...runtime.folder import MODEL_CARD
 from ...runtime.outside.hub import HUB_ID, download
 from ..direct_io import read_direct
 from ..errors import CheckpointError
@@ -25,7 +26,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template.json",
     "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", *_TOKENIZERS, _INDEX, _SINGLE,
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CARD,
 )  # fmt: skip
 """What an export reads of a hub repository besides the weights of an index."""
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library's own bound

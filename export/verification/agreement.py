@@ -20,7 +20,6 @@ from ..quantisation.calibration import CalibrationSet
 from ..source.source_model import SourceModel
 from ..source.streamed import hidden_states, image_features, streamed_reference
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
-from .example import position_ids
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class LayeredFolder:
     def features(self, pixels: Tensor) -> Tensor:
         graph = Cut.open(self.folder, "vision")
         borders = [*graph.borders(VISION_NORM), graph.input_of(LAST_VISION_NORM)]
-        inputs = {"pixel_values": pixels, "position_ids": position_ids(pixels[0], self.manifest)}
+        inputs = {"pixel_values": pixels}
         x = torch.from_numpy(graph.run(inputs, [borders[0]])[0])
         for border, following in itertools.pairwise([*borders, "image_features"]):
             x = torch.from_numpy(graph.run({**inputs, border: x}, [following])[0])

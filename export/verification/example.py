@@ -35,20 +35,7 @@ class Example:
             ids = torch.randint(0, sizes.vocab_size, shape, generator=generator)
             return torch.where(ids == sizes.image_token_id, (ids + 1) % sizes.vocab_size, ids)
 
-        image = torch.full((sizes.image_seq_len,), sizes.image_token_id)
-        room = max(2, min(8, (sizes.max_positions - 2 * sizes.image_seq_len - STEPS) // 3))
+        image = torch.full((sizes.tokens_per_image,), sizes.image_token_id)
+        room = max(2, min(8, (sizes.max_positions - 2 * sizes.tokens_per_image - STEPS) // 3))
         prompts = [torch.cat([text(room), image, text(room), image, text(room)]), text(room)]
         return cls(images, prompts, text(len(prompts), STEPS))
-
-
-def position_ids(image: Tensor, manifest: Manifest) -> Tensor:
-    """Positions of an image's patches, by the reference's own float32 formula."""
-    side = manifest.model.positions_per_side
-    edges = torch.arange(1 / side, 1.0, 1 / side)
-
-    def buckets(pixels: int) -> Tensor:
-        count = torch.tensor(pixels // manifest.model.patch_size)
-        fractions = torch.arange(int(count), dtype=torch.float32) * (1.0 / count)
-        return torch.bucketize(fractions.clamp(max=1.0 - 1e-6), edges, right=True)
-
-    return (buckets(image.shape[1])[:, None] * side + buckets(image.shape[2])).flatten()

@@ -23,7 +23,7 @@ _BLOCK = 1 << 23
 """Numbers of a tensor that are copied at once."""
 _TORCH_DTYPES = {
     ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16,
-    ir.DataType.INT8: torch.int8, ir.DataType.UINT8: torch.uint8, ir.DataType.INT64: torch.int64,
+    ir.DataType.INT8: torch.int8, ir.DataType.UINT8: torch.uint8, ir.DataType.INT32: torch.int32, ir.DataType.INT64: torch.int64,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from ..heap import trim
 from ..source.source_model import SourceModel
 from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
 from .difference import Difference
-from .example import Example, position_ids
+from .example import Example
 from .graphs import load_graph, opened, run
 from .reference import COPIES, Reference, patch_grid
 
@@ -36,7 +36,7 @@ def compare_layers(folder: Path, manifest: Manifest, source: SourceModel, unroun
     """Every piece of every graph; `unrounded`: beside the checkpoint's numbers instead of a folder's integers."""
     example, reference = Example.for_model(manifest), Reference.of(folder, manifest, source, unrounded=unrounded)
     image = example.images[1]
-    yield from _vision(_Pieces(Cut.open(folder, "vision"), reference, _image(image, manifest)), image[None])
+    yield from _vision(_Pieces(Cut.open(folder, "vision"), reference, {"pixel_values": image[None]}), image[None])
     prompt = example.prompts[0]
     yield from _embedding(folder, manifest, reference, prompt)
     decoders: tuple[GraphName, ...] = ("decoder", "prompt")
@@ -75,10 +75,6 @@ class _Pieces:
             (found,) = run(session, **feeds)
         sizes = like(self.reference.truth, *(x.double() for x in halves.values())) if like is not None else None
         return self.reference.compare(part, what, found, truth, own, sizes), truth
-
-
-def _image(image: Tensor, manifest: Manifest) -> dict[str, Tensor]:
-    return {"pixel_values": image[None], "position_ids": position_ids(image, manifest)}
 
 
 def _vision(pieces: _Pieces, pixels: Tensor) -> Iterator[Difference]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
+from ...graphs.positions import position_table
 from ..packing import Packing, ReadRows
 from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
@@ -25,6 +26,8 @@ from .reference import as_quantised
 _NUMBERS = 1 << 23
 """Compared at once."""
 _PARTS = ("quantised", "scales", "zeros")
+_COMPUTED = ("cos", "sin", "positions")
+"""Tables that are no parameters of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class WeightsCheck:
         for name, tensor in tensors.items():
             stem, _, part = name.rpartition(".")
             key = f"{stem}.weight" if part in _PARTS else name.removesuffix(".T")
-            found.setdefault(key if key in ("cos", "sin") else parameter_of(key), {})[part if part in _PARTS else name] = tensor
+            found.setdefault(key if key in _COMPUTED else parameter_of(key), {})[part if part in _PARTS else name] = tensor
         wanted = set(self._parameters())
         for parameter in sorted(wanted - set(found)):
             yield f"{self.graph}.onnx lacks the weight {parameter}"
@@ -72,12 +75,11 @@ class WeightsCheck:
         for name in self.source.names:
             if name.startswith(starts) and name != table and not _whole_projection(name):
                 yield name
-        if self.graph != "vision":
-            yield from ("cos", "sin")
+        yield from ("positions",) if self.graph == "vision" else ("cos", "sin")
 
     def _compare(self, parameter: str, found: dict[str, FileTensor]) -> str | None:
-        if parameter in ("cos", "sin"):
-            table = rotary_tables(self.source.config)[("cos", "sin").index(parameter)]
+        if parameter in _COMPUTED:
+            table = self._computed(parameter)
             return _plain(found[parameter], table.shape, lambda start, stop: table[start:stop], False)
         stored = self.source.stored(parameter)
         if "quantised" not in found:
@@ -92,6 +94,12 @@ class WeightsCheck:
         weight = parameter.removeprefix("model.") if self.graph != "embedding" else "embed_tokens.weight"
         packing = quantisation.packing(self.graph, weight, stored, computing, self.manifest.model.num_layers)
         return _packed([found[part] for part in _PARTS if part in found], packing, stored)
+
+    def _computed(self, table: str) -> Tensor:
+        sizes = self.source.sizes
+        if table == "positions":
+            return torch.from_numpy(position_table(sizes.positions_per_side, sizes.max_patches))
+        return rotary_tables(self.source.config)[("cos", "sin").index(table)]
 
 
 def _plain(tensor: FileTensor, shape: tuple[int, ...], read: ReadRows, transposed: bool) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...graphs.contract import GraphName, Manifest, key_value_names
 from ..source.source_model import SourceModel
 from .difference import Difference
-from .example import STEPS, Example, position_ids
+from .example import STEPS, Example
 from .graphs import load_graph, opened_folder, run
 from .reference import COPIES, Reference, features
 
@@ -27,7 +27,7 @@ def compare_whole(folder: Path, manifest: Manifest, source: SourceModel, unround
     with opened_folder(folder, "vision", manifest.dtype) as session:
         for number, image in enumerate(example.images):
             given = image[None].to(half)
-            actual = run(session, pixel_values=given, position_ids=position_ids(image, manifest))[0]
+            actual = run(session, pixel_values=given)[0]
             truth, own = reference.both(features, given, copies=COPIES)
             images.append(truth[0].to(half))
             yield reference.compare(graph, f"image_features of image {number + 1}", actual, truth, own)

@@ -51,6 +51,7 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
     per_token = 2 * model.num_layers * model.num_key_value_heads * model.head_dim
     return {
         "folder": str(path),
+        "architecture": manifest.architecture,
         "source": manifest.source,
         "revision": manifest.revision,
         "attention": manifest.attention,
@@ -64,8 +65,8 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
             for graph in manifest.graphs
         },
         "prompt": {
-            "tokens_per_image": model.image_seq_len,
-            "tokens_per_split_image": tiles_per_image(split=True) * model.image_seq_len,
+            "tokens_per_image": model.tokens_per_image,
+            "tokens_per_split_image": tiles_per_image(split=True) * model.tokens_per_image,
             "cache_bytes_per_token": per_token * (4 if manifest.dtype == "fp32" else 2),
         },
         "tools": manifest.tools,

@@ -33,7 +33,7 @@ class Probe:
         side = sizes.patch_size * min(sizes.positions_per_side, 4)
         pixels = np.random.default_rng(0).uniform(-1, 1, (3, side, side)).astype(np.float32)
         text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
-        sample = Sample([*[sizes.image_token_id] * sizes.image_seq_len, *text], [pixels])
+        sample = Sample([*[sizes.image_token_id] * sizes.tokens_per_image, *text], [pixels])
         features = engine.encode_images([pixels])
         embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
         cache = engine.new_cache(1, sample.tokens + 1)

@@ -73,7 +73,7 @@ def image_speeds(model: Idefics2, sizes: Sequence[tuple[int, int]], splits: Sequ
                 width,
                 height,
                 len(tiles),
-                len(tiles) * engine.sizes.image_seq_len,
+                len(tiles) * engine.sizes.tokens_per_image,
                 statistics.median(preparing[1:]),
                 statistics.median(encoding[1:]),
             )

@@ -138,6 +138,7 @@ def _tables(name: GraphName, sizes: ModelSizes) -> dict[str, tuple[int | None, .
         return {
             f"{embeddings}.patch_embedding.weight": (None, 3, side, side),
             f"{embeddings}.position_embedding.weight": (sizes.positions_per_side**2, None),
+            "positions": (sizes.max_patches + 1, sizes.max_patches),
         }
     if name == "embedding":
         return {}

@@ -35,11 +35,10 @@ def axes(graph: GraphName, manifest: Manifest) -> dict[str, ShapeRange]:
     tokens = min(TOKENS, sizes.max_positions)
     if graph == "vision":
         pixels = ShapeRange(sizes.patch_size, side, side)
-        patches = ShapeRange(1, sizes.positions_per_side**2, sizes.positions_per_side**2)
-        return {"num_images": ShapeRange(1, 1, IMAGES_PER_CALL), "height": pixels, "width": pixels, "num_patches": patches}
+        return {"num_images": ShapeRange(1, 1, IMAGES_PER_CALL), "height": pixels, "width": pixels}
     seq = ShapeRange(1, 1, min(NEW_TOKENS, tokens))
     return {
-        "batch": ShapeRange(1, 1, ROWS), "seq": seq, "k": ShapeRange(1, 1, seq.most),
+        "batch_size": ShapeRange(1, 1, ROWS), "seq": seq, "k": ShapeRange(1, 1, seq.most),
         "num_rows": ShapeRange(0, 1, tokens), "total_seq": ShapeRange(1, tokens, tokens), "past": ShapeRange(1, tokens, tokens),
     }  # fmt: skip
 

@@ -28,7 +28,6 @@ from ..parallel import in_parallel
 from ..sample import Tile
 from .argmax import open_argmax
 from .call import run
-from .positions import position_ids
 from .timings import Timings
 
 if TYPE_CHECKING:
@@ -248,13 +247,10 @@ class Engine:
 
     def _encode(self, tiles: Sequence[Tile]) -> Buffer:
         """Features of tiles of one size."""
-        height, width = tiles[0].shape[1:]
-        grid = height // self.sizes.patch_size, width // self.sizes.patch_size
         encoded = self._feature_buffer(len(tiles))
-        shape = (len(tiles), self.sizes.image_seq_len, self.sizes.hidden_size)
+        shape = (len(tiles), self.sizes.image_seq_len, self.sizes.vision_width)
         bound = Bound(self.sessions.vision)
         self._bind(bound, "pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
-        self._bind(bound, "position_ids", position_ids(*grid, self.sizes.positions_per_side))
         bound.output("image_features", encoded.rows(0, len(tiles), shape))
         run("vision", self.sessions.vision, bound.binding)
         return encoded
@@ -280,4 +276,4 @@ class Engine:
             bound.input(name, self.storage.tensor(array))
 
     def _feature_buffer(self, tiles: int) -> Buffer:
-        return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.hidden_size)
+        return self.storage.buffer(tiles, 1, self.sizes.image_seq_len, self.sizes.vision_width)

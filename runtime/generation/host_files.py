@@ -30,9 +30,9 @@ class HostFiles:
         """
         options = GenerationOptions.from_configs(find_json(folder, "generation_config.json"), find_json(folder, "config.json"))
         processor = Idefics2Processor.from_pretrained(folder, allow_urls=allow_urls)
-        if processor.image_seq_len != sizes.image_seq_len:
+        if processor.image_seq_len != sizes.tokens_per_image:
             raise ModelFolderError(
-                f"processor_config.json gives an image {processor.image_seq_len} tokens, the model {sizes.image_seq_len}. "
+                f"processor_config.json gives an image {processor.image_seq_len} tokens, the model {sizes.tokens_per_image}. "
                 "Export or download the model again."
             )
         if (found := processor.tokenizer.token_to_id(IMAGE)) != sizes.image_token_id:

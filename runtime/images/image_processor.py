@@ -65,9 +65,11 @@ class Idefics2ImageProcessor:
             self.options = self.options.replace(**{name: value})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, allow_urls: AllowUrls = False, **options: Any) -> Idefics2ImageProcessor:
+    def from_pretrained(
+        cls, folder: str | Path, *, subfolder: str = "", allow_urls: AllowUrls = False, **options: Any
+    ) -> Idefics2ImageProcessor:
         """From the preprocessor_config.json of a model folder or checkpoint, or the one nested in processor_config.json."""
-        folder = processor_folder(folder)
+        folder = processor_folder(folder, subfolder)
         nested_options: Any = find_json(folder, "processor_config.json").get("image_processor")
         config: Any = nested_options or find_json(folder, CONFIG)
         if not config or not isinstance(config, dict):

@@ -69,14 +69,17 @@ class Idefics2Processor:
         self.padding_side, self.truncation_side, self.bos_token = padding_side, truncation_side, bos_token
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, allow_urls: AllowUrls = False, **image_options: Any) -> Idefics2Processor:
+    def from_pretrained(
+        cls, folder: str | Path, *, subfolder: str = "", allow_urls: AllowUrls = False, **image_options: Any
+    ) -> Idefics2Processor:
         """From a model folder, or any folder or hub repository with the reference's processor files and a tokenizer.json.
 
         Args:
+            subfolder: a folder inside of the folder or repository.
             allow_urls: whether images may be http(s) URLs, which are downloaded: True, or the names of hosts (`Hosts`).
             image_options: options of the image processor in place of the folder's.
         """
-        folder = processor_folder(folder)
+        folder = processor_folder(folder, subfolder)
         config = find_json(folder, "tokenizer_config.json")
         special = {name: _content(config[name]) for name in SPECIAL_TOKENS if config.get(name) is not None}
         tokenizer = load_tokenizer(folder)

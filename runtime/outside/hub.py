@@ -12,6 +12,35 @@ from .hub_failure import explain
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """``owner/name``."""
+_SUBFOLDER = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*")
+"""Names that lead neither out of the repository nor to hidden files."""
+
+
+def hub_folder(source: str, subfolder: str = "") -> tuple[str, str] | None:
+    """Hub id and subfolder, maybe empty, of ``owner/name`` or ``owner/name:subfolder``; None for anything else.
+
+    Raises:
+        ModelFolderError: the subfolder is no path inside a repository, or is given twice.
+    """
+    hub_id, colon, inside = source.partition(":")
+    if not HUB_ID.fullmatch(hub_id):
+        return None
+    check_subfolder(inside if colon else subfolder, named=bool(colon))
+    if colon and subfolder:
+        raise ModelFolderError(f"{source!s:.200} and subfolder={subfolder!r:.60} name two folders. Give one of them.")
+    return hub_id, inside or subfolder
+
+
+def check_subfolder(subfolder: object, named: bool = False) -> None:
+    """Raise ModelFolderError unless it is a path inside a repository, or empty and not `named`."""
+    if (subfolder == "" and not named) or (isinstance(subfolder, str) and _SUBFOLDER.fullmatch(subfolder)):
+        return
+    raise ModelFolderError(f"subfolder is {subfolder!r:.60}. Give the path of a folder inside the repository, like int8.")
+
+
+def inside(subfolder: str, names: Collection[str]) -> list[str]:
+    """Paths in a repository of files in a folder of it."""
+    return [f"{subfolder}/{name}" if subfolder else name for name in names]
 
 
 def download(hub_id: str, revision: str | None, names: Collection[str], needed: Collection[Collection[str]] = ()) -> Path:

@@ -16,6 +16,7 @@ from idefics2_onnx.export import Listener, export_model
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.checkpoint import Checkpoint
 from idefics2_onnx.graphs.contract import MANIFEST, Manifest, data_file
+from idefics2_onnx.runtime.folder import MODEL_CARD
 from idefics2_onnx.runtime.model import Idefics2
 from transformers import AutoTokenizer
 
@@ -23,7 +24,7 @@ from transformers import AutoTokenizer
 def test_manifest_describes_every_file(exported, checkpoint):
     folder = exported("window", "fp16")
     manifest = Manifest.from_dict(json.loads((folder / MANIFEST).read_text()))
-    assert {path.name for path in folder.iterdir()} == {*manifest.files, MANIFEST}
+    assert {path.name for path in folder.iterdir()} == {*manifest.files, MANIFEST, MODEL_CARD}
     for name, entry in manifest.files.items():
         content = (folder / name).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.size, entry.sha256)
@@ -60,6 +61,7 @@ def test_fp16_connector_is_stored_in_half_and_computes_in_fp32(exported):
     assert {initializer.data_type for initializer in model.graph.initializer} <= {
         onnx.TensorProto.FLOAT16,
         onnx.TensorProto.INT64,
+        onnx.TensorProto.INT32,  # the table of positions
     }
     readers = {name: node for node in model.graph.node for name in node.input}
     connector = [i.name for i in model.graph.initializer if i.name.startswith("connector.")]

@@ -170,9 +170,9 @@ def test_interface_refusal_names_found_and_expected(exported):
     vision = interface("vision", "fp32", sizes)
     found = dataclasses.replace(vision.inputs[0], type="tensor(double)")
     with pytest.raises(ModelFolderError, match=r"tensor\(double\).*tensor\(float\)"):
-        vision.check("vision", [found, vision.inputs[1]], vision.outputs)
-    with pytest.raises(ModelFolderError, match="no input position_ids"):
-        vision.check("vision", vision.inputs[:1], vision.outputs)
+        vision.check("vision", [found], vision.outputs)
+    with pytest.raises(ModelFolderError, match="no input pixel_values"):
+        vision.check("vision", [], vision.outputs)
     with pytest.raises(ModelFolderError, match="extra"):
         vision.check("vision", vision.inputs, (*vision.outputs, TensorSpec("extra", "tensor(float)", ())))
     wrong_size = dataclasses.replace(vision.outputs[0], axes=("n", 999, sizes.hidden_size))

@@ -20,9 +20,9 @@ def test_tensorrt_takes_the_images_only(gpu, exported, capsys):
     assert "TensorRT builds engines for vision.onnx, which takes minutes" in capsys.readouterr().err
     options = gpu.opened["vision"][0][1]
     sizes = ours.engine.sizes
-    side, patches = sizes.patch_size * sizes.positions_per_side, sizes.positions_per_side**2
-    assert options["trt_profile_max_shapes"] == f"pixel_values:4x3x{side}x{side},position_ids:{patches}"
-    assert options["trt_profile_min_shapes"] == f"pixel_values:1x3x{sizes.patch_size}x{sizes.patch_size},position_ids:1"
+    side = sizes.patch_size * sizes.positions_per_side
+    assert options["trt_profile_max_shapes"] == f"pixel_values:4x3x{side}x{side}"
+    assert options["trt_profile_min_shapes"] == f"pixel_values:1x3x{sizes.patch_size}x{sizes.patch_size}"
     assert not {"trt_fp16_enable", "trt_bf16_enable"} & options.keys()  # the graph has types of its own
     assert len(ours.engine._groups([np.zeros((3, 28, 28))] * 9, range(9))) == 3  # no more than the engine takes
     engines = ModelFolder.open(folder).manifest

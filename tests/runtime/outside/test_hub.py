@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hub import SHA, Hub, connect
 from idefics2_onnx import Idefics2ImageProcessor, Idefics2Processor
+from idefics2_onnx.cli import main
 from idefics2_onnx.export import export_model
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.checkpoint import Checkpoint
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.graphs.errors import ModelFolderError
-from idefics2_onnx.runtime.folder import DEMO, ModelFolder
+from idefics2_onnx.runtime.folder import DEMO, MODEL_CARD, ModelFolder
 from idefics2_onnx.runtime.model import Idefics2
 from idefics2_onnx.runtime.outside.hub import download
 
@@ -63,7 +66,7 @@ def test_of_a_checkpoint_only_what_is_read_is_asked_for(name, hub, checkpoint):
     opened = Checkpoint.open("someone/tuned", "main")
     assert (opened.source, opened.revision) == ("someone/tuned", SHA)
     assert opened.tensors.keys() == Checkpoint.open(checkpoint(name)).tensors.keys()
-    assert sorted(standing_in.served) == sorted(files)
+    assert sorted(standing_in.served) == sorted([*files, MODEL_CARD])  # for its licence
 
 
 def test_shards_beside_a_single_file_are_not_asked_for(hub, checkpoint):
@@ -80,15 +83,62 @@ def test_of_a_model_folder_only_what_its_manifest_lists(hub, monkeypatch):
     folder = ModelFolder.open("someone/tuned")
     assert folder.path.name == SHA
     assert standing_in.served[0] == MANIFEST
-    assert sorted(standing_in.served) == sorted(files)
+    assert sorted(standing_in.served) == sorted(set(files) - {MODEL_CARD})
     offline(monkeypatch)
     assert Idefics2.from_pretrained("someone/tuned").generate("Hi", max_new_tokens=1).token_ids
 
 
+@pytest.mark.parametrize("inside", ["fp16", "onnx/demo-1.0"])
+def test_a_folder_inside_of_a_repository(inside, hub, monkeypatch):
+    """One repository may hold several precisions."""
+    files = {f"{inside}/{name}": content for name, content in files_of(DEMO).items() if name != MODEL_CARD}
+    standing_in = hub(files | LEFTOVERS | {"int4/decoder.onnx.data": b"x", "decoder.onnx.data": b"x"})
+    folder = ModelFolder.open("someone/tuned", subfolder=inside)
+    assert folder.path.parts[-2 - inside.count("/") :] == (SHA, *inside.split("/"))
+    assert sorted(standing_in.served) == sorted(files)
+    offline(monkeypatch)
+    for opened in (
+        Idefics2.from_pretrained(f"someone/tuned:{inside}"),
+        Idefics2.from_pretrained("someone/tuned", subfolder=inside, revision="main"),
+        Idefics2.from_pretrained(folder.path.parents[inside.count("/")], subfolder=inside),
+    ):
+        assert opened.generate("Hi", max_new_tokens=1).token_ids
+    for reader in (Idefics2Processor, Idefics2ImageProcessor):
+        assert reader.from_pretrained(f"someone/tuned:{inside}").__dict__.keys()
+        assert reader.from_pretrained("someone/tuned", subfolder=inside).__dict__.keys()
+    result = CliRunner().invoke(main, ["info", f"someone/tuned:{inside}"], catch_exceptions=False)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "subfolder", "match"),
+    [
+        ("someone/tuned", "../other", "subfolder is '../other'. Give the path of a folder inside the repository"),
+        ("someone/tuned", "/etc", "subfolder is '/etc'"),
+        ("someone/tuned", "a/../../b", "subfolder is"),
+        ("someone/tuned", ".git", "subfolder is"),
+        ("someone/tuned", "a\\b", "subfolder is"),
+        ("someone/tuned", 5, "subfolder is 5"),
+        ("someone/tuned:", "", "subfolder is ''"),
+        ("someone/tuned:..", "", "subfolder is '..'"),
+        ("someone/tuned:a", "b", "someone/tuned:a and subfolder='b' name two folders"),
+        (DEMO, "..", "subfolder is '..'"),
+        (DEMO, "int8", "int8 has no idefics2_onnx.json"),
+        (None, "int8", "int8 has no idefics2_onnx.json"),
+        ("some:where", "", "is not a folder"),
+    ],
+)
+def test_subfolders_lead_nowhere_else(source, subfolder, match):
+    with pytest.raises(ModelFolderError, match=re.escape(match)):
+        ModelFolder.open(source, subfolder=subfolder)
+
+
 def test_a_repository_that_is_no_model_folder(hub):
     hub(LEFTOVERS)
-    with pytest.raises(ModelFolderError, match=f"someone/tuned on the hub has no {MANIFEST}"):
+    with pytest.raises(ModelFolderError, match=f"someone/tuned on the hub has no {MANIFEST}.* as in owner/name:int8"):
         ModelFolder.open("someone/tuned")
+    with pytest.raises(ModelFolderError, match=f"someone/tuned:int8 on the hub has no {MANIFEST}.*Check the folder's name"):
+        ModelFolder.open("someone/tuned:int8")
 
 
 def fault(status, body=b"", where="", **headers):

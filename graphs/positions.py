@@ -1,12 +1,11 @@
 """Which row of the position table each patch of an image takes.
 
 The reference computes this in float32 inside the model (Idefics2VisionEmbeddings); one unit in the last place moves a patch to
-another row, so its arithmetic is repeated here bit by bit, torch's `arange` included.
+another row, so its arithmetic is repeated here bit by bit, torch's `arange` included, as a CPU with AVX2 or AVX-512 does it: an
+export on any machine gives the same table.
 """
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +26,17 @@ def torch_arange(step: float) -> NDArray[np.float32]:
     return values
 
 
-@lru_cache(maxsize=256)
 def bucket_indices(patches: int, positions_per_side: int) -> NDArray[np.int64]:
     """Position along one side, int64 [patches], of each of a row's patches in a table of positions_per_side."""
     edges = torch_arange(1 / positions_per_side)
     fractions = np.arange(patches, dtype=np.float32) * (np.float32(1) / np.float32(patches))
     fractions = np.minimum(fractions, np.float32(1 - 1e-6))
-    indices: NDArray[np.int64] = np.searchsorted(edges, fractions, side="right").astype(np.int64)
-    indices.flags.writeable = False  # shared by the cache
-    return indices
+    return np.searchsorted(edges, fractions, side="right").astype(np.int64)
 
 
-def position_ids(rows: int, columns: int, positions_per_side: int) -> NDArray[np.int64]:
-    """Row of the position table for each patch of a grid, row-major, int64 [rows × columns]."""
-    vertical, horizontal = (bucket_indices(n, positions_per_side) for n in (rows, columns))
-    ids: NDArray[np.int64] = (vertical[:, None] * positions_per_side + horizontal).reshape(-1)
-    return ids
+def position_table(positions_per_side: int, max_patches: int) -> NDArray[np.int32]:
+    """int32 [max_patches + 1, max_patches]: row n starts with the position along a side of each of n patches."""
+    table = np.zeros((max_patches + 1, max_patches), np.int32)
+    for patches in range(1, max_patches + 1):
+        table[patches, :patches] = bucket_indices(patches, positions_per_side)
+    return table

@@ -1,0 +1,90 @@
+"""README.md of a model folder: the card that the hub shows, which whoever publishes the folder may edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..graphs.contract import Manifest
+from ..graphs.errors import printable
+from ..runtime.folder import MODEL_CARD, find_file
+from ..runtime.outside.hub import HUB_ID
+
+_MAX_CARD = 1 << 20
+"""Bytes of a checkpoint's card that is read for its licence."""
+_LICENCE = ("license", "license_name", "license_link")
+_LONGEST = 200
+"""Characters of a licence's name or link."""
+
+
+def write_model_card(folder: Path, manifest: Manifest, checkpoint: Path) -> None:
+    """Write the card of a finished folder, with the licence that the checkpoint's own card names, if it names one."""
+    (folder / MODEL_CARD).write_text(model_card(manifest, _licence(checkpoint)), encoding="utf-8")
+
+
+def model_card(manifest: Manifest, licence: dict[str, str]) -> str:
+    """The card's text."""
+    on_hub = HUB_ID.fullmatch(manifest.source) is not None
+    data = ModelCardData(
+        library_name="idefics2-onnx",
+        pipeline_tag="image-text-to-text",
+        base_model=manifest.source if on_hub else None,
+        base_model_relation="quantized" if on_hub else None,
+        tags=["onnx", "onnxruntime", manifest.architecture, manifest.precision["decoder"]],
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
+    )
+    name = printable(manifest.source)
+    source = f"[{manifest.source}](https://huggingface.co/{manifest.source})" if on_hub else f"`{name}`"
+    at = f" at commit {manifest.revision}" if manifest.revision else ""
+    size = sum(entry.size for entry in manifest.files.values())
+    graphs = "\n".join(f"| {name}.onnx | {precision} |" for name, precision in manifest.precision.items())
+    return f"""---
+{data.to_yaml()}
+---
+# {name.rsplit("/", 1)[-1]} for ONNX Runtime, {manifest.precision["decoder"]}
+
+Idefics2 as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
+{manifest.model.num_parameters:,} parameters in {size / 1e6:,.0f} MB. {_LICENCE_KNOWN if licence else _LICENCE_UNKNOWN}
+
+| graph | weights |
+|---|---|
+{graphs}
+
+The graphs compute in {manifest.dtype}, with {_ATTENTION[manifest.attention]}. To run them, without PyTorch:
+
+```sh
+pip install 'idefics2-onnx[cpu]'    # or [gpu]
+idefics2-onnx run -m FOLDER photo.jpg "What is in this picture?"    # a folder, or owner/name on the hub
+```
+
+```python
+from idefics2_onnx import Idefics2
+
+model = Idefics2.from_pretrained("FOLDER")
+print(model.generate("What is in this picture?", images="photo.jpg").text)
+```
+
+`idefics2-onnx verify FOLDER` compares every file with its hash in `idefics2_onnx.json`, which also has the sizes that a host in
+another language needs.
+"""
+
+
+_LICENCE_KNOWN = "The licence is that of the checkpoint."
+_LICENCE_UNKNOWN = "The checkpoint's card names no licence: look there before you publish this folder."
+_ATTENTION = {"fused": "ONNX Runtime's own operators for attention", "standard": "operators of ai.onnx only"}
+
+
+def _licence(checkpoint: Path) -> dict[str, str]:
+    """The licence that a checkpoint's card names; a stranger's text, of which strings of one line are taken."""
+    try:
+        card = find_file(checkpoint, MODEL_CARD)
+        if card is None or card.stat().st_size > _MAX_CARD:
+            return {}
+        content = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+    except Exception:  # no card, or whatever a reader of YAML raises: without one the folder is as good
+        return {}
+    found = {name: content.get(name) for name in _LICENCE}
+    return {name: printable(value[:_LONGEST]) for name, value in found.items() if isinstance(value, str) and value}
