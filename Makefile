@@ -4,14 +4,15 @@
 # make test          the same, and the tests
 # make coverage      the tests, counting the package's lines that they run; fails below the share in pyproject.toml
 # make test-sweep    what the tests look at in a few models, in every model and type, and with more seeds
+# make test-matrix   the runtime's tests with each version of ONNX Runtime that is supported, the exporter's with transformers 5.24
 # make test-edges    2,000 hostile calls of the command line
 # make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install run test coverage test-sweep test-edges test-hostile check clean
+.PHONY: install run test coverage test-sweep test-matrix test-edges test-hostile check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -46,6 +47,9 @@ coverage: install
 
 test-sweep: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
+
+test-matrix: install
+	$(BIN)/python tests/by_hand/matrix.py
 
 test-edges: install
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/edge_fuzz.py --cases 2000 --seed 0

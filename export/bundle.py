@@ -86,6 +86,8 @@ def new_folder(target: Path, size: int, plan: dict[str, Any], say: Callable[[str
                 say(f"What is done so far stays in {root}. The same command goes on from there.")
             raise
         sync_files(workplace.folder)
+        with suppress(FileNotFoundError):
+            target.rmdir()  # an empty folder, which no other can be renamed onto on Windows
         workplace.folder.rename(target)
         discard()
         made = []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
-from ..runtime.parallel import in_parallel
+from ..runtime.parallel import in_parallel, result_of
 from .bundle import Workplace
 from .direct_io import DirectWriter
 from .journal import Journal
@@ -118,7 +118,7 @@ def _ahead(parts: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The same, each made while the one before is being written."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, parts, None)
-        while (part := coming.result()) is not None:
+        while (part := result_of(coming)) is not None:
             coming = pool.submit(next, parts, None)
             yield part
             del part

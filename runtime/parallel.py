@@ -27,10 +27,17 @@ if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child 
 def wait_for(work: Sequence[Future[Any]]) -> None:
     """Wait for work in other threads; Ctrl-C is heard meanwhile.
 
-    The system may hand a signal to any thread, and Python hears of it when the main one wakes up.
+    The system may hand a signal to any thread, and Python hears of it when the main one wakes up; on Windows it does not hear of
+    it at all while it waits without a limit.
     """
     while wait(work, _HEARING).not_done:
         pass
+
+
+def result_of(work: Future[_R]) -> _R:
+    """What work in another thread comes to, once it is done; Ctrl-C is heard meanwhile."""
+    wait_for([work])
+    return work.result()
 
 
 _left: list[Thread] = []
@@ -52,4 +59,12 @@ def in_parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     Not to be called from `function`, whose thread would wait for one of its own pool.
     """
     items = list(items)
-    return [function(items[0])] if len(items) == 1 else list(_threads().map(function, items))
+    if len(items) == 1:
+        return [function(items[0])]
+    work = [_threads().submit(function, item) for item in items]
+    try:
+        wait_for(work)
+        return [each.result() for each in work]
+    finally:  # after Ctrl-C
+        for each in work:
+            each.cancel()

@@ -29,14 +29,16 @@ _NEEDED = {CUDA: (*_DRIVER, *_CUDA), TENSORRT: (*_DRIVER, *_CUDA, *_TENSORRT)}
 
 
 def missing_libraries(provider: str) -> list[str]:
-    """Those of a provider that cannot be loaded, NVIDIA's wheels included; none is known outside Linux."""
+    """Those of a provider that cannot be loaded, NVIDIA's wheels included, which come first; outside Linux none is known."""
     import onnxruntime as ort
 
-    if provider not in _NEEDED or sys.platform != "linux":
+    if provider not in _NEEDED:
         return []
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
             ort.preload_dlls()
+    if sys.platform != "linux":
+        return []
     if provider == TENSORRT:
         _preload_tensorrt()
     return [name for name in (name.format(cuda=cuda_major()) for name in _NEEDED[provider]) if not _loads(name)]

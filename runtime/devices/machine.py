@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import platform
 import re
@@ -16,6 +18,10 @@ _INSTRUCTIONS = {
     "amx_int8": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512",
     "avx2": "AVX2", "i8mm": "I8MM", "asimddp": "DOTPROD", "asimd": "NEON",
 }  # fmt: skip
+_OF_NUMPY = {
+    "AVX512VNNI": "avx512_vnni", "AVX512F": "avx512f", "AVX2": "avx2", "ASIMDDP": "asimddp", "ASIMD": "asimd",
+}  # fmt: skip
+"""NumPy's names of those that it asks the processor for itself, on every system."""
 INT8_UNITS = frozenset({"AMX", "AVX512-VNNI", "AVX-VNNI", "I8MM", "DOTPROD"})
 """Instructions that multiply 8-bit integers several times as fast as floats."""
 BF16_UNITS = frozenset({"AMX", "AVX512-BF16"})
@@ -70,10 +76,16 @@ def _processor() -> tuple[str, set[str]]:
         name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
         return name[1] if name else platform.machine(), set(flags[1].split()) if flags else set()
-    if platform.system() == "Darwin":
-        arm = platform.machine() == "arm64"
-        return _output("sysctl", "-n", "machdep.cpu.brand_string"), {"asimd", "asimddp"} if arm else {"avx2"}
-    return platform.processor(), set()
+    name = _output("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else platform.processor()
+    return name, {flag for feature, flag in _OF_NUMPY.items() if _numpy_features().get(feature)}
+
+
+def _numpy_features() -> dict[str, bool]:
+    """What NumPy found that the processor can do; its table is private, so maybe nothing."""
+    for core in ("numpy._core", "numpy.core"):  # of NumPy 2 and 1
+        with contextlib.suppress(ImportError, AttributeError):
+            return dict(importlib.import_module(f"{core}._multiarray_umath").__cpu_features__)
+    return {}
 
 
 @cache

@@ -13,13 +13,14 @@ from ...graphs.contract import GraphName, Manifest, TensorSpec, data_file, graph
 from ...graphs.errors import ModelFolderError
 from ..errors import Idefics2OnnxError, ProviderError, first_line
 from ..folder import ModelFolder
-from ..parallel import leave, wait_for
+from ..parallel import leave, result_of
 from . import tensorrt
 from .device import CPU, CUDA, TENSORRT, Memory, Provider, gpu_of, provider_name
 from .gpu_options import GpuOptions
 from .graph_file import GraphFile
 from .libraries import cuda_major
 from .machine import INT8_UNITS, instructions
+from .onnx_runtime import check_version
 from .placement import RECORD_PLACEMENT, export_for_gpus, left_to_the_cpu, placement
 from .providers import GraphProviders, candidates_for, check_providers, is_provider, without_cuda_graph
 
@@ -71,11 +72,13 @@ def open_sessions(
         gpu_options: for GPUs, but for `providers`, which bring their own.
 
     Raises:
-        ProviderError: a provider that was asked for is missing, was dropped by ONNX Runtime, or runs nothing of a graph.
+        ProviderError: a provider that was asked for is missing, was dropped by ONNX Runtime, or runs nothing of a graph; or
+            ONNX Runtime is too old.
         ModelFolderError: a graph cannot be opened or has another interface than the contract.
     """
     import onnxruntime as ort  # here, so that importing the package does not load it
 
+    check_version()
     if providers is not None and not (isinstance(providers, list | tuple) and providers and all(map(is_provider, providers))):
         raise ProviderError(f"providers is {providers!r:.200}. Give a list of names, or of pairs of a name and its options.")
     gpu_options = GpuOptions() if gpu_options is None else gpu_options
@@ -122,8 +125,7 @@ def _open_all(
     try:
         found: list[Future[Any]] = [pool.submit(opened, graph) for graph in by_graph]
         for graph, one in zip(by_graph, found, strict=True):
-            wait_for([one])
-            sessions[graph] = one.result()
+            sessions[graph] = result_of(one)
     except BaseException as error:  # an error of one graph, or Ctrl-C, ends the opening of the others
         _cancel(loading, True)
         # Between two looks at that flag ONNX Runtime may fold weights for seconds, which nobody at a keyboard waits for.
@@ -192,6 +194,11 @@ def _why_it_failed(folder: ModelFolder, graph: GraphName, names: list[str], reas
     if names[0] != CPU and CPU in ort.get_available_providers() and _is_about_provider(reason):
         return ProviderError(f"{names[0]} could not be started ({reason}). Check its libraries and driver.")
     path = folder.file(graph_file(graph))
+    if "NOT_IMPLEMENTED" in reason:
+        return ProviderError(
+            f"ONNX Runtime {ort.__version__} lacks an operator of {path} ({reason:.300}). Run: pip install --upgrade onnxruntime "
+            "(or onnxruntime-gpu)."
+        )
     return ModelFolderError(f"ONNX Runtime cannot open {path} ({reason}). Export or download the model again.")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from idefics2_onnx.export.bundle import new_folder
 from idefics2_onnx.export.errors import CheckpointError
@@ -52,3 +54,18 @@ def test_what_no_folder_can_replace_is_refused_before_any_work(tmp_path, monkeyp
         with pytest.raises(CheckpointError, match=match):
             make(tmp_path / name, work=False)
         assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_an_empty_folder_is_replaced_where_renaming_onto_one_fails(tmp_path, monkeypatch):
+    """As on Windows."""
+    real = Path.rename
+
+    def rename(path, target):
+        if Path(target).exists():
+            raise FileExistsError(17, "File exists", str(target))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    (tmp_path / "empty").mkdir()
+    make(tmp_path / "empty")
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["weights"]

@@ -20,7 +20,8 @@ def made_up_gpu(monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> SimpleNa
     seen = SimpleNamespace(
         opened={}, configured={}, recordings=[], released=[], cuda=MadeUpCuda(), refuses="", nodes={}, operators={}
     )
-    real, device_type, vendor = ort.InferenceSession, python_side.get_ort_device_type, python_side.get_vendor_id_for_device_type
+    real, device_type = ort.InferenceSession, python_side.get_ort_device_type
+    vendor = getattr(python_side, "get_vendor_id_for_device_type", None)  # since ONNX Runtime 1.26
 
     class Session(real):
         def __init__(self, path, options=None, providers=(), enable_fallback=True):
@@ -63,7 +64,8 @@ def made_up_gpu(monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> SimpleNa
 
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", copied)
     monkeypatch.setattr(python_side, "get_ort_device_type", lambda name: device_type("cpu" if name == "cuda" else name))
-    monkeypatch.setattr(python_side, "get_vendor_id_for_device_type", lambda name: None if name == "cuda" else vendor(name))
+    if vendor is not None:
+        monkeypatch.setattr(python_side, "get_vendor_id_for_device_type", lambda name: None if name == "cuda" else vendor(name))
     monkeypatch.setattr(cuda_runtime, "_library", lambda: seen.cuda)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(ort, "InferenceSession", Session)

@@ -49,3 +49,13 @@ def test_versions_of_libraries(monkeypatch):
     monkeypatch.setattr(libraries.ctypes, "CDLL", load)
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     assert libraries.library_versions() == {"CUDA": "13.0", "a driver for CUDA": "13.1", "cuDNN": "9.10.2"}
+
+
+def test_nvidias_wheels_are_loaded_first_on_every_system(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: loaded.append(libraries.sys.platform), raising=False)
+    for system in ("win32", "linux"):
+        monkeypatch.setattr(libraries.sys, "platform", system)
+        missing = libraries.missing_libraries("CUDAExecutionProvider")
+        assert system == "linux" or missing == []
+    assert loaded == ["win32", "linux"]
