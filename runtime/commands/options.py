@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,13 @@ from ..errors import ProviderError
 MODEL_VARIABLE = "IDEFICS2_ONNX_MODEL"
 
 
-class DeviceType(click.ParamType[str]):
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+else:
+    _Text = click.ParamType  # generic since click 8.4
+
+
+class DeviceType(_Text):
     """A device's name."""
 
     name = "device"

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from click.testing import CliRunner
+from idefics2_onnx import __version__
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.commands.options import options_of, pairs_of
 from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
@@ -41,7 +42,8 @@ FOREIGN = {"--no-deps", "--collect-data"}
 FILES = [
     path.relative_to(ROOT)
     for path in ROOT.rglob("*")
-    if path.is_file() and not {".venv", ".git", "build", "__pycache__"} & {*path.relative_to(ROOT).parts}
+    if path.is_file()
+    and not {".venv", ".git", "build", "__pycache__", ".matrix", "node_modules"} & {*path.relative_to(ROOT).parts}
 ]
 
 
@@ -276,3 +278,19 @@ def test_pictures_are_what_their_script_draws(monkeypatch):
     monkeypatch.delitem(sys.modules, "pictures")
     for name, draw in pictures.PICTURES.items():
         assert (ROOT / "docs" / name).read_text("utf-8") == draw(), f"python docs/pictures.py makes another {name}"
+
+
+def test_links_of_the_package_index_are_absolute(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import absolute_links
+
+    monkeypatch.delitem(sys.modules, "absolute_links")
+    text = absolute_links.absolute((ROOT / "README.md").read_text("utf-8"), "https://example.com/tree")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 10
+    assert all(link.startswith(("https://", "#")) for link in links)
+    assert "(https://example.com/tree/examples/shapes.png?raw=true)" in text
+
+
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
