@@ -21,6 +21,7 @@ from .runtime.commands.opening import choose_model
 from .runtime.commands.options import device_option
 from .runtime.commands.output import Bars, as_bytes, say
 from .runtime.commands.preview import preview
+from .runtime.commands.push import push
 from .runtime.commands.run import run
 from .runtime.outside.requirement import explain, install, requirements, unfit
 from .runtime.parallel import is_work_left
@@ -72,7 +73,7 @@ def main() -> None:
     """Idefics2 on ONNX Runtime: export it once, run it without PyTorch."""
 
 
-for command in (bench, chat, doctor, info, preview, run):
+for command in (bench, chat, doctor, info, preview, push, run):
     main.add_command(command)
 
 
@@ -116,6 +117,13 @@ for command in (bench, chat, doctor, info, preview, run):
     show_default=True,
     help="Compare with the reference afterwards: auto does it layer by layer where the memory is short.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["idefics2-onnx", "transformers.js"]),
+    default="idefics2-onnx",
+    show_default=True,
+    help="Names and inputs of this package's graphs, or of transformers.js's sessions.",
+)
 @click.option("--keep", is_flag=True, help="Keep a folder that fails the comparison, as OUTPUT-differs.")
 @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
 def export(
@@ -131,6 +139,7 @@ def export(
     output: Path | None,
     attention: Any,
     verify: Any,
+    layout: Any,
     keep: bool,
     revision: str | None,
 ) -> None:
@@ -159,6 +168,7 @@ def export(
             adapter=adapter,
             calibrate=calibrate,
             keep=keep,
+            layout=layout,
             listener=bars,
         )
     size = sum(entry.size for entry in report.manifest.files.values())

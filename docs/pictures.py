@@ -20,7 +20,8 @@ ROOMS = {
     "errors": "of the runtime", "parallel": "threads",
     "pipeline": "the steps, in order", "opening": "does it open?", "verification": "is it the checkpoint?",
     "processor_source": "an adapter's own files", "weights": "streamed", "quantisation": "fewer bits",
-    "processor_files": "tokenizer, configs", "model_card": "README", "source": "checkpoints, adapters", "trace": "torch → ONNX",
+    "processor_files": "tokenizer, configs", "model_card": "README", "transformers_js": "its names",
+    "source": "checkpoints, adapters", "trace": "torch → ONNX",
     "bundle": "all or nothing", "packing": "4 and 8 bits", "journal": "how far it is",
 }  # fmt: skip
 """A few words about each; a floor of five has room for names only."""

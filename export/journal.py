@@ -77,8 +77,11 @@ class Journal:
 
 
 def sync_files(folder: Path) -> None:
-    """Wait until the files of a folder, and their names, are on the disk."""
+    """Wait until the files of a folder and of those inside of it, and their names, are on the disk."""
     for path in folder.iterdir():
+        if path.is_dir():
+            sync_files(path)
+            continue
         with path.open("r+b") as file:
             os.fsync(file.fileno())
     if hasattr(os, "O_DIRECTORY"):

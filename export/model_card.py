@@ -18,12 +18,15 @@ _LONGEST = 200
 """Characters of a licence's name or link."""
 
 
-def write_model_card(folder: Path, manifest: Manifest, checkpoint: Path) -> None:
-    """Write the card of a finished folder, with the licence that the checkpoint's own card names, if it names one."""
-    (folder / MODEL_CARD).write_text(model_card(manifest, _licence(checkpoint)), encoding="utf-8")
+def write_model_card(folder: Path, manifest: Manifest, checkpoint: Path, use: str | None = None) -> None:
+    """Write the card of a finished folder, with the licence that the checkpoint's own card names, if it names one.
+
+    `use` says how to run it, if not with this package.
+    """
+    (folder / MODEL_CARD).write_text(model_card(manifest, _licence(checkpoint), use or WITH_THIS_PACKAGE), encoding="utf-8")
 
 
-def model_card(manifest: Manifest, licence: dict[str, str]) -> str:
+def model_card(manifest: Manifest, licence: dict[str, str], use: str) -> str:
     """The card's text."""
     on_hub = HUB_ID.fullmatch(manifest.source) is not None
     data = ModelCardData(
@@ -53,7 +56,10 @@ Idefics2 as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.t
 |---|---|
 {graphs}
 
-The graphs compute in {manifest.dtype}, with {_ATTENTION[manifest.attention]}. To run them, without PyTorch:
+The graphs compute in {manifest.dtype}, with {_ATTENTION[manifest.attention]}. {use}"""
+
+
+WITH_THIS_PACKAGE = """To run them, without PyTorch:
 
 ```sh
 pip install 'idefics2-onnx[cpu]'    # or [gpu]
@@ -70,8 +76,19 @@ print(model.generate("What is in this picture?", images="photo.jpg").text)
 `idefics2-onnx verify FOLDER` compares every file with its hash in `idefics2_onnx.json`, which also has the sizes that a host in
 another language needs.
 """
+FOR_TRANSFORMERS_JS = """They have the names and inputs of transformers.js, under which they open as three sessions:
 
+```js
+import { LlavaForConditionalGeneration, PretrainedConfig } from '@huggingface/transformers';
 
+const config = new PretrainedConfig({ ...YOUR_READ('FOLDER/config.json'), model_type: 'llava' });
+const model = await LlavaForConditionalGeneration.from_pretrained('FOLDER', { config, dtype: 'fp16' });
+```
+
+transformers.js 4.3 has no class and no processor for Idefics2. Its Llava has the same three sessions; tiles and the prompt's
+image tokens are the app's to make, as `examples/javascript/host.mjs` of idefics2-onnx does. It makes one call of the
+vision graph per prompt, so all tiles of a prompt must be of one size; float16 graphs take float16 pixels.
+"""
 _LICENCE_KNOWN = "The licence is that of the checkpoint."
 _LICENCE_UNKNOWN = "The checkpoint's card names no licence: look there before you publish this folder."
 _ATTENTION = {"fused": "ONNX Runtime's own operators for attention", "standard": "operators of ai.onnx only"}

@@ -14,7 +14,7 @@ from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder,
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
-from .model_card import write_model_card
+from .model_card import FOR_TRANSFORMERS_JS, write_model_card
 from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
@@ -25,11 +25,13 @@ from .source.architecture import choose_attention
 from .source.checkpoint import DEFAULT_CHECKPOINT
 from .source.source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
+from .transformers_js import check_layout, to_transformers_js
 from .verification.difference import Verification
 from .verification.verify import verify_in_subprocess
 from .weights import graph_bytes, write_graph
 
 Verify = Literal["auto", "always", "never"]
+Layout = Literal["idefics2-onnx", "transformers.js"]
 _TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -54,6 +56,7 @@ def export_model(
     adapter: str | Path | None = None,
     calibrate: str | Path | None = None,
     keep: bool = False,
+    layout: Layout = "idefics2-onnx",
     listener: Listener | None = None,
 ) -> ExportReport:
     """Export an Idefics2 checkpoint to a model folder.
@@ -70,6 +73,7 @@ def export_model(
         calibrate: folder of pictures and prompts.txt to measure activations on, for int8 and int4; default: built-in ones.
         adapter: folder of a LoRA adapter in PEFT's layout, to merge into the weights.
         keep: keep a folder that fails its comparison, as ``<folder>-differs``.
+        layout: "idefics2-onnx", or "transformers.js" for that library's names and inputs, once the folder is compared and opened.
 
     Raises:
         CheckpointError: the checkpoint cannot be exported, or not to there, or the folder does not open; nothing is left under
@@ -86,6 +90,8 @@ def export_model(
     if remark:
         listener.say(remark)
     quantisation, dtype = _plan(precision)
+    if layout == "transformers.js":
+        check_layout(dtype, quantisation is not None and quantisation.fast_prompts)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
     spoilt = Path(f"{target.resolve()}-differs") if keep else None
@@ -94,7 +100,7 @@ def export_model(
     given = {"checkpoint": checkpoint.folder, "adapter": model.adapter, "calibrate": calibrate}
     before = {name: fingerprint(Path(folder) if folder is not None else None) for name, folder in given.items()}
     plan: dict[str, Any] = before | {"code": code_digest(), "tools": _versions(), "dtype": dtype, "attention": flavour}
-    plan |= {"quantisation": asdict(quantisation) if quantisation else None}
+    plan |= {"quantisation": asdict(quantisation) if quantisation else None, "layout": layout}
     with new_folder(target, folder_bytes(model.shapes, dtype, quantisation), plan, listener.say) as workplace:
         if workplace.resumed:
             listener.say("Going on with an export that was interrupted.")
@@ -128,6 +134,9 @@ def export_model(
             verification = _compare(partial, model, verify, spoilt, listener)
             for line in open_folder(partial):
                 listener.say(line)
+        if layout == "transformers.js":
+            to_transformers_js(partial, manifest)
+            write_model_card(partial, manifest, checkpoint.folder, FOR_TRANSFORMERS_JS)
     return ExportReport(target, manifest, verification)
 
 

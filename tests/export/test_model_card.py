@@ -66,4 +66,4 @@ def test_names_cannot_leave_their_lines(tmp_path, manifest):
     card = written(tmp_path, replace(manifest, source="a\n---\nlicense: mit"), b'---\nlicense: "a\\nb: c"\n---\n')
     front = yaml.safe_load(card.content.split("---")[1])
     assert front["license"] == "a\\nb: c"
-    assert "\nlicense: mit" not in model_card(replace(manifest, source="a\nlicense: mit"), {})
+    assert "\nlicense: mit" not in model_card(replace(manifest, source="a\nlicense: mit"), {}, "")

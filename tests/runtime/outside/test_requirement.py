@@ -37,7 +37,7 @@ def test_the_ranges_are_those_of_the_metadata():
     assert {each.name for each in requirements()} == {"numpy", "pillow", "tokenizers", "huggingface_hub", "jinja2", "click"}
     assert [each.name for each in requirements("cpu")] == ["onnxruntime"]
     needed = {each.name: each.needed for each in requirements("export")}
-    assert needed["transformers"] == ">=5.23,<5.24"
+    assert needed["transformers"] == ">=5.23,<5.25"
     assert unfit("cpu", "export") == []  # with versions like 2.13.0+cpu
 
 
@@ -45,7 +45,8 @@ def test_the_ranges_are_those_of_the_metadata():
     ("name", "version", "fits"),
     [
         ("transformers", "4.57.1", False),
-        ("transformers", "5.24.0", False),
+        ("transformers", "5.24.0", True),
+        ("transformers", "5.25.0", False),
         ("transformers", "5.23.1.dev0", True),
         ("torch", "2.13.1+cu130", True),
         ("torch", "2.14.0a0", False),
@@ -63,7 +64,7 @@ def test_the_doctor_lists_them(installed):
     findings = [finding for finding in doctor.examine().findings if finding.topic == "package"]
     found = {finding.text.split()[0]: finding for finding in findings}
     assert found["transformers"].status == "note"
-    assert found["transformers"].text == f"transformers 4.57.1 (>=5.23,<5.24 needed). Run: {install('export')}"
+    assert found["transformers"].text == f"transformers 4.57.1 (>=5.23,<5.25 needed). Run: {install('export')}"
     assert found["tokenizers"].status == "note"
     assert found["pillow"].status == "wrong"
     assert found["numpy"].status == "ok"
@@ -83,7 +84,7 @@ def test_an_app_without_metadata(monkeypatch):
 def test_exporting_with_another_version_says_so(installed, tmp_path):
     installed["transformers"] = "5.30.0"
     result = CliRunner().invoke(main, ["export", str(tmp_path)], catch_exceptions=False)
-    assert "Not tested with transformers 5.30.0 (>=5.23,<5.24 needed)" in result.stderr
+    assert "Not tested with transformers 5.30.0 (>=5.23,<5.25 needed)" in result.stderr
     assert "neither model.safetensors nor" in result.stderr
 
 
@@ -100,7 +101,7 @@ def test_a_failure_with_another_version_names_it(installed, monkeypatch):
     result = CliRunner().invoke(main, ["export", "x"], catch_exceptions=False)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
-        "Error: This does not work with transformers 4.30.0 (>=5.23,<5.24 needed): module 'transformers' has no attribute "
+        "Error: This does not work with transformers 4.30.0 (>=5.23,<5.25 needed): module 'transformers' has no attribute "
         f"'Idefics2Config'. Run: {install('export')}"
     )
 
@@ -124,7 +125,7 @@ main({ARGUMENTS}, prog_name="x")
 @pytest.mark.parametrize(
     ("names", "error", "versions", "arguments", "match"),
     [
-        ("transformers", "ImportError('tokenizers>=9 is required')", {"transformers": "6.0"}, "export", "transformers 6.0 .>=5.23,<5.24 needed.: tokenizers>=9"),
+        ("transformers", "ImportError('tokenizers>=9 is required')", {"transformers": "6.0"}, "export", "transformers 6.0 .>=5.23,<5.25 needed.: tokenizers>=9"),
         ("torch", "AttributeError('no attribute uint64')", {"torch": "1.9"}, "export", "torch 1.9 .*no attribute uint64"),
         ("torch", "RuntimeError('built for another NumPy')", {"numpy": "1.20"}, "export", "numpy 1.20 .*another NumPy"),
         ("torch", "ImportError('cannot import name x')", {}, "export", "cannot be imported .cannot import name x.*pip install .*.export"),
