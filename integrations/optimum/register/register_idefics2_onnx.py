@@ -77,8 +77,8 @@ class OnnxExportCommand(Idefics2OnnxExportCommand):
 
 
 def _in_optimums_words(text: str) -> str:
-    """A text of our command line, which has a flag per precision where optimum has one option."""
-    return re.sub(rf"--({'|'.join(PRECISIONS)})\b", r"--dtype \1", text)
+    """A text of our command line, which has a flag per precision where optimum has one option, and -o for the output."""
+    return re.sub(rf"--({'|'.join(PRECISIONS)})\b", r"--dtype \1", text).replace(" with -o.", ".")
 
 
 REGISTER_COMMANDS = [(Idefics2OnnxExportCommand, ExportCommand)]

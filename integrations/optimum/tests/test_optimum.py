@@ -76,6 +76,13 @@ def test_what_does_not_go_is_one_sentence(cli, tmp_path, arguments, sentence):
     assert not (tmp_path / "out").exists()
 
 
+def test_advice_names_options_that_are_there(cli, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(SystemExit) as raised:
+        cli("export", "onnx", "-m", CHECKPOINT, tmp_path)
+    assert raised.value.code == f"Error: {tmp_path} already exists and is not an empty folder. Remove it or choose another."
+
+
 def test_a_folder_that_is_no_checkpoint_ends_without_a_traceback(tmp_path):
     command = [Path(sys.executable).parent / "optimum-cli", "export", "onnx", "-m", tmp_path, tmp_path / "out"]
     run = subprocess.run(command, capture_output=True, text=True)
