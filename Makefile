@@ -7,12 +7,14 @@
 # make test-matrix   the runtime's tests with each version of ONNX Runtime that is supported, the exporter's with transformers 5.24
 # make test-edges    2,000 hostile calls of the command line
 # make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
+# make test-integrations   test-optimum and test-llm: the plug-ins of integrations/, each with its host in a .venv-* of its own
+# make test-frozen   freeze examples/frozen with PyInstaller, in .venv-frozen and build/frozen; compare its answers, print its size
 
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install run test coverage test-sweep test-matrix test-edges test-hostile check clean
+.PHONY: install run test coverage test-sweep test-matrix test-edges test-hostile test-integrations test-optimum test-llm test-frozen check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,7 +25,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) '.[cpu,export,test]'
 	@touch $@
 
-.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py graphs/*.py runtime/*.py runtime/*/*.py)
+.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py freezing/*.py graphs/*.py runtime/*.py runtime/*/*.py)
 	@rm -rf build  # or modules that have moved since would be installed again
 	@$(PIP) --no-deps --force-reinstall .
 	@touch $@
@@ -57,5 +59,44 @@ test-edges: install
 test-hostile: install
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/hostile_fuzz.py --cases 6000 --seed 0
 
+# Wheels of a plug-in are built beside its sources, where modules that have moved since would stay.
+PLUG_IN = rm -rf integrations/$(1)/build && .venv-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	--force-reinstall ./integrations/$(1) && rm -rf integrations/$(1)/build integrations/$(1)/*.egg-info
+OTHER_PIP = bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+test-integrations: test-optimum test-llm
+
+# It sees the packages in .venv: torch would be there twice.
+.venv-optimum/.everything: pyproject.toml constraints.txt | install
+	$(PYTHON) -m venv .venv-optimum
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$(.venv-optimum/bin/python -c \
+		"import sysconfig; print(sysconfig.get_path('purelib'))")/of-the-package.pth"
+	.venv-optimum/$(OTHER_PIP) optimum
+	@touch $@
+
+test-optimum: .venv-optimum/.everything install
+	@$(call PLUG_IN,optimum)
+	OMP_NUM_THREADS=1 .venv-optimum/bin/python -m pytest integrations/optimum/tests
+
+.venv-llm/.everything: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-llm
+	.venv-llm/$(OTHER_PIP) '.[cpu]' llm pytest
+	@touch $@
+
+test-llm: .venv-llm/.everything
+	@rm -rf build && .venv-llm/$(OTHER_PIP) --no-deps --force-reinstall .
+	@$(call PLUG_IN,llm)
+	OMP_NUM_THREADS=1 .venv-llm/bin/python -m pytest integrations/llm/tests
+
+# Nothing but the runtime: PyInstaller takes along what it finds.
+.venv-frozen/.everything: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-frozen
+	.venv-frozen/$(OTHER_PIP) '.[cpu]' pyinstaller
+	@touch $@
+
+test-frozen: .venv-frozen/.everything
+	@rm -rf build && .venv-frozen/$(OTHER_PIP) --no-deps --force-reinstall .
+	.venv-frozen/bin/python tests/by_hand/frozen_app.py build/frozen
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-optimum .venv-llm .venv-frozen build dist *.egg-info integrations/*/build integrations/*/*.egg-info

@@ -54,8 +54,15 @@ def download(hub_id: str, revision: str | None, names: Collection[str], needed: 
     Raises:
         ModelFolderError: they could not be had; it says why, and what to do.
     """
-    from huggingface_hub import snapshot_download
-
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        if error.name != "huggingface_hub":
+            raise
+        raise ModelFolderError(
+            f"{hub_id} is not a folder here, and a download needs huggingface_hub, which is not installed. Install it, or give a "
+            "model folder; an app that downloads has to be frozen with it."
+        ) from error
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=[glob.escape(name) for name in names]))
     except Exception as error:  # of huggingface_hub, httpx, the system and, where something else answered, of any reader

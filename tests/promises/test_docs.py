@@ -32,18 +32,32 @@ from PIL import Image
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 RUN = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-READ = [*RUN, "CHANGELOG.md", "demo/README.md", "tests/support/golden_files/README.md"]
+BESIDE_CODE = ["demo/README.md", "examples/frozen/README.md", "integrations/llm/README.md", "integrations/optimum/README.md"]
+READ = [*RUN, "CHANGELOG.md", *BESIDE_CODE, "tests/support/golden_files/README.md"]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 MOST_NOT_RUN = 3
 MODEL_NAMES = ("idefics2-8b-fp16", "idefics2-8b-int8")
 SHELL, PYTHON, TEXT = ("sh", "console", "bash"), ("python",), ("", "text", "ini")
-FOREIGN = {"--no-deps", "--collect-data"}
-"""Options of pip and PyInstaller."""
+FOREIGN = {
+    "--no-deps",
+    "--collect-data",
+    "--noconfirm",
+    "--name",
+    "--exclude-module",
+    "--strip",
+    "--add-data",
+    "--task",
+    "--dtype",
+}
+"""Options of pip, PyInstaller and optimum-cli."""
+OTHERS = ("", "git", "cd", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller")
+"""Programs that documents call and the tests do not: `make test-integrations` and `make test-frozen` do."""
 FILES = [
     path.relative_to(ROOT)
     for path in ROOT.rglob("*")
-    if path.is_file()
-    and not {".venv", ".git", "build", "__pycache__", ".matrix", "node_modules"} & {*path.relative_to(ROOT).parts}
+    if not {".git", "build", "__pycache__", "node_modules"} & {*path.relative_to(ROOT).parts}
+    and not path.relative_to(ROOT).parts[0].startswith((".venv", ".matrix"))
+    and path.is_file()
 ]
 
 
@@ -146,7 +160,7 @@ def run(command: str, shown: str, place: str) -> None:
             script = ROOT / arguments[0]
             assert arguments[0] == "-m" or script.is_file(), f"{place}: there is no {arguments[0]}"
         else:
-            assert first in ("", "git", "cd", "."), f"{place}: {part!r} is neither run nor known here"
+            assert first in OTHERS, f"{place}: {part!r} is neither run nor known here"
 
 
 def run_here(arguments: list[str], shown: str, place: str) -> None:

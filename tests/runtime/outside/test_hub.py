@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -286,3 +287,9 @@ def test_processors_are_opened_by_their_hub_id(kind, hub):
         found, ours = found.image_processor, ours.image_processor
     assert found.options == ours.options
     assert not any(path.endswith((".onnx", ".data", ".safetensors", ".bin")) for path in standing_in.served)
+
+
+def test_an_app_that_was_frozen_without_huggingface_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModelFolderError, match="needs huggingface_hub, which is not installed.* has to be frozen with it"):
+        ModelFolder.open("owner/name")
