@@ -11,16 +11,17 @@ const NUMBERS = { fp32: { type: 'float32', List: Float32Array }, fp16: { type: '
 export class Idefics2 {
   /** `ort` is onnxruntime-node or -web; `io` reads the folder: json(file name) and session(graph name) give promises. */
   static async open(ort, io) {
-    const { format_version: version, architecture, dtype, model } = await io.json('idefics2_onnx.json');
+    const { format_version: version, architecture, dtype, model, files } = await io.json('idefics2_onnx.json');
     if (version !== FORMAT) throw new Error(`The folder has format ${version}; this host reads ${FORMAT}. Export it again.`);
     if (architecture !== 'idefics2') throw new Error(`The folder holds the model ${architecture}; this host runs idefics2 only.`);
     if (!NUMBERS[dtype]) throw new Error(`The folder computes in ${dtype}; this host has no such numbers. Export with --fp16.`);
-    const images = (await io.json('processor_config.json')).image_processor ?? await io.json('preprocessor_config.json');
-    const whole = ['do_resize', 'do_rescale', 'do_normalize'].every((step) => images[step] !== false);
-    const known = whole && (images.resample ?? BILINEAR) === BILINEAR && images.size?.longest_edge;
-    if (!known) throw new Error('The folder prepares images in a way that this host does not know; the Python runtime does.');
-    const tokens = await io.json('tokenizer.json'), generation = await io.json('generation_config.json');
+    const config = async (name) => (name in files ? io.json(name) : {}); // not every folder has all of them
+    const images = (await config('processor_config.json')).image_processor ?? await config('preprocessor_config.json');
+    const usual = ['do_resize', 'do_rescale', 'do_normalize'].every((step) => images[step] !== false) && images.size.longest_edge;
+    if (!usual || images.resample !== BILINEAR) throw new Error('The folder prepares images in a way unknown to this host.');
+    const tokens = await io.json('tokenizer.json'), generation = await config('generation_config.json');
     const host = Object.assign(new Idefics2(), { ort, model, images, ...NUMBERS[dtype] });
+    host.tilesPerImage = images.do_image_splitting ? 5 : 1;
     host.tokenizer = new Tokenizer(tokens, await io.json('tokenizer_config.json'));
     host.special = new Set(tokens.added_tokens.filter((token) => token.special).map((token) => token.id));
     host.ends = new Set([generation.eos_token_id ?? (await io.json('config.json')).text_config.eos_token_id].flat());
@@ -34,11 +35,10 @@ export class Idefics2 {
     const history = this.promptIds(question, images.length), start = history.length, past = {};
     const end = Math.min(start + maxNewTokens, this.model.max_positions);
     if (start >= end) throw new Error(`The prompt has ${start} tokens, which leaves no room for an answer. Give fewer images.`);
-    let features = await this.features(images), ids = history, image = 0, sent = 0;
-    for (const name of this.decoder.inputNames.filter((input) => input.startsWith('past_key_values'))) {
-      past[name] = this.tensor([], [1, this.model.num_key_value_heads, 0, this.model.head_dim]);
-    }
-    while (history.length < end) {
+    let features = await this.features(images), ids = history, image = 0, sent = 0, last = false;
+    const empty = this.tensor([], [1, this.model.num_key_value_heads, 0, this.model.head_dim]);
+    for (const name of this.decoder.inputNames) if (name.startsWith('past_key_values')) past[name] = empty;
+    while (!last) {
       const rows = ids.map((id) => (ids === history && id === this.model.image_token_id ? image++ : -1));
       const [input_ids, feature_rows, logit_positions] = [ids, rows, [ids.length - 1]].map((row) => this.integers(row));
       const { inputs_embeds } = await this.embedding.run({ input_ids, feature_rows, image_features: features });
@@ -48,11 +48,11 @@ export class Idefics2 {
       const id = this.likeliest(logits.data, history);
       history.push(id);
       [ids, features] = [[id], this.tensor([], [0, this.model.hidden_size])];
-      const text = this.tokenizer.decode(history.slice(start), AS_IT_IS), last = this.ends.has(id) || history.length === end;
+      last = this.ends.has(id) || history.length === end;
+      const text = this.tokenizer.decode(history.slice(start), AS_IT_IS);
       // Bytes of a character are tokens of their own; what they say is certain behind the last of them (text_stream.py).
       const open = this.special.has(id) || BYTE_TOKEN.test(this.tokenizer.id_to_token(id)) || text.endsWith('\ufffd');
       yield { id, text: open && !last ? '' : text.slice(sent) };
-      if (last) return;
       if (!open) sent = text.length;
     }
   }
@@ -63,16 +63,14 @@ export class Idefics2 {
     if (tagged.split(IMAGE).length - 1 !== count) throw new Error(`There are ${count} images. Put one ${IMAGE} for each.`);
     const turn = `User:${tagged.startsWith(IMAGE) ? '' : ' '}${tagged}<end_of_utterance>\nAssistant:`;
     const tile = FAKE + IMAGE.repeat(this.model.tokens_per_image) + FAKE;
-    const expanded = turn.replaceAll(IMAGE, tile.repeat(this.images.do_image_splitting ? 5 : 1)).replaceAll(FAKE + FAKE, FAKE);
+    const expanded = turn.replaceAll(IMAGE, tile.repeat(this.tilesPerImage)).replaceAll(FAKE + FAKE, FAKE);
     return this.tokenizer.encode(expanded.replaceAll(new RegExp(`${FAKE}(?=[^\\s<])`, 'g'), `${FAKE} `)).ids;
   }
 
   /** The likeliest token that neither is nor ends a bad word. */
   likeliest(logits, history) {
-    for (const word of this.badWords) {
-      const start = history.length + 1 - word.length;
-      if (word.slice(0, -1).every((id, at) => history[start + at] === id)) logits[word.at(-1)] = -Infinity;
-    }
+    const isBegun = (word) => word.slice(0, -1).every((id, at) => history[history.length + 1 - word.length + at] === id);
+    for (const word of this.badWords) if (isBegun(word)) logits[word.at(-1)] = -Infinity;
     let best = 0;
     for (let id = 1; id < logits.length; id++) if (logits[id] > logits[best]) best = id;
     return best;
@@ -80,14 +78,13 @@ export class Idefics2 {
 
   /** Rows of image features of all tiles, tile by tile: their sizes differ. */
   async features(images) {
-    const { hidden_size: width, image_seq_len: rows } = this.model, found = [];
-    for (const tile of images.flatMap((image) => [...tiles(image, this.images)])) {
-      const { image_features } = await this.vision.run({ pixel_values: this.pixelValues(tile) });
-      found.push(new this.List(image_features.data.buffer, image_features.data.byteOffset, image_features.data.length));
+    const { hidden_size: width, image_seq_len: rows } = this.model, count = images.length * this.tilesPerImage;
+    const all = new this.List(count * rows * width);
+    for (const [index, tile] of images.flatMap((image) => [...tiles(image, this.images)]).entries()) {
+      const { data } = (await this.vision.run({ pixel_values: this.pixelValues(tile) })).image_features;
+      all.set(new this.List(data.buffer, data.byteOffset, data.length), index * rows * width);
     }
-    const all = new this.List(found.length * rows * width);
-    found.forEach((own, index) => all.set(own, index * rows * width));
-    return this.tensor(all, [found.length * rows, width]);
+    return this.tensor(all, [count * rows, width]);
   }
 
   /** Bytes of a tile, rescaled and normalised with float32's roundings (runtime/images/pixels.py), channels first. */
@@ -118,11 +115,14 @@ export function* tiles({ data, width, height }, { do_image_splitting: split, siz
     for (let row = 0; row < h; row++) part.set(data.subarray(from(row), from(row) + w * 3), row * w * 3);
     const shrunk = w >= h ? [longest, Math.trunc(longest / ratio)] : [Math.trunc(longest * ratio), longest];
     const [wide, high] = (long ? shrunk : [w, h]).map((side) => Math.max(side, shortest_edge));
-    yield { data: resample(resample(part, h, w, 3, wide), 1, h, wide * 3, high), width: wide, height: high };
+    // Pillow changes the width first, but the height where that loses more than twice as many pixels (since Pillow 13).
+    const resized = h > high && h - high > 2 * (w - wide) ? resample(resample(part, 1, h, w * 3, high), high, w, 3, wide)
+      : resample(resample(part, h, w, 3, wide), 1, h, wide * 3, high);
+    yield { data: resized, width: wide, height: high };
   }
 }
 
-/** Pillow's Image.resize(BILINEAR) along the middle axis of bytes [outer, length, inner], bit for bit: weights have 22 bits. */
+/** One pass of Pillow's bilinear resize, bit for bit, along the middle axis of bytes [outer, length, inner]. */
 function resample(bytes, outer, length, inner, size) {
   if (length === size) return bytes;
   const scale = length / size, reach = Math.max(scale, 1), step = 1 / reach, out = new Uint8Array(outer * size * inner);
@@ -142,8 +142,8 @@ function resample(bytes, outer, length, inner, size) {
 
 /** The bits of a float32 as float16, halves to even. */
 function halfBits(value) {
-  const magnitude = Math.abs(value), sign = Object.is(magnitude, value) ? 0 : 0x8000;
-  const exponent = Math.max(-14, Math.floor(Math.log2(magnitude))), steps = magnitude / 2 ** (exponent - 10);
-  const rest = steps % 1, even = Math.floor(steps) + (rest > 0.5 || (rest === 0.5 && Math.floor(steps) % 2 === 1));
-  return sign | (magnitude < 65520 ? even + ((exponent + 14) << 10) : 0x7c00); // 2048 steps carry into the exponent
+  const magnitude = Math.abs(value), exponent = Math.max(-14, Math.floor(Math.log2(magnitude)));
+  const steps = magnitude / 2 ** (exponent - 10), whole = Math.floor(steps), rest = steps - whole;
+  const even = whole + (rest > 0.5 || (rest === 0.5 && whole % 2) ? 1 : 0); // 2048 of them carry into the exponent
+  return (value < 0 ? 0x8000 : 0) | (magnitude < 65520 ? even + ((exponent + 14) << 10) : 0x7c00);
 }

@@ -39,7 +39,7 @@ export async function readPicture(file) {
 /** RGBA bytes by way of WebGL: the other kind of canvas multiplies colours by their alpha, and so loses those of clear pixels. */
 function pixelsOf(bitmap) {
   const { width, height } = bitmap, gl = new OffscreenCanvas(1, 1).getContext('webgl2');
-  if (!gl) throw new Error('This browser has no WebGL 2, with which this page reads pictures. Turn it on or use another browser.');
+  if (!gl) throw new Error('This browser has no WebGL 2, with which this page reads pictures. Use another browser.');
   const most = gl.getParameter(gl.MAX_TEXTURE_SIZE), pixels = new Uint8Array(width * height * 4);
   if (Math.max(width, height) > most) throw new Error(`The picture has ${width}×${height} pixels; ${most} a side are the most.`);
   const texture = gl.createTexture();
