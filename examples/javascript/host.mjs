@@ -31,7 +31,7 @@ export class Idefics2 {
   }
 
   /** Yields { id, text } of each token: the text that it makes certain, maybe ''. Images: { data: RGB bytes, width, height }. */
-  async *answer(images, question, maxNewTokens = 200) {
+  async *answer(images, question, maxNewTokens = 256) {
     const history = this.promptIds(question, images.length), start = history.length, past = {};
     const end = Math.min(start + maxNewTokens, this.model.max_positions);
     if (start >= end) throw new Error(`The prompt has ${start} tokens, which leaves no room for an answer. Give fewer images.`);

@@ -16,12 +16,24 @@ from PIL import Image, ImageCms
 
 EXAMPLES = Path("examples")
 HOST = EXAMPLES / "javascript"
-FOLDERS = {"fp16": ("fp16", None), "fp32": ("fp32", None), "int8": ("int8", None), "int4": ("int4", None), "standard": ("fp32", "standard")}
+FOLDERS = {
+    "fp16": ("fp16", None),
+    "fp32": ("fp32", None),
+    "int8": ("int8", None),
+    "int4": ("int4", None),
+    "standard": ("fp32", "standard"),
+}
 """Precision and attention of each."""
 MOST_TOKENS = 96
 ONE_TURN = ("shapes", "counting", "reading", "small text", "receipt", "comparing", "absence")
 """Tasks of a single question, which is what the host asks."""
-ODD_SIZES = {"shapes.png": (333, 251), "stars.png": (501, 377), "receipt.png": (151, 149), "sign.png": (393, 295), "before.png": (237, 179)}
+ODD_SIZES = {
+    "shapes.png": (333, 251),
+    "stars.png": (501, 377),
+    "receipt.png": (151, 149),
+    "sign.png": (393, 295),
+    "before.png": (237, 179),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Asked]:
             (turn,) = case(task, "held-out", number).turns
             found.append(Asked([written(image) for image in turn.images], turn.question))
     for name, size in ODD_SIZES.items():
-        question = next(one["question"] for one in examples if name in one["images"]).replace("What changed?", "What is in the picture?")
+        question = next(one["question"] for one in examples if name in one["images"]).replace(
+            "What changed?", "What is in the picture?"
+        )
         found.append(Asked([written(Image.open(EXAMPLES / name).resize(size, Image.Resampling.BICUBIC))], question))
     return found
 

@@ -102,16 +102,18 @@ def test_pictures(browser, folder_of, pictures):
 
 @pytest.mark.parametrize("name", [*EQUAL, *SHOWN])
 def test_answers(browser, name, folder_of, asked, expected):
+    some = slice(None, None, 1 if name in EQUAL else 3)
     with opened(browser, folder_of(name)) as page:
-        found, wanted = page.evaluate(ASK, ["wasm", as_json(asked)]), expected(name)
+        found, wanted = page.evaluate(ASK, ["wasm", as_json(asked[some])]), expected(name)[some]
     same = sum(own == other for own, other in zip(found, wanted, strict=True))
     print(f"Chromium, wasm, {name}: {same} of {len(wanted)} answers equal Python's{differences(found, wanted)}")
     assert found == wanted or name in SHOWN
 
 
+@pytest.mark.sweep  # a software adapter takes a minute for one question
 @pytest.mark.parametrize("name", [*EQUAL, *SHOWN])
 def test_webgpu_is_shown(browser, name, folder_of, asked, expected):
-    some = slice(0, 9, 2)
+    some = slice(5, 6)
     with opened(browser, folder_of(name)) as page:
         if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
             pytest.skip("this Chromium has no WebGPU adapter")
@@ -156,12 +158,19 @@ def test_page_answers_and_says_what_is_wrong(browser, folder_of, tmp_path):
         page.click("summary")
         page.fill("[name=folder]", "./other")
         page.click(".row button")
-        page.wait_for_function("document.querySelector('#error').textContent.includes('other/idefics2_onnx.json cannot be read (404)')")
+        page.wait_for_function(
+            "document.querySelector('#error').textContent.includes('other/idefics2_onnx.json cannot be read (404)')"
+        )
         assert not failures
 
 
 def test_server_serves_the_page_and_the_folder_only(folder_of):
     with served(folder_of("fp16")) as address:
-        for path, wanted in (("", 200), ("model/idefics2_onnx.json", 200), ("..%2f..%2fREADME.md", 404), ("model/..%2fREADME.md", 404)):
+        for path, wanted in (
+            ("", 200),
+            ("model/idefics2_onnx.json", 200),
+            ("..%2f..%2fREADME.md", 404),
+            ("model/..%2fREADME.md", 404),
+        ):
             command = ["curl", "--silent", "--path-as-is", "--output", "/dev/null", "--write-out", "%{http_code}", address + path]
             assert subprocess.run(command, capture_output=True, text=True).stdout == str(wanted), path
