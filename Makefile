@@ -5,6 +5,7 @@
 # make coverage      the tests, counting the package's lines that they run; fails below the share in pyproject.toml
 # make test-sweep    what the tests look at in a few models, in every model and type, and with more seeds
 # make test-matrix   the runtime's tests with each version of ONNX Runtime that is supported, the exporter's with transformers 5.24
+# make test-js       the JavaScript host (Node, npm) against Python, in Node and, where it is installed, in Chromium
 # make test-edges    2,000 hostile calls of the command line
 # make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 # make test-integrations   test-optimum and test-llm: the plug-ins of integrations/, each with its host in a .venv-* of its own
@@ -14,7 +15,8 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install run test coverage test-sweep test-matrix test-edges test-hostile test-integrations test-optimum test-llm test-frozen check clean
+.PHONY: install run test coverage test-sweep test-js test-matrix test-edges test-hostile test-integrations test-optimum test-llm \
+	test-frozen check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -48,7 +50,20 @@ coverage: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile --cov --cov-report term
 
 test-sweep: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m sweep
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m "sweep and not javascript"
+
+JS := examples/javascript
+
+$(JS)/node_modules/.package-lock.json: $(JS)/package-lock.json
+	cd $(JS) && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund --loglevel error  # skip: CUDA's libraries
+	@touch $@
+
+.venv/.playwright: .venv/.everything
+	$(PIP) playwright
+	@touch $@
+
+test-js: install .venv/.playwright $(JS)/node_modules/.package-lock.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "javascript and not sweep" -rP tests/javascript
 
 test-matrix: install
 	$(BIN)/python tests/by_hand/matrix.py

@@ -32,7 +32,13 @@ from PIL import Image
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 RUN = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-BESIDE_CODE = ["demo/README.md", "examples/frozen/README.md", "integrations/llm/README.md", "integrations/optimum/README.md"]
+BESIDE_CODE = [
+    "demo/README.md",
+    "examples/javascript/README.md",
+    "examples/frozen/README.md",
+    "integrations/llm/README.md",
+    "integrations/optimum/README.md",
+]
 READ = [*RUN, "CHANGELOG.md", *BESIDE_CODE, "tests/support/golden_files/README.md"]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 MOST_NOT_RUN = 3
@@ -99,7 +105,7 @@ def folder(tmp_path, monkeypatch):
     """An empty folder with pictures under the names that documents give them, and the demo model where one is named."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IDEFICS2_ONNX_MODEL", raising=False)
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("node_modules"))
     Image.open(ROOT / "examples" / "shapes.png").convert("RGB").save("photo.jpg")
     Image.open(ROOT / "examples" / "sign.png").convert("RGB").save("sign.jpg")
     monkeypatch.setattr(generation_options, "DEFAULT_MAX_NEW_TOKENS", 40)  # a small model may ramble
