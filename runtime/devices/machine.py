@@ -73,9 +73,9 @@ def _processor() -> tuple[str, set[str]]:
     """Its name, and the kernel's names of what it can do."""
     if platform.system() == "Linux":
         text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
-        name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-        return name[1] if name else platform.machine(), set(flags[1].split()) if flags else set()
+        return found[1] if found else platform.machine(), set(flags[1].split()) if flags else set()
     name = _output("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else platform.processor()
     return name, {flag for feature, flag in _OF_NUMPY.items() if _numpy_features().get(feature)}
 
