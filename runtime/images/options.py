@@ -64,9 +64,8 @@ class ImageOptions:
             size = Size(self.size["height"], self.size["width"])
         else:
             size = resized(box.size, self.size["shortest_edge"], self.size["longest_edge"])
-        if (
-            size.width * max(size.height, box.size.height) > MAX_PIXELS
-        ):  # of what Pillow makes when the width comes first, the larger way
+        # Pillow changes the width first or, where that loses more, the height; the former makes more of it.
+        if size.width * max(size.height, box.size.height) > MAX_PIXELS:
             raise PromptError(f"size is {self.size!r:.80}, which makes {size} pixels of {box.size}. Give smaller edges.")
         return size
 
