@@ -11,7 +11,8 @@ try:
     from .verification.difference import Verification
     from .verification.verify import verify_folder
 except Exception as error:  # a package that is missing, or of a version that fails in its own way as it is imported
-    if reason := explain(error, "export"):
+    # The extra export brings no ONNX Runtime: which one is for the user to choose.
+    if reason := explain(error, "export", "cpu"):
         raise RequirementError(reason) from error
     raise
 

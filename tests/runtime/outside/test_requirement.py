@@ -130,6 +130,7 @@ main({ARGUMENTS}, prog_name="x")
         ("torch", "RuntimeError('built for another NumPy')", {"numpy": "1.20"}, "export", "numpy 1.20 .*another NumPy"),
         ("torch", "ImportError('cannot import name x')", {}, "export", "cannot be imported .cannot import name x.*pip install .*.export"),
         ("onnxruntime", "ModuleNotFoundError('gone', name='onnxruntime')", {}, "run", "needs onnxruntime, which is not installed.*.cpu.'$"),
+        ("onnxruntime", "ModuleNotFoundError('gone', name='onnxruntime')", {}, "export", "needs onnxruntime, which is not.*.cpu.'$"),
         ("PIL", "ModuleNotFoundError('gone', name='PIL')", {}, "run", "needs PIL, which is not installed. Run: pip install [^\\[]*$"),
         ("huggingface_hub", "ModuleNotFoundError('gone', name='huggingface_hub')", {}, "hub", "needs huggingface_hub, which is not"),
         ("onnxruntime", "ImportError('DLL load failed')", {}, "run", "cannot be imported .DLL load failed"),
