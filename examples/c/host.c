@@ -70,7 +70,8 @@ static OrtSession *opened(OrtEnv *env, const char *folder, const char *graph) {
     OrtSession *session;
     snprintf(path, sizeof path, "%s/%s.onnx", folder, graph); /* on Windows paths are wchar_t */
     check(ort->CreateSessionOptions(&options));
-    /* Without 8-bit units (VNNI, AMX) a processor's sums of 8-bit products overflow otherwise; with them, leave it out: it is slow. */
+    /* Without 8-bit units (VNNI, AMX) a processor's sums of 8-bit products overflow otherwise; with them, or before
+     * ONNX Runtime 1.30, leave it out: it is slow there, and ends the process here. */
     check(ort->AddSessionConfigEntry(options, "session.x64quantprecision", "1"));
     check(ort->CreateSession(env, path, options, &session));
     ort->ReleaseSessionOptions(options);

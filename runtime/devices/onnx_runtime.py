@@ -9,7 +9,9 @@ from functools import cache
 from ..errors import ProviderError
 
 OLDEST = (1, 25)
-"""Has kernels for every graph and every test passes; 1.24 has none for the cache of standard graphs."""
+"""Has kernels for every graph; 1.24 has none for the cache of standard graphs."""
+_CAREFUL_SUMS = (1, 30)
+"""Older ones end the process (an assertion) as they open products of integers with session.x64quantprecision."""
 NEWEST_TESTED = (1, 32)
 _log = logging.getLogger("idefics2_onnx")
 
@@ -19,8 +21,7 @@ def check_version() -> None:
     """Raise ProviderError for a version that is too old, and warn of one that is newer than those that were tested."""
     import onnxruntime as ort
 
-    numbers = re.match(r"(\d+)\.(\d+)", ort.__version__)
-    version = (int(numbers[1]), int(numbers[2])) if numbers else NEWEST_TESTED
+    version = _version()
     if version < OLDEST:
         raise ProviderError(
             f"ONNX Runtime {ort.__version__} is older than {_dotted(OLDEST)}, and lacks operators of these graphs. "
@@ -32,6 +33,24 @@ def check_version() -> None:
             ort.__version__,
             _dotted(NEWEST_TESTED),
         )
+
+
+def check_careful_sums() -> None:
+    """Raise ProviderError for a version that cannot take sums of 8-bit products with care."""
+    import onnxruntime as ort
+
+    if _version() < _CAREFUL_SUMS:
+        raise ProviderError(
+            f"This processor has no 8-bit units, and ONNX Runtime {ort.__version__} cannot add products of integers without "
+            f"overflow; {_dotted(_CAREFUL_SUMS)} can. Run: pip install --upgrade onnxruntime, or export with --fp16."
+        )
+
+
+def _version() -> tuple[int, int]:
+    import onnxruntime as ort
+
+    numbers = re.match(r"(\d+)\.(\d+)", ort.__version__)
+    return (int(numbers[1]), int(numbers[2])) if numbers else NEWEST_TESTED
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -20,7 +20,7 @@ from .gpu_options import GpuOptions
 from .graph_file import GraphFile
 from .libraries import cuda_major
 from .machine import INT8_UNITS, instructions
-from .onnx_runtime import check_version
+from .onnx_runtime import check_careful_sums, check_version
 from .placement import RECORD_PLACEMENT, export_for_gpus, left_to_the_cpu, placement
 from .providers import GraphProviders, candidates_for, check_providers, is_provider, without_cuda_graph
 
@@ -247,6 +247,8 @@ def _entries(manifest: Manifest, providers: list[str], gpu_options: GpuOptions) 
     if manifest.quantisation and not INT8_UNITS & set(instructions()):
         # Processors without 8-bit units add products of 8-bit numbers in 16 bits, which overflow unless the weights are made
         # unsigned. Those with them would only be slowed down: prompts to two fifths, opening to a third of the speed.
+        if manifest.quantisation.get("target") != "cuda":  # those have other products
+            check_careful_sums()
         found["session.x64quantprecision"] = "1"
     return found
 

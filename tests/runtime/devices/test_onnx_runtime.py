@@ -7,10 +7,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
-from idefics2_onnx.runtime.devices import onnx_runtime
+from idefics2_onnx.runtime.devices import onnx_runtime, sessions
 from idefics2_onnx.runtime.devices.onnx_runtime import NEWEST_TESTED, OLDEST, check_version
 from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.model import Idefics2
+
+ORT = tuple(map(int, ort.__version__.split(".")[:2]))
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +48,18 @@ def test_the_package_asks_for_the_oldest():
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras["cpu"] == [f"onnxruntime>={onnx_runtime._dotted(OLDEST)}"]
     assert "<" not in extras["gpu"][0]
+
+
+@pytest.mark.parametrize(("version", "opens"), [("1.25.0", False), ("1.29.3", False), ("1.30.0", True)])
+def test_integers_on_processors_without_their_units(version, opens, monkeypatch, exported):
+    """Older versions would end the process."""
+    monkeypatch.setattr(ort, "__version__", version)
+    monkeypatch.setattr(sessions, "instructions", lambda: ["AVX2"])
+    if opens and ORT >= (1, 30):
+        assert Idefics2.from_pretrained(exported("plain", "int8"), "cpu").providers
+    elif not opens:
+        with pytest.raises(ProviderError, match=rf"no 8-bit units, and ONNX Runtime {version} cannot .*; 1.30 can. Run: "):
+            Idefics2.from_pretrained(exported("plain", "int8"), "cpu")
+        assert Idefics2.from_pretrained(exported("plain"), "cpu").providers
+        monkeypatch.setattr(sessions, "instructions", lambda: ["AVX512-VNNI"])
+        assert Idefics2.from_pretrained(exported("plain", "int8"), "cpu").providers
