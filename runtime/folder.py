@@ -45,8 +45,7 @@ class ModelFolder:
         """
         if not isinstance(source, str | Path | None):
             raise ModelFolderError(f"The source is {source!r:.60}. Give a model folder, a hub id, or nothing for the demo model.")
-        path = _demo() if source is None else Path(source)
-        found = _here_or_on_the_hub(path, subfolder)
+        found = _here_or_on_the_hub(_demo() if source is None else source, subfolder)
         if found is None:
             raise ModelFolderError(f"{source!s:.200} is not a folder. Give a model folder made by `idefics2-onnx export`.")
         path = found if isinstance(found, Path) else _download(*found, revision)
@@ -90,7 +89,7 @@ class ModelFolder:
 
 def processor_folder(source: str | Path, subfolder: str = "") -> Path:
     """A folder, or where the processor's files of a hub repository are, once downloaded; or a folder inside of that."""
-    found = _here_or_on_the_hub(Path(source), subfolder)
+    found = _here_or_on_the_hub(source, subfolder)
     if found is None or isinstance(found, Path):
         return found or Path(source)
     hub_id, folder = found
@@ -98,12 +97,15 @@ def processor_folder(source: str | Path, subfolder: str = "") -> Path:
     return download(hub_id, None, inside(folder, PROCESSOR_FILES), [needed]) / folder
 
 
-def _here_or_on_the_hub(path: Path, subfolder: str) -> Path | tuple[str, str] | None:
-    """A folder that is here, or hub id and subfolder of one that may be on the hub; None for a path that is neither."""
-    if os.path.isdir(path):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
+def _here_or_on_the_hub(source: str | Path, subfolder: str) -> Path | tuple[str, str] | None:
+    """A folder that is here, or hub id and subfolder of one that may be on the hub; None for a path that is neither.
+
+    A path is meant as it was written: ./owner/name is no hub id.
+    """
+    if os.path.isdir(source):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
         check_subfolder(subfolder)
-        return path / subfolder
-    return None if os.path.exists(path) else hub_folder(path.as_posix(), subfolder)  # noqa: PTH110
+        return Path(source) / subfolder
+    return None if os.path.exists(source) else hub_folder(str(source), subfolder)  # noqa: PTH110
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -127,6 +127,8 @@ def test_a_folder_inside_of_a_repository(inside, hub, monkeypatch):
         (DEMO, "int8", "int8 has no idefics2_onnx.json"),
         (None, "int8", "int8 has no idefics2_onnx.json"),
         ("some:where", "", "is not a folder"),
+        ("./someone/tuned", "", "is not a folder"),
+        ("someone/tuned/", "", "is not a folder"),
     ],
 )
 def test_subfolders_lead_nowhere_else(source, subfolder, match):
