@@ -113,7 +113,9 @@ def export_model(
         models = _smoothed_models(model, quantisation, partial, calibrate, listener) if quantisation else {}
         files = _write_graphs(model, models, quantisation, dtype, flavour, workplace, listener)
         _check_unchanged(given, before)
-        files |= {path.name: file_entry(path) for path in sorted(partial.iterdir()) if path.name not in (*files, MODEL_CARD)}
+        # A folder among them is of a run that was stopped as it changed the layout.
+        left = sorted(path for path in partial.iterdir() if path.is_file() and path.name not in (*files, MODEL_CARD))
+        files |= {path.name: file_entry(path) for path in left}
         manifest = Manifest(
             architecture="idefics2",
             precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import onnxruntime as ort
 import pytest
-from idefics2_onnx.export import export_model
+from idefics2_onnx.export import export_model, transformers_js
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.quantisation.quantise import Quantisation
 
@@ -45,6 +45,22 @@ def test_its_sessions_compute_the_same(precision, checkpoint, exported, tmp_path
     feeds = {"inputs_embeds": embeds, "attention_mask": np.ones((2, 5), np.int64), **past}
     expected = opened(ours / "decoder.onnx").run(None, feeds | {"logit_positions": np.full((2, 1), 4)})
     assert all((a == b).all() for a, b in zip(decoder.run(None, feeds), expected, strict=True))
+
+
+def test_a_change_of_layout_that_was_stopped_goes_on(checkpoint, tmp_path, monkeypatch):
+    def stopped(model):
+        raise KeyboardInterrupt
+
+    def export():
+        export_model(checkpoint("plain"), tmp_path / "js", "fp32", verify="never", layout="transformers.js")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers_js, "_last_logits", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export()
+    export()
+    assert len(list((tmp_path / "js" / "onnx").iterdir())) == 6
+    opened(tmp_path / "js" / "onnx" / "decoder_model_merged.onnx")
 
 
 def test_what_has_no_such_form(checkpoint, tmp_path):
