@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import __version__
 from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from ..runtime.folder import MODEL_CARD
 from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder, write_manifest
@@ -32,7 +33,7 @@ from .weights import graph_bytes, write_graph
 
 Verify = Literal["auto", "always", "never"]
 Layout = Literal["idefics2-onnx", "transformers.js"]
-_TOOLS = ("idefics2-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _write_graphs(
 ) -> dict[str, FileEntry]:
     """Trace each graph and stream its weights to disk; what the manifest says of the files."""
     files: dict[str, FileEntry] = {}
-    for traced in trace_graphs(model.config, model.sizes, dtype, flavour):
+    for traced in trace_graphs(model.config, model.sizes, dtype, flavour, quantisation is not None):
         versions = [(traced, quantisation)]
         if quantisation and quantisation.fast_prompts and traced.name == "decoder":
             versions.append((traced.copy("prompt"), quantisation.of_prompts))
@@ -221,7 +222,7 @@ def _plan(precision: Precision | Quantisation) -> tuple[Quantisation | None, Dty
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"idefics2-onnx": __version__}
     for name in _TOOLS:
         try:
             found[name] = importlib.metadata.version(name)

@@ -23,7 +23,7 @@ from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
 from ..graphs.contract import AttentionFlavour, Dtype, GraphName, ModelSizes, interface
-from ..graphs.decoder import Decoder
+from ..graphs.decoder import Decoder, Head, JoinedAttention
 from ..graphs.embedding import Embedding
 from ..graphs.operators import Fused, Operators, Standard
 from ..graphs.positions import position_table
@@ -118,13 +118,24 @@ def rotary_tables(config: Idefics2Config) -> tuple[Tensor, Tensor]:
     return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
 
 
-def trace_graphs(config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour) -> Iterator[TracedGraph]:
+def joins_projections(attention: AttentionFlavour, quantised: bool) -> bool:
+    """Whether a folder's decoder has queries, keys and values in one product. Quantised ones round each on its own."""
+    return OPERATORS[attention].joins and not quantised
+
+
+def trace_graphs(
+    config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour, quantised: bool
+) -> Iterator[TracedGraph]:
     """The three graphs of a model, one after another."""
     operators = OPERATORS[attention]()
     cos, sin = rotary_tables(config)
     with fake_mode():
         model = fake_model(config, dtype)
         model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
+        model.lm_head = Head(model.lm_head)
+        if joins_projections(attention, quantised):
+            for layer in model.model.text_model.layers:
+                layer.self_attn = JoinedAttention(layer.self_attn)
         names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
         kind = TORCH_DTYPES[dtype]
         decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=kind) for table in (cos, sin)))

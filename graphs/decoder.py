@@ -11,12 +11,47 @@ from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditiona
 
 from .operators import CachedAttention, DecoderCall, Operators
 
+_OUTPUTS = 64
+"""The head has a multiple of so many: GPUs' fast kernels read and write rows of whole blocks, and 32,003 words are none."""
+
+
+class Head(nn.Module):
+    """lm_head with outputs that stand for no word, whose weights are zeros, up to a multiple of 64."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.vocab_size: int = head.out_features
+        outputs = padded_outputs(head.out_features)
+        self.padded = nn.Linear(head.in_features, outputs, bias=False, dtype=head.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, hidden] → […, vocab]."""
+        logits: Tensor = self.padded(x)
+        return logits if self.padded.out_features == self.vocab_size else logits[..., : self.vocab_size]
+
+
+def padded_outputs(vocab_size: int) -> int:
+    """Outputs of a head."""
+    return -(-vocab_size // _OUTPUTS) * _OUTPUTS
+
+
+class JoinedAttention(nn.Module):
+    """A layer's projections, those of queries, keys and values in one product: a step of one row waits for three small ones."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        parts = attention.q_proj, attention.k_proj, attention.v_proj
+        outputs = sum(part.out_features for part in parts)
+        self.qkv_proj = nn.Linear(parts[0].in_features, outputs, bias=False, dtype=parts[0].weight.dtype)
+        self.o_proj = attention.o_proj
+
 
 class Decoder(nn.Module):
     """inputs_embeds, attention_mask, logit_positions and the cache → logits float32 and the cache with the new tokens.
 
     `cos` and `sin` are the rotary tables [max_positions, head_dim / 2]; they are parameters here so that the exporter
-    finds them under their names like any other weight.
+    finds them under their names like any other weight. Layers' attentions may be `JoinedAttention` where the operators take q,
+    k and v in one.
     """
 
     def __init__(self, model: Idefics2ForConditionalGeneration, operators: Operators, cos: Tensor, sin: Tensor) -> None:
@@ -36,8 +71,10 @@ class Decoder(nn.Module):
         x, presents = inputs_embeds, []
         for layer, cache in zip(self.text_model.layers, past, strict=True):
             attention, h = layer.self_attn, self._norm(x, layer.input_layernorm)
-            q, k, v = attention.q_proj(h), attention.k_proj(h), attention.v_proj(h)
-            output, *present = attend(q, k, v, cache)
+            if isinstance(attention, JoinedAttention):
+                output, *present = attend(attention.qkv_proj(h), None, None, cache)
+            else:
+                output, *present = attend(attention.q_proj(h), attention.k_proj(h), attention.v_proj(h), cache)
             x = x + attention.o_proj(output)
             x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
             presents += present

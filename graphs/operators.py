@@ -61,15 +61,18 @@ class DecoderCall:
         return width.squeeze(0)
 
 
-AttendWithCache = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
+AttendWithCache = Callable[[Tensor, Tensor | None, Tensor | None, tuple[Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
 """q, k, v and the layer's past keys and values → output, present keys, present values: rotates q and k, writes k and v after
-each row's tokens, and attends causally."""
+each row's tokens, and attends causally. Without k and v, the first holds all three of each token, one after another, where the
+flavour `joins`."""
 
 
 class Operators(Protocol):
     """What the graph modules need of a flavour."""
 
     opset: int
+    joins: bool
+    """Whether cached attention takes queries, keys and values as one tensor."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor: ...
 
@@ -86,6 +89,7 @@ class Fused:
     """ONNX Runtime's own operators."""
 
     opset = FUSED_OPSET
+    joins = True
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
@@ -107,13 +111,14 @@ class Fused:
             "local_window_size": sizes.sliding_window or -1,
         }
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        def attend(q: Tensor, k: Tensor | None, v: Tensor | None, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            attended = (*q.shape[:2], sizes.num_heads * sizes.head_dim)
             output, key, value = symbolic_multi_out(
                 "com.microsoft::GroupQueryAttention",
                 (q, k, v, *past, last, total, call.cos, call.sin),
                 attributes,
                 dtypes=(q.dtype,) * 3,
-                shapes=(q.shape, past[0].shape, past[1].shape),
+                shapes=(attended, past[0].shape, past[1].shape),
                 version=1,
             )
             return output, key, value
@@ -125,6 +130,7 @@ class Standard:
     """ai.onnx operators only."""
 
     opset = STANDARD_OPSET
+    joins = False
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
@@ -166,7 +172,9 @@ class Standard:
             inputs = (roomy, _heads_first(new, sizes.num_key_value_heads), start)
             return symbolic("TensorScatter", inputs, {"axis": -2}, dtype=cache.dtype, shape=cache.shape, version=24)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        def attend(q: Tensor, k: Tensor | None, v: Tensor | None, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            assert k is not None
+            assert v is not None
             q = _heads_first(rotate(q, sizes.num_heads), sizes.num_heads)
             key, value = append(past[0], rotate(k, sizes.num_key_value_heads)), append(past[1], v)
             attributes: dict[str, Any] = {"scale": sizes.head_dim**-0.5}

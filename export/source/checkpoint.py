@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -92,6 +93,32 @@ class Part:
         for at in range(0, len(wanted), _ROWS_AT_ONCE):
             rows = wanted[at : at + _ROWS_AT_ONCE]
             found[at : at + len(rows)] = self.base.read(rows.start, rows.stop)[:, self.columns.start : self.columns.stop]
+        return found
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices one below another, and below them rows of zeros."""
+
+    parts: tuple[Stored, ...]
+    rows: int
+    """All rows, the zeros included."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return functools.reduce(torch.promote_types, (part.dtype for part in self.parts))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows, self.parts[0].shape[1]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        found, above = torch.zeros(stop - start, self.shape[1], dtype=self.dtype), 0
+        for part in self.parts:
+            first, last = max(start, above), min(stop, above + part.shape[0])
+            if first < last:
+                found[first - start : last - start] = part.read(first - above, last - above)
+            above += part.shape[0]
         return found
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 from transformers import Idefics2Config
 
 from ...graphs.contract import ModelSizes
+from ...graphs.decoder import padded_outputs
 from ...graphs.vision import projection_blocks
 from ..errors import CheckpointError
 from .adapter import TABLES, merge_adapter
 from .architecture import load_config, match_tensors, model_sizes
 from .awq import unpack_awq
 from .base_model import open_with_adapter
-from .checkpoint import Checkpoint, Part, Stored
+from .checkpoint import Checkpoint, Part, Stack, Stored
 
 PROJECTION = "model.connector.modality_projection"
+HEAD = "lm_head"
+JOINED = "qkv"
+"""What the joined projection of a decoder's layer is made of: the projections of these letters."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class SourceModel:
             checkpoint, names = merge_adapter(checkpoint, names, tuning)
             if _fit_tables(config, checkpoint, names, tied):
                 sizes, shapes, tied = model_sizes(config)
-        checkpoint, names = _divide_projection(checkpoint, names)
+        tensors = _projection_blocks(checkpoint, names) | _stacks(checkpoint, names, sizes)
+        checkpoint = replace(checkpoint, tensors=checkpoint.tensors | tensors)
+        names = names | {name: name for name in tensors}
         folder = tuning.folder if tuning is not None else None
         return cls(checkpoint, config, sizes, shapes, names, folder, remark)
 
@@ -75,14 +81,24 @@ def _fit_tables(config: Idefics2Config, checkpoint: Checkpoint, names: dict[str,
     return before != (config.text_config.vocab_size, config.tie_word_embeddings)
 
 
-def _divide_projection(checkpoint: Checkpoint, names: dict[str, str]) -> tuple[Checkpoint, dict[str, str]]:
-    """With the blocks that the vision graph makes of the connector's projection, as parameters of their own."""
-    tensors, names = dict(checkpoint.tensors), dict(names)
-    gate, up, down = (tensors[names[f"{PROJECTION}.{kind}_proj.weight"]] for kind in ("gate", "up", "down"))
+def _projection_blocks(checkpoint: Checkpoint, names: dict[str, str]) -> dict[str, Stored]:
+    """The blocks that the vision graph makes of the connector's projection, as parameters of their own."""
+    gate, up, down = (checkpoint.tensors[names[f"{PROJECTION}.{kind}_proj.weight"]] for kind in ("gate", "up", "down"))
     inputs, outputs = range(gate.shape[1]), range(down.shape[0])
+    found: dict[str, Stored] = {}
     for index, block in enumerate(projection_blocks(gate.shape[0])):
         parts = {"gate": Part(gate, block, inputs), "up": Part(up, block, inputs), "down": Part(down, outputs, block)}
-        for kind, part in parts.items():
-            name = f"{PROJECTION}.blocks.{index}.{kind}_proj.weight"
-            names[name], tensors[name] = name, part
-    return replace(checkpoint, tensors=tensors), names
+        found |= {f"{PROJECTION}.blocks.{index}.{kind}_proj.weight": part for kind, part in parts.items()}
+    return found
+
+
+def _stacks(checkpoint: Checkpoint, names: dict[str, str], sizes: ModelSizes) -> dict[str, Stored]:
+    """The decoder graph's padded head, and its layers' joined projections."""
+    head = checkpoint.tensors[names[f"{HEAD}.weight"]]
+    rows = padded_outputs(head.shape[0])
+    found: dict[str, Stored] = {f"{HEAD}.padded.weight": head if head.shape[0] == rows else Stack((head,), rows)}
+    for layer in range(sizes.num_layers):
+        at = f"model.text_model.layers.{layer}.self_attn"
+        parts = tuple(checkpoint.tensors[names[f"{at}.{letter}_proj.weight"]] for letter in JOINED)
+        found[f"{at}.{JOINED}_proj.weight"] = Stack(parts, sum(part.shape[0] for part in parts))
+    return found

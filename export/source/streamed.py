@@ -11,10 +11,11 @@ from transformers import Idefics2ForConditionalGeneration
 from transformers.models.idefics2.modeling_idefics2 import Idefics2RMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
 
+from ...graphs.decoder import Head
 from ...graphs.vision import Projection
 from .arithmetic import Arithmetic
 from .checkpoint import Stored
-from .source_model import PROJECTION, SourceModel
+from .source_model import HEAD, PROJECTION, SourceModel
 
 _NUMBERS = 1 << 22
 """Read at once."""
@@ -29,8 +30,11 @@ def streamed_reference(source: SourceModel, arithmetic: Arithmetic | None = None
     if arithmetic is None:
         _stream(model, source, Arithmetic())
         return model
-    if any(name.startswith(f"{PROJECTION}.blocks.") for name in arithmetic.packed):
-        model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
+    with torch.device("meta"):
+        if any(name.startswith(f"{PROJECTION}.blocks.") for name in arithmetic.packed):
+            model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
+        if any(name.startswith(f"{HEAD}.padded.") for name in arithmetic.packed):
+            model.lm_head = Head(model.lm_head)
     _stream(model, source, arithmetic)
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):

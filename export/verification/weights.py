@@ -16,8 +16,8 @@ from ...graphs.positions import position_table
 from ..packing import Packing, ReadRows
 from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
-from ..source.source_model import PROJECTION, SourceModel
-from ..trace import rotary_tables
+from ..source.source_model import HEAD, JOINED, PROJECTION, SourceModel
+from ..trace import joins_projections, rotary_tables
 from ..weights import packed_parts
 from .folder_matrix import parameter_of
 from .graphs import load_graph, stored_tensors
@@ -72,8 +72,9 @@ class WeightsCheck:
             yield table
             return
         starts = ("model.vision_model.", "model.connector.") if self.graph == "vision" else ("model.text_model.", "lm_head.")
+        joined = joins_projections(self.manifest.attention, self.manifest.quantisation is not None)
         for name in self.source.names:
-            if name.startswith(starts) and name != table and not _whole_projection(name):
+            if name.startswith(starts) and name != table and not _stands_otherwise(name, joined):
                 yield name
         yield from ("positions",) if self.graph == "vision" else ("cos", "sin")
 
@@ -156,6 +157,12 @@ def _reaching(model: ir.Model) -> list[ir.Node]:
     return found
 
 
-def _whole_projection(name: str) -> bool:
-    """The connector's projection stands in the graph in blocks."""
-    return name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks.")
+def _stands_otherwise(name: str, joined: bool) -> bool:
+    """Whether the graphs have another parameter in this one's place.
+
+    They have the blocks of the connector's projection, the padded head, and one projection for queries, keys and values if they
+    are `joined`.
+    """
+    if name.startswith("model.text_model."):
+        return any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in (JOINED if joined else (JOINED,)))
+    return name == f"{HEAD}.weight" or (name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks."))

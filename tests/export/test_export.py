@@ -43,14 +43,20 @@ def test_weights_are_the_checkpoints_cast_and_transposed(name, precision, export
     model = onnx.load(folder / "decoder.onnx", load_external_data=False)
     found = {i.name: i for i in model.graph.initializer}
     data = (folder / data_file("decoder")).read_bytes()
-    for initializer, source in (
-        ("text_model.layers.1.mlp.down_proj.weight.T", "model.text_model.layers.1.mlp.down_proj.weight"),
-        ("text_model.layers.0.input_layernorm.weight", "model.text_model.layers.0.input_layernorm.weight"),
-        ("lm_head.weight.T", "model.text_model.embed_tokens.weight"),  # tied
+    layers, table = "model.text_model.layers", stored.read_all("model.text_model.embed_tokens.weight")
+    assert len(table) == 300
+    for initializer, expected in (
+        ("text_model.layers.1.mlp.down_proj.weight.T", stored.read_all(f"{layers}.1.mlp.down_proj.weight")),
+        ("text_model.layers.0.input_layernorm.weight", stored.read_all(f"{layers}.0.input_layernorm.weight")),
+        (
+            "text_model.layers.1.self_attn.qkv_proj.weight.T",
+            torch.cat([stored.read_all(f"{layers}.1.self_attn.{letter}_proj.weight") for letter in "qkv"]),
+        ),
+        ("lm_head.padded.weight.T", torch.nn.functional.pad(table, (0, 0, 0, 320 - 300))),  # tied
     ):
         place = {e.key: e.value for e in found[initializer].external_data}
         offset, length = int(place["offset"]), int(place["length"])
-        expected = stored.read_all(source).to(dtype)
+        expected = expected.to(dtype)
         expected = expected.T.contiguous() if initializer.endswith(".T") else expected
         assert tuple(found[initializer].dims) == tuple(expected.shape)
         assert data[offset : offset + length] == expected.view(torch.uint8).numpy().tobytes()

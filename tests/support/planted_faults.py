@@ -31,7 +31,8 @@ def _weight(folder: Path, graph: str, name: str, change: Callable[[np.ndarray], 
     """Change a weight in place, however it is stored: plain, transposed, or as integers (rows are outputs in all)."""
     model = onnx.load(folder / graph_file(graph), load_external_data=False)
     initializers = {i.name: i for i in model.graph.initializer}
-    names = (name, f"{name}.T", f"{name.removesuffix('.weight')}.quantised")
+    joined = name.replace(".q_proj.", ".qkv_proj.")  # queries come first there
+    names = (name, f"{name}.T", f"{joined}.T", f"{name.removesuffix('.weight')}.quantised")
     found = next(initializers[n] for n in names if n in initializers)
     place = {entry.key: entry.value for entry in found.external_data}
     data = np.memmap(

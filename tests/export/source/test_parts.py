@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from idefics2_onnx.export.quantisation.smoothing import Scaled
-from idefics2_onnx.export.source.checkpoint import Part
+from idefics2_onnx.export.source.checkpoint import Part, Stack
 from idefics2_onnx.export.source.merged import Merged
 from idefics2_onnx.graphs.vision import projection_blocks
 from torch import Tensor
@@ -57,6 +57,17 @@ def test_parts_are_what_they_are_parts_of(name):
         assert part.shape == tuple(wanted.shape)
         for start, stop in ((0, len(rows)), (1, 4), (len(rows) - 2, len(rows))):
             assert torch.allclose(part.read(start, stop), wanted[start:stop], atol=1e-5)
+
+
+@pytest.mark.parametrize("zeros", [0, 5])
+def test_stacks_are_their_parts_one_below_another(zeros):
+    tensors = [torch.randn(rows, 6).to(dtype) for rows, dtype in ((4, torch.bfloat16), (1, torch.float16), (7, torch.bfloat16))]
+    whole = torch.cat([*(tensor.float() for tensor in tensors), torch.zeros(zeros, 6)])
+    stack = Stack(tuple(map(Held, tensors)), len(whole))
+    assert (stack.shape, stack.dtype) == ((len(whole), 6), torch.float32)
+    for start in range(len(whole)):
+        for stop in range(start, len(whole) + 1):
+            assert torch.equal(stack.read(start, stop), whole[start:stop])
 
 
 @pytest.mark.parametrize("width", [1, 5, 10, 96, 1000, 1100, 11008, 14336])
