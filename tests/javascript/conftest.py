@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 EXAMPLES = Path("examples")
@@ -103,7 +106,7 @@ def expected(folder_of: Callable[[str], Path], asked: list[Asked]) -> Callable[.
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Pictures of the kinds that decoders read differently: turned, transparent, grey, with a profile of other colours."""
+    """Pictures of kinds that decoders read differently: turned, transparent, grey, deep, inks, a profile of other colours."""
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     noise = random.integers(0, 256, (37, 53, 4), dtype=np.uint8)
     rgb = Image.fromarray(noise[..., :3].copy())
@@ -113,6 +116,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     Image.fromarray(noise).save(folder / "transparent.png")
     Image.fromarray(noise[..., :2].copy(), "LA").save(folder / "grey-transparent.png")
     rgb.convert("L").save(folder / "grey.png")
+    Image.fromarray(noise, "CMYK").save(folder / "inks.jpg")
+    deep = noise.astype(np.uint16) << np.arange(53, dtype=np.uint16)[:, None] % 9  # both below 256, where Pillow cuts, and above
+    for channels, name in enumerate(("grey", "grey-transparent", "rgb", "transparent"), 1):
+        (folder / f"{name}-16.png").write_bytes(png_of_16_bits(deep[..., :channels]))
+    Image.open(folder / "grey-16.png").save(folder / "grey-16-clear.png", transparency=int(deep[0, 0, 0]))
     rgb.quantize(16).save(folder / "palette-transparent.png", transparency=bytes([0, 128, *[255] * 14]))
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -121,6 +129,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name in ("cat.jpg", "table-top.jpg"):
         shutil.copy(EXAMPLES / name, folder)
     return sorted(folder.iterdir())
+
+
+def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
+    """A PNG of pixels [height, width, 1 to 4]; Pillow writes it of one channel only."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">2I5B", width, height, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return content
 
 
 def swapped_primaries() -> bytes:

@@ -3,8 +3,9 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { openFolder, readPicture } from '../../examples/javascript/disk.mjs';
-import { Idefics2 } from '../../examples/javascript/host.mjs';
+import { Idefics2, tiles } from '../../examples/javascript/host.mjs';
 
+const TRANSFORMERS = '../../examples/javascript/node_modules/@huggingface/transformers/dist/transformers.node.mjs';
 const digest = (values) => createHash('sha256').update(values).digest('hex');
 const ort = { Tensor: class { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } } };
 
@@ -34,7 +35,7 @@ const JOBS = {
   })),
 
   async tiles({ pictures, ...job }) {
-    const { tiles } = await import('../../examples/javascript/host.mjs'), host = await withoutGraphs(job);
+    const host = await withoutGraphs(job);
     return pictures.map(({ file, width, height }) => [...tiles({ data: readFileSync(file), width, height }, host.images)].map((tile) => {
       const { dims, data } = host.pixelValues(tile);
       return { shape: dims.slice(1), digest: digest(new Uint8Array(data.buffer)) };
@@ -63,6 +64,20 @@ const JOBS = {
       found.push(pieces);
     }
     return found;
+  },
+
+  /** The tokens that transformers.js answers with from a layout of its own; tiles and prompt are the host's. */
+  async transformersJs({ layout, dtype, picture, question, maxNewTokens, ...job }) {
+    const { env, LlavaForConditionalGeneration, PretrainedConfig, Tensor } = await import(TRANSFORMERS);
+    env.allowRemoteModels = false;
+    const config = new PretrainedConfig({ ...JSON.parse(readFileSync(`${layout}/config.json`, 'utf8')), model_type: 'llava' });
+    const model = await LlavaForConditionalGeneration.from_pretrained(layout, { dtype, config });
+    const host = Object.assign(await withoutGraphs(job), { ort: { Tensor } }), ids = host.promptIds(question, 1);
+    const each = [...tiles(await readPicture(picture), host.images)].map((tile) => host.pixelValues(tile));
+    const pixel_values = host.tensor(each.flatMap((tile) => [...tile.data]), [each.length, ...each[0].dims.slice(1)]);
+    const [input_ids, attention_mask] = [ids, ids.map(() => 1)].map((row) => host.integers(row));
+    const found = await model.generate({ input_ids, attention_mask, pixel_values, max_new_tokens: maxNewTokens });
+    return Array.from(found.data, Number).slice(ids.length);
   },
 
   async likeliest({ rows, ...job }) {

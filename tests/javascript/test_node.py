@@ -20,6 +20,7 @@ from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from idefics2_onnx.runtime.text.prompt import user_turn
 from idefics2_onnx.runtime.text.text_stream import TextStream
 from idefics2_onnx.runtime.text.tokenizer import load_tokenizer
+from in_node import in_node
 from PIL import Image
 from prompts import PROMPTS
 
@@ -39,14 +40,6 @@ OPTIONS = {
         "rescale_factor": 0.017,
     },
 }
-
-
-def in_node(what: str, **job):
-    done = subprocess.run(
-        ["node", "tests/javascript/in_node.mjs"], input=json.dumps({"what": what, **job}), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def on_the_command_line(*arguments: object) -> subprocess.CompletedProcess[str]:
