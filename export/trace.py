@@ -23,11 +23,13 @@ from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
 from ..graphs.contract import AttentionFlavour, Dtype, GraphName, ModelSizes, interface
-from ..graphs.decoder import Decoder, Head, JoinedAttention
-from ..graphs.embedding import Embedding
+from ..graphs.head import Head
+from ..graphs.idefics2.decoder import Decoder
+from ..graphs.idefics2.embedding import Embedding
+from ..graphs.idefics2.positions import position_table
+from ..graphs.idefics2.vision import Projection, Vision
+from ..graphs.joined_attention import JoinedAttention
 from ..graphs.operators import Fused, Operators, Standard
-from ..graphs.positions import position_table
-from ..graphs.vision import Projection, Vision
 from .packing import Packing
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers import Idefics2Config
 
 from ...graphs.contract import ModelSizes
-from ...graphs.decoder import padded_outputs
-from ...graphs.vision import projection_blocks
+from ...graphs.head import padded_outputs
+from ...graphs.idefics2.vision import projection_blocks
 from ..errors import CheckpointError
 from .adapter import TABLES, merge_adapter
 from .architecture import load_config, match_tensors, model_sizes

@@ -11,8 +11,8 @@ from transformers import Idefics2ForConditionalGeneration
 from transformers.models.idefics2.modeling_idefics2 import Idefics2RMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
 
-from ...graphs.decoder import Head
-from ...graphs.vision import Projection
+from ...graphs.head import Head
+from ...graphs.idefics2.vision import Projection
 from .arithmetic import Arithmetic
 from .checkpoint import Stored
 from .source_model import HEAD, PROJECTION, SourceModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ...graphs.positions import position_table
+from ...graphs.idefics2.positions import position_table
 from ..packing import Packing, ReadRows
 from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
