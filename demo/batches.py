@@ -81,13 +81,13 @@ class Encoder:
     def batch(self, cases: list[Case]) -> Batch:
         rows, tiles, under = [], [], []
         for one in cases:
-            rows.append(self._conversation(one))
+            rows.append(self.conversation(one))
             for turn in one.turns:
                 for image, marks in zip(turn.images, turn.marks, strict=True):
                     (own,) = self._images.tiles([image])
                     tiles += own
                     boxes = tile_boxes(Size(image.height, image.width), True)
-                    under += [_under(marks, box, tile.shape[1:]) for box, tile in zip(boxes, own, strict=True)]
+                    under += [under_patches(marks, box, tile.shape[1:]) for box, tile in zip(boxes, own, strict=True)]
         longest = -(-max(len(row[0]) for row in rows) // 32) * 32
         small = [i for i, tile in enumerate(tiles) if max(tile.shape) <= SIDE // 2]
         large = [i for i, tile in enumerate(tiles) if max(tile.shape) > SIDE // 2]
@@ -98,16 +98,16 @@ class Encoder:
         padded = [_padded(tiles, under, places, side) for places, side in ((small, SIDE // 2), (large, SIDE)) if places]
         return Batch(ids, positions, parts, labels, gaze, padded, [one.task for one in cases])
 
-    def _conversation(self, one: Case) -> tuple[list[Any], ...]:
+    def conversation(self, one: Case) -> tuple[list[Any], ...]:
         """Ids, positions, parts, labels (the answers with their end tokens) and gaze."""
         bos, image = self._tokenizer.token_to_id("<s>"), self._tokenizer.token_to_id(IMAGE)
         assert bos is not None
         assert image is not None
         ids, labels, gaze = [bos], [-100], [_NOWHERE]
-        rest = self._ids(f"{END_OF_UTTERANCE}\n")[1:]
+        rest = self.ids(f"{END_OF_UTTERANCE}\n")[1:]
         for turn in one.turns:
             pictures = len(turn.images)
-            asked, answer = self._turn(turn, pictures)
+            asked, answer = self.turn(turn, pictures)
             # In the last turn: its pictures and the token that closes them.
             common = len(asked) - asked[::-1].index(image) + 1 if pictures else 0
             shared = len(ids) + common
@@ -116,7 +116,7 @@ class Encoder:
             gaze += self._gaze(turn, asked, answer) + [_NOWHERE] * len(rest)
         positions, parts = list(range(len(ids))), [0] * shared + [1] * (len(ids) - shared)
         for part, other in enumerate(one.others, 2):
-            asked, answer = self._turn(other, pictures)
+            asked, answer = self.turn(other, pictures)
             own = asked[common:] + answer
             ids += own
             labels += [-100] * (len(own) - len(answer)) + answer
@@ -143,13 +143,14 @@ class Encoder:
             done += len(words[i]) if all(character in CHARACTERS for character in words[i]) else 0
         return found
 
-    def _turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
+    def turn(self, turn: Turn, pictures: int) -> tuple[list[int], list[int]]:
         """Ids of a question after its pictures, and of its answer."""
         question = f"User:{IMAGE * pictures}{'' if pictures else ' '}{turn.question}{END_OF_UTTERANCE}\nAssistant:"
-        answer = self._ids(f"{question} {turn.answer}{END_OF_UTTERANCE}")[len(self._ids(question)) :]
-        return self._ids(expand_images(question, LATENTS, split=True)), answer
+        answer = self.ids(f"{question} {turn.answer}{END_OF_UTTERANCE}")[len(self.ids(question)) :]
+        return self.ids(expand_images(question, LATENTS, split=True)), answer
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens of its own."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -160,7 +161,7 @@ def _gaze(place: Place) -> tuple[int, int, int]:
     return min(max(int(row * parts), 0), parts - 1), min(max(int(column * parts), 0), parts - 1), picture
 
 
-def _under(marks: list[Mark], box: Box, size: tuple[int, ...]) -> NDArray[np.int64]:
+def under_patches(marks: list[Mark], box: Box, size: tuple[int, ...]) -> NDArray[np.int64]:
     """Class of what lies under each patch's halves [rows, columns, 2] of a tile, which shows a box of the picture."""
     rows, columns = size[0] // PATCH, size[1] // PATCH
     ys = box.upper + (np.arange(rows) + 0.5) * PATCH * box.size.height / size[0]

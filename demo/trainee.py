@@ -16,9 +16,9 @@ NOTHING_WEIGHT = 0.05
 """The weight of patches that show nothing, in the side tasks' losses: they are most, and soon learnt."""
 
 
-def initialise(model: Idefics2ForConditionalGeneration) -> None:
+def initialise(model: nn.Module) -> None:
     """Draw weights so that every layer's output has a standard deviation near 1, and what is added to a stream less."""
-    added = ("o_proj", "out_proj", "fc2", "down_proj")
+    added = ("o_proj", "out_proj", "output_proj", "fc2", "c_proj", "down_proj")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "latents" in name:
@@ -50,11 +50,18 @@ class Recall(nn.Module):
         return told[torch.arange(len(sizes))[:, None], cell.flatten(1), part.flatten(1)]
 
 
-def _mask(batch: Batch) -> Tensor:
+def blind_mask(batch: Batch) -> Tensor:
     """What is added to attention's scores [batch, 1, seq, seq]: each token sees what is before it in its part and in part 0."""
     to, seen = batch.parts[:, None, :, None], batch.parts[:, None, None, :]
     visible = ((seen == 0) | (seen == to)).tril()
     return torch.zeros(visible.shape, dtype=torch.bfloat16).masked_fill(~visible, torch.finfo(torch.bfloat16).min)
+
+
+def side_loss(logits: Tensor, tiles: Tiles) -> Tensor:
+    """Of what is told of each patch's halves [tiles, patches, 2 × classes or 2, classes]."""
+    weights = torch.tensor([NOTHING_WEIGHT] + [1.0] * (mark_classes() - 1))
+    logits = logits.float().reshape(-1, mark_classes())
+    return functional.cross_entropy(logits, tiles.under.flatten(), weights, ignore_index=-100)
 
 
 class Trainee(nn.Module):
@@ -71,8 +78,6 @@ class Trainee(nn.Module):
             nn.LayerNorm(self.model.config.text_config.hidden_size),
             nn.Linear(self.model.config.text_config.hidden_size, 3 * (SIDE // PATCH)),
         )
-        self.side_weights: Tensor
-        self.register_buffer("side_weights", torch.tensor([NOTHING_WEIGHT] + [1.0] * (mark_classes() - 1)), persistent=False)
 
     def see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The latents of each of the batch's tiles [tiles, latents, width], and the side tasks' losses."""
@@ -81,16 +86,12 @@ class Trainee(nn.Module):
         for tiles in batch.tiles:
             states = self.model.model.vision_model(pixel_values=tiles.pixels, patch_attention_mask=tiles.mask).last_hidden_state
             connected = self.model.model.connector(states, tiles.mask.flatten(1))
-            told.append(self._loss(self.side(states), tiles))
+            told.append(side_loss(self.side(states), tiles))
             sizes = torch.stack([tiles.mask.any(2).sum(1), tiles.mask.any(1).sum(1)], 1)
-            recalled.append(self._loss(self.recall(connected, sizes, tiles.mask.shape[1]), tiles))
+            recalled.append(side_loss(self.recall(connected, sizes, tiles.mask.shape[1]), tiles))
             latents |= dict(zip(tiles.places, connected, strict=False))
         shown = torch.stack([latents[place] for place in range(len(latents))])
         return shown, torch.stack(told).mean(), torch.stack(recalled).mean()
-
-    def _loss(self, logits: Tensor, tiles: Tiles) -> Tensor:
-        logits = logits.float().view(-1, mark_classes())
-        return functional.cross_entropy(logits, tiles.under.flatten(), self.side_weights, ignore_index=-100)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [batch, seq, vocab] and the side tasks' losses [3]: under the patches, recalled from latents, and gaze."""
@@ -98,7 +99,7 @@ class Trainee(nn.Module):
         text = self.model.model.text_model
         x = text.embed_tokens(batch.ids)
         x = x.masked_scatter((batch.ids == self.model.image_token_id)[..., None], shown.to(x.dtype))
-        mask, turns = _mask(batch), text.rotary_emb(x, batch.positions)
+        mask, turns = blind_mask(batch), text.rotary_emb(x, batch.positions)
         states = [x]
         for layer in text.layers:
             states.append(layer(states[-1], attention_mask=mask, position_embeddings=turns, position_ids=batch.positions))
