@@ -18,6 +18,7 @@ from idefics2_onnx.runtime.folder import DEMO
 from llm.cli import cli
 from llm.parts import ToolResultPart
 from llm_idefics2_onnx import VARIABLE, generation_options
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHAPES, SIGN = EXAMPLES / "shapes.png", EXAMPLES / "sign.png"
@@ -108,6 +109,13 @@ def test_pictures_as_bytes_and_from_standard_input():
     assert run_here.stdout == f"{ANSWER}\n"
 
 
+@pytest.mark.parametrize("name", ["grey.pgm", "black.pbm"])
+def test_the_other_kinds_of_ppm(name, tmp_path, reference):
+    Image.open(SHAPES).convert("1" if name == "black.pbm" else "L").save(tmp_path / name)
+    expected = reference.generate(QUESTION, [tmp_path / name]).text
+    assert run("-m", "idefics2", QUESTION, "-a", tmp_path / name).stdout == f"{expected}\n"
+
+
 def test_a_url_that_the_user_gave_is_downloaded_and_a_url_in_a_prompt_is_not():
     asked = []
 
@@ -146,6 +154,7 @@ def test_options_have_their_names_in_generate(reference):
     options = llm.get_model("idefics2").Options
     assert generation_options(options()) == {}
     assert generation_options(options(temperature=0)) == {"do_sample": False}
+    assert generation_options(options(temperature=0, top_p=0.5, top_k=3, seed=1)) == {"do_sample": False, "seed": 1}
     assert generation_options(options(max_tokens=5, temperature=0.8, seed=1, stop="end", split=True)) == {
         "max_new_tokens": 5,
         "temperature": 0.8,
@@ -171,6 +180,9 @@ def test_a_system_prompt_is_the_first_message(reference):
         ((QUESTION, "-o", "max_tokens", 10**9), "1000000000"),
         ((QUESTION, "-o", "device", "abacus"), "abacus"),
         ((QUESTION, "-o", "temperature", -1), "greater than or equal to 0"),
+        (("",), "The prompt is empty."),
+        ((QUESTION, "-o", "folder", "./owner/name"), "./owner/name is not a folder."),
+        ((QUESTION, "-o", "folder", "~no-such-user/model"), "~no-such-user/model is not a folder."),
         (("What is <image>?",), "The prompt has 1 <image> but 0 images were given."),
         ((QUESTION, "-a", EXAMPLES / "questions.json"), "does not support attachments of type"),
     ],
