@@ -35,7 +35,7 @@ def register_models(register: Callable[..., None]) -> None:
 class Idefics2(llm.Model):
     """Answers about pictures of any turn, from the model folder that an option or a variable names.
 
-    The folder stays open for the next question of this process, and the one before it is closed.
+    The folder stays open for the next question of this process; the one before it is let go, once no answer is made with it.
     """
 
     model_id = "idefics2-onnx"
@@ -102,9 +102,7 @@ class Idefics2(llm.Model):
                     click.echo(
                         "Using the demo model, which knows drawn shapes and short texts. Name another with -o folder.", err=True
                     )
-                if self._opened is not None:
-                    self._opened.close()
-                    self._opened = None
+                self._opened = None  # and not closed: another thread's answer may still need it
                 folder = wanted[0] and os.path.expanduser(wanted[0])  # noqa: PTH111  a Path's has no ./, and ./owner/name is no hub id
                 self._opened = Opened.from_pretrained(folder, wanted[1], prefix_cache=PREFIX_CACHE)
                 self._opened_from = wanted

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -148,6 +149,17 @@ def test_the_folder_comes_from_the_option_then_the_variable_then_the_demo(tmp_pa
     assert run("-m", "idefics2", QUESTION, "-a", SHAPES).output == f"{ANSWER}\n"
     run("models", "options", "set", "idefics2", "folder", tmp_path / "third")
     assert str(tmp_path / "third") in run("-m", "idefics2", QUESTION).output
+
+
+def test_threads_may_ask_of_different_folders(tmp_path):
+    shutil.copytree(DEMO, tmp_path / "own")
+    model = llm.get_model("idefics2")
+
+    def answer(folder):
+        return model.prompt(QUESTION, attachments=[llm.Attachment(path=str(SHAPES))], folder=folder).text()
+
+    with ThreadPoolExecutor(2) as threads:
+        assert set(threads.map(answer, [None, str(tmp_path / "own")] * 4)) == {ANSWER}
 
 
 def test_options_have_their_names_in_generate(reference):
