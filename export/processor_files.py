@@ -14,10 +14,11 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
+from ..runtime.errors import readable
 from ..runtime.folder import PROCESSOR_FILES
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, SPECIAL_TOKENS
 from .errors import CheckpointError, reason
-from .source.checkpoint import Checkpoint, read_json, readable
+from .source.checkpoint import Checkpoint, read_json
 
 _WRITTEN = ("tokenizer.json", "tokenizer_config.json")
 
@@ -39,7 +40,7 @@ def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder
         )
     for copied in (name for name in PROCESSOR_FILES if name not in _WRITTEN):
         if (source / copied).is_file():
-            with readable():
+            with readable(CheckpointError):
                 content = (source / copied).read_bytes()
             (folder / copied).write_bytes(content)
     try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from ..graphs.errors import ModelFolderError
+from .errors import readable
 from .outside.hub import check_subfolder, download, hub_folder, inside
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
@@ -28,19 +28,6 @@ PROCESSOR_FILES = (
     "tokenizer_config.json", "chat_template.json", "chat_template.jinja",
 )  # fmt: skip
 """What the runtime reads besides the graphs: in a model folder only what the manifest vouches for."""
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """Turns what the system says of a file that it does not let us read into a ModelFolderError."""
-    try:
-        yield
-    except ModelFolderError:  # an OSError, too
-        raise
-    except OSError as error:
-        raise ModelFolderError(
-            f"{error.filename} cannot be read ({error.strerror}). Check its permissions, its folder's, and the disk."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class ModelFolder:
         folder.check(HASHED_UP_TO)
         return folder
 
-    @_readable()
+    @readable(ModelFolderError)
     def check(self, hashed_up_to: int | None = None, on_bytes: Callable[[int], None] = lambda _: None) -> None:
         """Compare every file with the manifest: its size, and its hash unless it is larger than `hashed_up_to`."""
         for name in PROCESSOR_FILES:
@@ -85,7 +72,7 @@ class ModelFolder:
                     f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}. Export or download the model again."
                 )
 
-    @_readable()
+    @readable(ModelFolderError)
     def unlisted(self) -> list[str]:
         """Names in the folder that the manifest does not vouch for, hidden ones and the model card aside."""
         known = {MANIFEST, MODEL_CARD, *self.manifest.files}
@@ -156,7 +143,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-@_readable()
+@readable(ModelFolderError)
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a folder whose other files are not looked at; ModelFolderError if there is none or it is damaged."""
     if not (path / MANIFEST).is_file():

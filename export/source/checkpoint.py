@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.errors import ModelFolderError
-from ...runtime.errors import first_line
+from ...runtime.errors import first_line, readable
 from ...runtime.folder import MODEL_CARD
 from ...runtime.outside.hub import HUB_ID, download
 from ..direct_io import read_direct
@@ -37,17 +35,6 @@ _ROWS_AT_ONCE = 256
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
 }  # fmt: skip
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Turns what the system says of a file that it does not let us read into a CheckpointError."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{error.filename} cannot be read ({error.strerror}). Check its permissions, its folder's, and the disk."
-        ) from error
 
 
 class Stored(Protocol):
@@ -196,7 +183,7 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not readable JSON ({first_line(error)}). Download it again.") from error
 
 
-@readable()
+@readable(CheckpointError)
 def _locate(folder: Path) -> dict[str, Stored]:
     if (folder / _SINGLE).is_file():  # first, as in transformers: an index beside it is left over from another save
         return read_header(folder / _SINGLE)
@@ -232,7 +219,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return {key: str(name) for key, name in weight_map.items()}
 
 
-@readable()
+@readable(CheckpointError)
 def read_header(path: Path) -> dict[str, Stored]:
     """Where each tensor lies: 8 bytes of header length, the header as JSON, the data."""
     size = path.stat().st_size
