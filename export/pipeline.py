@@ -15,7 +15,7 @@ from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder,
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
-from .model_card import FOR_TRANSFORMERS_JS, write_model_card
+from .model_card import write_model_card
 from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
@@ -26,7 +26,7 @@ from .source.architecture import choose_attention
 from .source.checkpoint import DEFAULT_CHECKPOINT
 from .source.source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
-from .transformers_js import check_layout, to_transformers_js
+from .transformers_js import check_layout, sessions, to_transformers_js
 from .verification.difference import Verification
 from .verification.verify import verify_in_subprocess
 from .weights import graph_bytes, write_graph
@@ -139,7 +139,7 @@ def export_model(
                 listener.say(line)
         if layout == "transformers.js":
             to_transformers_js(partial, manifest)
-            write_model_card(partial, manifest, checkpoint.folder, FOR_TRANSFORMERS_JS)
+            write_model_card(partial, manifest, checkpoint.folder, sessions(manifest))
     return ExportReport(target, manifest, verification)
 
 

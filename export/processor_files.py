@@ -7,7 +7,6 @@ older checkpoint is not what the reference tokenizes with. The folder gets the r
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
+from ..runtime.errors import readable
 from ..runtime.folder import PROCESSOR_FILES
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, SPECIAL_TOKENS
 from .errors import CheckpointError, reason
@@ -40,7 +40,9 @@ def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder
         )
     for copied in (name for name in PROCESSOR_FILES if name not in _WRITTEN):
         if (source / copied).is_file():
-            shutil.copyfile(source / copied, folder / copied)
+            with readable(CheckpointError):
+                content = (source / copied).read_bytes()
+            (folder / copied).write_bytes(content)
     try:
         Idefics2ImageProcessorPil.from_pretrained(source)
         if (source / "generation_config.json").is_file():

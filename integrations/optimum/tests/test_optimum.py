@@ -106,6 +106,8 @@ def test_every_option_of_our_command_is_offered():
     ours = {name for each in export.params if isinstance(each, click.Option) and each.name not in RENAMED for name in each.opts}
     assert "--calibrate" in ours
     assert ours <= known
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert {name for name in ours if f"`{name}`" not in readme} == set()
 
 
 def test_the_name_onnx_stays_optimum_onnxs(tmp_path):

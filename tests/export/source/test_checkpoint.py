@@ -213,3 +213,26 @@ def test_hub_ids_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="could not be downloaded from the hub"):
         export_model("nobody/no-such-checkpoint", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "preprocessor_config.json"])
+def test_files_that_the_system_does_not_let_us_read(name, checkpoint, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def locked(path, *arguments, **options):
+        if path.name == name and path.parent == source:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    source = checkpoint("plain")
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read \(Permission denied\)"):
+        export_model(source, tmp_path / "out", verify="never")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("idefics2_onnx.export.source.checkpoint.download", None)
+    with pytest.raises(CheckpointError, match="models/idefics2 is neither a folder nor a hub id"):
+        Checkpoint.open(Path("models/idefics2"))
