@@ -108,7 +108,7 @@ static int is_among(int64_t id, const char *list) {
 
 static void check_list(const char *list) {
     for (char *end; strcmp(list, "-"); list = end + 1) {
-        if (strtoll(list, &end, 10) < 0 || end == list || (*end && *end != ',')) 
+        if (strtoll(list, &end, 10) < 0 || end == list || (*end && *end != ','))
             fail("ENDS or NEVER is not ids with commas between them. Give these, or - for none.");
         if (!*end) return;
     }

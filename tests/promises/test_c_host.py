@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,11 +18,11 @@ import onnxruntime as ort
 import pytest
 from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.inputs.request import Request
 from idefics2_onnx.runtime.model import Idefics2
 
 HEADERS = Path(os.environ.get("ONNXRUNTIME_INCLUDE", "/usr/include/onnxruntime"))
 LIBRARIES = sorted(Path(ort.__file__).parent.glob("capi/libonnxruntime.so*"))
+arguments = runpy.run_path("examples/c/inputs.py")["arguments"]
 TOOLS = all(map(shutil.which, ("cmake", "cc")))
 
 pytestmark = pytest.mark.skipif(
@@ -42,22 +43,11 @@ def host(tmp_path_factory):
     return folder / "host"
 
 
-def answered(host, model, prompt, images, tmp_path, most=40):
+def answered(host, folder, question, pictures, tmp_path, most=40):
     """Ids from the program."""
-    (sample,) = Request.read(model.processor, prompt, images).samples(model.engine.pixel_type)
-    options = model.options
-    np.array(sample.ids, np.int64).tofile(tmp_path / "ids")
-    tiles = []
-    for number, tile in enumerate(sample.tiles):
-        tile.tofile(tmp_path / f"tile{number}")
-        tiles += [*map(str, tile.shape[1:]), str(tmp_path / f"tile{number}")]
-    never = ",".join(str(word[0]) for word in options.bad_words_ids or [] if len(word) == 1) or "-"
-    command = [
-        host, model.folder.path, str(model.engine.sizes.image_token_id), str(most), ",".join(map(str, options.eos_token_id)) or "-", never,
-        tmp_path / "ids", *tiles,
-    ]  # fmt: skip
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [int(line) for line in found.split()]
+    given = arguments(folder, tmp_path, question, pictures, most)
+    found = subprocess.run([host, folder, *given], check=True, capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 QUESTIONS = [
@@ -72,7 +62,7 @@ QUESTIONS = [
 def test_the_demo_answers_the_same(prompt, images, host, tmp_path):
     model = Idefics2.from_pretrained(DEMO)
     expected = model.generate(prompt, images, max_new_tokens=40, do_sample=False)
-    assert answered(host, model, prompt, images, tmp_path) == expected.token_ids
+    assert answered(host, DEMO, prompt, images or [], tmp_path) == expected.token_ids
 
 
 @pytest.mark.parametrize(
@@ -81,7 +71,7 @@ def test_the_demo_answers_the_same(prompt, images, host, tmp_path):
 def test_folders_of_every_kind_answer_the_same(folder, host, model, tmp_path):
     ours = model(*folder)
     expected = ours.generate("What is it?", "examples/cat.jpg", max_new_tokens=12)
-    assert answered(host, ours, "What is it?", "examples/cat.jpg", tmp_path, 12) == expected.token_ids
+    assert answered(host, ours.folder.path, "What is it?", ["examples/cat.jpg"], tmp_path, 12) == expected.token_ids
 
 
 @pytest.mark.parametrize(
