@@ -34,6 +34,7 @@ ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.
 RUN = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 BESIDE_CODE = [
     "demo/README.md",
+    "examples/c/README.md",
     "examples/javascript/README.md",
     "examples/frozen/README.md",
     "integrations/llm/README.md",
