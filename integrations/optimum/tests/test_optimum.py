@@ -39,7 +39,7 @@ def test_export_onnx_makes_the_demo_model(cli, tmp_path, capfd):
     assert files(tmp_path / "out") == files(DEMO)
     output, remarks = capfd.readouterr()
     assert output == f"{tmp_path / 'out'}\n"
-    assert "decoder.onnx (logits of prompt 2): relative error" in remarks
+    assert "decoder.onnx (logits of prompt " in remarks
 
 
 @pytest.mark.parametrize(
