@@ -14,7 +14,7 @@ from ..image_tokens import tokens_with_fakes
 from ..images.file import upright_rgb
 from ..images.geometry import Box, Size, tile_boxes
 from ..images.source import ImageSource, open_image
-from .processor import Idefics2Processor
+from .processor import Processor
 
 PLACES = ("top left", "top right", "bottom left", "bottom right", "whole")
 _THUMBNAIL = 240
@@ -75,7 +75,7 @@ class Preview:
         }
 
 
-def preview(processor: Idefics2Processor, sources: Sequence[ImageSource], **image_options: Any) -> Preview:
+def preview(processor: Processor, sources: Sequence[ImageSource], **image_options: Any) -> Preview:
     """Process images as for one prompt. ImageError, PromptError as from the processor."""
     opened = [open_image(source, processor.image_processor.allow_urls) for source in sources]
     images = [upright_rgb(image) if isinstance(image, Image.Image) else image for image in opened]
