@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
+from ..graphs.contract import AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from ..runtime.folder import MODEL_CARD
 from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .errors import CheckpointError, ParityError
@@ -87,7 +87,7 @@ def export_model(
     checkpoint = model.checkpoint
     if model.remark:
         listener.say(model.remark)
-    flavour, remark = choose_attention(model.config, attention)
+    flavour, remark = choose_attention(model.sizes.head_dim, attention)
     if remark:
         listener.say(remark)
     quantisation, dtype = _plan(precision)
@@ -106,10 +106,10 @@ def export_model(
         if workplace.resumed:
             listener.say("Going on with an export that was interrupted.")
         partial = workplace.folder
-        with processor_source(checkpoint, model.config, model.adapter) as (processor, remark):
+        with processor_source(model) as (processor, remark):
             if remark:
                 listener.say(remark)
-            write_processor_files(processor, model.config, partial)
+            write_processor_files(processor, model, partial)
         check_files(partial, checkpoint, model.sizes)
         models = _smoothed_models(model, quantisation, partial, calibrate, listener) if quantisation else {}
         files = _write_graphs(model, models, quantisation, dtype, flavour, workplace, listener)
@@ -118,8 +118,10 @@ def export_model(
         left = sorted(path for path in partial.iterdir() if path.is_file() and path.name not in (*files, MODEL_CARD))
         files |= {path.name: file_entry(path) for path in left}
         manifest = Manifest(
-            architecture="idefics2",
-            precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
+            architecture=model.family.name,
+            precision=quantisation.precisions(model.family.graph_names)
+            if quantisation
+            else dict.fromkeys(model.family.graph_names, dtype),
             dtype=dtype,
             quantisation=asdict(quantisation) if quantisation else None,
             attention=flavour,

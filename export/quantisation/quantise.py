@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,15 +12,18 @@ import torch
 
 from ...graphs.contract import Dtype, GraphName, Manifest, Precision
 from ..errors import CheckpointError
+from ..models.fake import TORCH_DTYPES
 from ..packing import Channels, Groups, Packing
 from ..source.awq import AwqMatrix
 from ..source.checkpoint import Stored
 from ..source.source_model import SourceModel
-from ..trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
+from ..trace import ONNX_DTYPES, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]
 GROUP_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_GROUP = 128
+_SMALL = ("cross", "embedding")
+"""Graphs that are int8 in int4 folders, too."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ class Quantisation:
         """What the graphs compute with."""
         return "fp32" if self.target == "cpu" else "fp16"
 
-    def precisions(self) -> dict[GraphName, Precision]:
-        found: dict[GraphName, Precision] = {"vision": self.precision, "embedding": "int8", "decoder": self.precision}
+    def precisions(self, graphs: Iterable[GraphName]) -> dict[GraphName, Precision]:
+        """Of these graphs, and of the one for fast prompts."""
+        found: dict[GraphName, Precision] = {name: "int8" if name in _SMALL else self.precision for name in graphs}
         if self.fast_prompts:
             found["prompt"] = "int8"
         return found

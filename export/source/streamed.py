@@ -13,9 +13,10 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm, Mistral
 
 from ...graphs.head import Head
 from ...graphs.idefics2.vision import Projection
+from ..models.idefics2.parameters import PROJECTION
 from .arithmetic import Arithmetic
 from .checkpoint import Stored
-from .source_model import HEAD, PROJECTION, SourceModel
+from .source_model import SourceModel
 
 _NUMBERS = 1 << 22
 """Read at once."""
@@ -33,7 +34,7 @@ def streamed_reference(source: SourceModel, arithmetic: Arithmetic | None = None
     with torch.device("meta"):
         if any(name.startswith(f"{PROJECTION}.blocks.") for name in arithmetic.packed):
             model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
-        if any(name.startswith(f"{HEAD}.padded.") for name in arithmetic.packed):
+        if any(name.startswith("lm_head.padded.") for name in arithmetic.packed):
             model.lm_head = Head(model.lm_head)
     _stream(model, source, arithmetic)
     for path, module in model.named_modules():

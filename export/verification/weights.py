@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ...graphs.idefics2.positions import position_table
 from ..packing import Packing, ReadRows
 from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
-from ..source.source_model import HEAD, JOINED, PROJECTION, SourceModel
-from ..trace import joins_projections, rotary_tables
+from ..source.source_model import SourceModel
+from ..trace import joins_projections
 from ..weights import packed_parts
 from .folder_matrix import parameter_of
 from .graphs import load_graph, stored_tensors
@@ -67,16 +66,8 @@ class WeightsCheck:
 
     def _parameters(self) -> Iterator[str]:
         """The parameters that belong to the graph."""
-        table = "model.text_model.embed_tokens.weight"
-        if self.graph == "embedding":
-            yield table
-            return
-        starts = ("model.vision_model.", "model.connector.") if self.graph == "vision" else ("model.text_model.", "lm_head.")
         joined = joins_projections(self.manifest.attention, self.manifest.quantisation is not None)
-        for name in self.source.names:
-            if name.startswith(starts) and name != table and not _stands_otherwise(name, joined):
-                yield name
-        yield from ("positions",) if self.graph == "vision" else ("cos", "sin")
+        return self.source.family.parameters(self.graph, list(self.source.names), joined)
 
     def _compare(self, parameter: str, found: dict[str, FileTensor]) -> str | None:
         if parameter in _COMPUTED:
@@ -97,10 +88,7 @@ class WeightsCheck:
         return _packed([found[part] for part in _PARTS if part in found], packing, stored)
 
     def _computed(self, table: str) -> Tensor:
-        sizes = self.source.sizes
-        if table == "positions":
-            return torch.from_numpy(position_table(sizes.positions_per_side, sizes.max_patches))
-        return rotary_tables(self.source.config)[("cos", "sin").index(table)]
+        return self.source.family.tables_of(self.source.config, self.source.sizes)[table]
 
 
 def _plain(tensor: FileTensor, shape: tuple[int, ...], read: ReadRows, transposed: bool) -> str | None:
@@ -155,14 +143,3 @@ def _reaching(model: ir.Model) -> list[ir.Node]:
             found.append(node)
             wanted |= {value for value in node.inputs if value is not None}
     return found
-
-
-def _stands_otherwise(name: str, joined: bool) -> bool:
-    """Whether the graphs have another parameter in this one's place.
-
-    They have the blocks of the connector's projection, the padded head, and one projection for queries, keys and values if they
-    are `joined`.
-    """
-    if name.startswith("model.text_model."):
-        return any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in (JOINED if joined else (JOINED,)))
-    return name == f"{HEAD}.weight" or (name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks."))
