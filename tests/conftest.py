@@ -19,7 +19,6 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from idefics2_onnx import Idefics2
     from parity import Reference
 
 Keyed = Callable[..., Path]
@@ -137,15 +136,15 @@ def exported(checkpoint: Callable[[str], Path], shared: Path) -> Keyed:
 
 
 @pytest.fixture(scope="session")
-def model(exported: Keyed) -> Callable[..., Idefics2]:
-    """An opened small model."""
-    from idefics2_onnx import Idefics2
+def model(exported: Keyed) -> Callable[..., Any]:
+    """An opened small model, of the class that its folder holds."""
+    from idefics2_onnx import load
 
-    models: dict[Path, Idefics2] = {}
+    models: dict[Path, Any] = {}
 
-    def make(*key: str) -> Idefics2:
+    def make(*key: str) -> Any:
         folder = exported(*key)
-        return models.setdefault(folder, models.get(folder) or Idefics2.from_pretrained(folder))
+        return models.setdefault(folder, models.get(folder) or load(folder))
 
     return make
 

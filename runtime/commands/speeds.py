@@ -54,7 +54,7 @@ class TextSpeed:
 
 
 def image_speeds(model: Idefics2 | Idefics, sizes: Sequence[tuple[int, int]], rounds: int) -> Iterator[ImageSpeed]:
-    """Medians of so many rounds, after one that does not count; sizes are (width, height). Whole, and split where the model can."""
+    """Medians of so many rounds, after one that does not count, whole and split if the model can; sizes are (width, height)."""
     random, engine, processor = np.random.default_rng(0), model.engine, model.processor.image_processor
     splits = (False, True) if processor.can_split else (False,)
     for width, height in sizes:
