@@ -106,10 +106,10 @@ def export_model(
         if workplace.resumed:
             listener.say("Going on with an export that was interrupted.")
         partial = workplace.folder
-        with processor_source(model) as (processor, remark):
+        with processor_source(checkpoint, model.config, model.adapter) as (processor, remark):
             if remark:
                 listener.say(remark)
-            write_processor_files(processor, model, partial)
+            write_processor_files(processor, model.config, partial)
         check_files(partial, checkpoint, model.sizes)
         models = _smoothed_models(model, quantisation, partial, calibrate, listener) if quantisation else {}
         files = _write_graphs(model, models, quantisation, dtype, flavour, workplace, listener)
@@ -149,8 +149,7 @@ def _smoothed_models(
     model: SourceModel, quantisation: Quantisation, folder: Path, calibrate: str | Path | None, listener: Listener
 ) -> dict[Quantisation, SourceModel]:
     """The model with loud channels evened out, for each quantisation of a folder, which keeps the factors."""
-    largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
-    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", largest, vocab_size)
+    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", model.sizes)
     found = {}
     for wanted in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
         if not (folder / factors_file(wanted)).exists():

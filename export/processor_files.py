@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig
@@ -17,20 +18,20 @@ from ..runtime.folder import PROCESSOR_FILES
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, SPECIAL_TOKENS
 from .errors import CheckpointError, reason
 from .models.json_file import json_object
+from .models.known import family_of
 from .source.checkpoint import Checkpoint
-from .source.source_model import SourceModel
 
 _WRITTEN = ("tokenizer.json", "tokenizer_config.json")
 
 
-def write_processor_files(checkpoint: Checkpoint, model: SourceModel, folder: Path) -> None:
+def write_processor_files(checkpoint: Checkpoint, config: Any, folder: Path) -> None:
     """Copy the checkpoint's configs and write its tokenizer into `folder`, and what hosts need that it lacks.
 
     CheckpointError names the file that is missing, or that the reference cannot read.
     """
-    source, name, family = checkpoint.folder, checkpoint.source, model.family
+    source, name, family = checkpoint.folder, checkpoint.source, family_of(config)
     try:
-        family.check_processor(source, name, model.config)
+        family.check_processor(source, name, config)
         if (source / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(source)
     except CheckpointError:
@@ -40,10 +41,10 @@ def write_processor_files(checkpoint: Checkpoint, model: SourceModel, folder: Pa
     for copied in (name for name in PROCESSOR_FILES if name not in _WRITTEN):
         if (source / copied).is_file():
             shutil.copyfile(source / copied, folder / copied)
-    family.complete(folder, _write_tokenizer(checkpoint, model, folder), model.config)
+    family.complete(folder, _write_tokenizer(checkpoint, config, folder), config)
 
 
-def _write_tokenizer(checkpoint: Checkpoint, model: SourceModel, folder: Path) -> Tokenizer:
+def _write_tokenizer(checkpoint: Checkpoint, config: Any, folder: Path) -> Tokenizer:
     if not any((checkpoint.folder / file).exists() for file in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(f"{checkpoint.source} has no tokenizer.json. Copy it from the model it was tuned from.")
     try:
@@ -53,16 +54,17 @@ def _write_tokenizer(checkpoint: Checkpoint, model: SourceModel, folder: Path) -
     tokenizer: Tokenizer = wrapper.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    vocab_size = model.sizes.vocab_size
+    family = family_of(config)
+    vocab_size = family.sizes(config, 0).vocab_size
     for token in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
-        room = token in model.family.tokens and tokenizer.get_vocab_size() < vocab_size
+        room = token in family.tokens and tokenizer.get_vocab_size() < vocab_size
         if tokenizer.token_to_id(token) is not None or room:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     image_token = tokenizer.token_to_id(IMAGE)
-    if image_token != model.config.image_token_id:
+    if image_token != config.image_token_id:
         raise CheckpointError(
             f"{checkpoint.source}'s tokenizer has {IMAGE} at {image_token}, but config.json's image_token_id is "
-            f"{model.config.image_token_id}. Use the tokenizer and the config of one model."
+            f"{config.image_token_id}. Use the tokenizer and the config of one model."
         )
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab_size]

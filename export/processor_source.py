@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 from .errors import CheckpointError, reason
 from .models.json_file import read_json
+from .models.known import family_of
 from .source.checkpoint import Checkpoint
-from .source.source_model import SourceModel
 
 _GROUPS = {
     "processor": ("preprocessor_config.json", "processor_config.json"),
@@ -34,15 +34,12 @@ _GROUP_OF = {"processor_config.json": "processor", "tokenizer_config.json": "tok
 
 
 @contextmanager
-def processor_source(
-    model: SourceModel,
-) -> Iterator[tuple[Checkpoint, str | None]]:
+def processor_source(checkpoint: Checkpoint, config: Any, adapter: Path | None) -> Iterator[tuple[Checkpoint, str | None]]:
     """A checkpoint whose folder holds the configs, tokenizer and template to use, and a line about what is the adapter's.
 
-    Raises CheckpointError if a file is damaged, or the adapter's tokenizer goes beyond the
+    `config` is the merged model's. Raises CheckpointError if a file is damaged, or the adapter's tokenizer goes beyond the
     model's vocabulary.
     """
-    checkpoint, adapter = model.checkpoint, model.adapter
     if adapter is None:
         yield checkpoint, None
         return
@@ -60,8 +57,8 @@ def processor_source(
             owner = adapter if "chat template" in used else checkpoint.folder
             _set_template(folder / name, _template(owner / name))
         if "tokenizer" in used:
-            _check_vocabulary(checkpoint, model.sizes.vocab_size, adapter)
-        _write_config(model, folder / "config.json")
+            _check_vocabulary(checkpoint, family_of(config).sizes(config, 0).vocab_size, adapter)
+        _write_config(config, folder / "config.json")
         yield replace(checkpoint, folder=folder), f"Using the {', '.join(used)} beside the adapter {adapter}." if used else None
 
 
@@ -111,5 +108,5 @@ def _beyond(folder: Path, size: int) -> set[str]:
     return {token for token, number in vocabulary.items() if number >= size}
 
 
-def _write_config(model: SourceModel, path: Path) -> None:
-    path.write_text(json.dumps(model.family.adapted(read_json(path), model.config), indent=2), encoding="utf-8")
+def _write_config(config: Any, path: Path) -> None:
+    path.write_text(json.dumps(family_of(config).adapted(read_json(path), config), indent=2), encoding="utf-8")

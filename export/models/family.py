@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,33 @@ class Block:
     parameter: str
     rows: range
     columns: range
+
+
+@dataclass(frozen=True)
+class LoudChannels:
+    """LoudChannels between parameters, which factors divide, and matrices, whose columns they multiply."""
+
+    graph: GraphName
+    before: list[str]
+    """Names of parameters, divided along their first axis."""
+    after: list[str]
+    """Names of matrices that read what comes out."""
+    cached: bool = False
+    """Whether what lies between goes into the key/value cache, which two decoders may share."""
+    repeat: tuple[int, int, int] | None = None
+    """(key/value heads, query heads each, head_dim) where a matrix reads each channel of `before` several times."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How finely a quantised folder stores a matrix."""
+
+    always: bool = False
+    """In 8 bits in any folder."""
+    costly: bool = False
+    """In 8 bits in an int4 folder, but for the smallest."""
+    delicate: bool = False
+    """One scale for all of a row makes it worst: an int8 folder has finer ones."""
 
 
 Shapes = dict[str, tuple[int, ...]]
@@ -79,6 +106,25 @@ class Family:
     parameters: Callable[[GraphName, list[str], bool], Iterator[str]]
     """(graph, the names of all parameters, joined) → those that the graph must have, tables included."""
 
+    norms: tuple[type[nn.Module], ...]
+    """The reference's classes of RMS norms, which step to float32 inside."""
+    prepare: Callable[[Any, Any, Collection[str], torch.dtype], None]
+    """(model on the meta device, config, parameters that are packed, type of the embeddings): make it ready to read its weights
+    as it runs."""
+    rotations: Callable[[Any], Iterator[tuple[str, nn.Module]]]
+    """(model) → modules that give rotary tables, each with the name of what reads them."""
+    image_features: Callable[[Any, Tensor], Tensor]
+    """(model, pictures [pictures, 3, height, width]) → [pictures, image_seq_len, vision width]."""
+    hidden_states: Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+    """(model, ids [seq], features of pictures, places) → last states [seq, hidden]."""
+    places: Callable[[Tensor, list[int], ModelSizes], Tensor]
+    """(ids [seq], the numbers of the pictures shown in it, sizes) → for each token what of them it is or sees, or −1."""
+    parameter_of: Callable[[str], str]
+    """(a graph's weight, without its marks) → the parameter's name."""
+    worth: Callable[[str, ModelSizes], Worth]
+    """(a matrix by its name in a graph, sizes) → how finely it is stored."""
+    channels: Callable[[Any], Iterator[LoudChannels]]
+    """(config) → where loud channels can be evened out."""
     check_processor: Callable[[Path, str, Any], None]
     """(the checkpoint's folder, what the user called it, config) → CheckpointError where the reference's processor cannot be
     made of it, or not for this model."""

@@ -54,7 +54,8 @@ class WeightsCheck:
         for name, tensor in tensors.items():
             stem, _, part = name.rpartition(".")
             key = f"{stem}.weight" if part in _PARTS else name.removesuffix(".T")
-            found.setdefault(key if key in _COMPUTED else parameter_of(key), {})[part if part in _PARTS else name] = tensor
+            parameter = key if key in _COMPUTED else parameter_of(key, self.source.family)
+            found.setdefault(parameter, {})[part if part in _PARTS else name] = tensor
         wanted = set(self._parameters())
         for parameter in sorted(wanted - set(found)):
             yield f"{self.graph}.onnx lacks the weight {parameter}"
@@ -83,8 +84,8 @@ class WeightsCheck:
         computing = torch.float16 if self.manifest.dtype == "fp16" else torch.float32
         if parameter.startswith("model.connector."):
             computing = torch.float32
-        weight = parameter.removeprefix("model.") if self.graph != "embedding" else "embed_tokens.weight"
-        packing = quantisation.packing(self.graph, weight, stored, computing, self.manifest.model.num_layers)
+        worth = self.source.family.worth(parameter.removeprefix("model."), self.manifest.model)
+        packing = quantisation.packing(self.graph, stored, computing, worth)
         return _packed([found[part] for part in _PARTS if part in found], packing, stored)
 
     def _computed(self, table: str) -> Tensor:

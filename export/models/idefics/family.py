@@ -3,7 +3,7 @@
 from transformers import IdeficsForVisionText2Text
 
 from ..family import Family
-from . import config, parameters, processor, traced
+from . import channels, config, parameters, processor, reference, traced, worth
 
 IDEFICS = Family(
     name="idefics",
@@ -18,6 +18,15 @@ IDEFICS = Family(
     example=traced.example,
     made_of=parameters.made_of,
     parameters=parameters.parameters,
+    norms=reference.NORMS,
+    prepare=reference.prepare,
+    rotations=reference.rotations,
+    image_features=reference.image_features,
+    hidden_states=reference.hidden_states,
+    places=reference.places,
+    parameter_of=parameters.parameter_of,
+    worth=worth.worth,
+    channels=channels.channels,
     check_processor=processor.check,
     tokens=processor.TOKENS,
     adapted=processor.adapted,

@@ -54,3 +54,8 @@ def _stands_otherwise(name: str, joined: bool) -> bool:
     """Whether the decoder has another parameter in this one's place."""
     letters = _JOINED if joined else (_JOINED,)
     return name.startswith("model.layers.") and any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in letters)
+
+
+def parameter_of(weight: str) -> str:
+    """The reference's name of a graph's weight."""
+    return weight if weight.startswith("lm_head.") else f"model.{weight}"

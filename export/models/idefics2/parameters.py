@@ -55,3 +55,10 @@ def _stands_otherwise(name: str, joined: bool) -> bool:
         letters = _JOINED if joined else (_JOINED,)
         return name == TABLES[0] or any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in letters)
     return name == TABLES[1] or (name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks."))
+
+
+def parameter_of(weight: str) -> str:
+    """The reference's name of a graph's weight."""
+    if weight.startswith("lm_head."):
+        return weight
+    return f"model.text_model.{weight}" if weight.startswith("embed_") else f"model.{weight}"
