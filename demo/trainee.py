@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Idefics2ForConditionalGeneration
 
-from ..graphs.positions import bucket_indices
+from ..graphs.idefics2.positions import bucket_indices
 from .architecture import LATENTS, PATCH, SIDE, demo_config
 from .batches import Batch, Tiles
 from .pictures import mark_classes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
+from ..graphs.contract import AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from ..runtime.folder import MODEL_CARD
 from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .errors import CheckpointError, ParityError
@@ -87,7 +87,7 @@ def export_model(
     checkpoint = model.checkpoint
     if model.remark:
         listener.say(model.remark)
-    flavour, remark = choose_attention(model.config, attention)
+    flavour, remark = choose_attention(model.sizes.head_dim, attention)
     if remark:
         listener.say(remark)
     quantisation, dtype = _plan(precision)
@@ -118,8 +118,10 @@ def export_model(
         left = sorted(path for path in partial.iterdir() if path.is_file() and path.name not in (*files, MODEL_CARD))
         files |= {path.name: file_entry(path) for path in left}
         manifest = Manifest(
-            architecture="idefics2",
-            precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
+            architecture=model.family.name,
+            precision=quantisation.precisions(model.family.graph_names)
+            if quantisation
+            else dict.fromkeys(model.family.graph_names, dtype),
             dtype=dtype,
             quantisation=asdict(quantisation) if quantisation else None,
             attention=flavour,
@@ -147,8 +149,7 @@ def _smoothed_models(
     model: SourceModel, quantisation: Quantisation, folder: Path, calibrate: str | Path | None, listener: Listener
 ) -> dict[Quantisation, SourceModel]:
     """The model with loud channels evened out, for each quantisation of a folder, which keeps the factors."""
-    largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
-    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", largest, vocab_size)
+    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", model.sizes)
     found = {}
     for wanted in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
         if not (folder / factors_file(wanted)).exists():

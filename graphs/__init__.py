@@ -1,1 +1,1 @@
-"""What the three graphs are: their contract (torch-free) and the torch modules they are traced from."""
+"""What the graphs are: their contract (torch-free), and for each model the torch modules they are traced from."""

@@ -1,4 +1,4 @@
-"""The contract between exporter and runtime: three graphs, their interfaces, and the manifest of a model folder.
+"""The contract between exporter and runtime: a model's graphs, their interfaces, and the manifest of a model folder.
 
 Torch-free and NumPy-free on purpose, so that it also reads as the specification for hosts in other languages.
 Axis names are symbolic sizes; an axis given as a number is fixed by the model.
@@ -19,7 +19,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """How a graph's weights are stored."""
 AttentionFlavour = Literal["fused", "standard"]
 Architecture = Literal["idefics2", "idefics"]
-GraphName = Literal["vision", "embedding", "decoder", "prompt"]
+GraphName = Literal["vision", "cross", "embedding", "decoder", "prompt"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -27,6 +27,11 @@ FLAVOURS: tuple[AttentionFlavour, ...] = get_args(AttentionFlavour)
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 GRAPHS: tuple[GraphName, ...] = ("vision", "embedding", "decoder")
 """What every folder holds. Some also have "prompt": the decoder again, with weights that read prompts faster."""
+GRAPHS_OF: dict[Architecture, tuple[GraphName, ...]] = {
+    "idefics2": GRAPHS,
+    "idefics": ("vision", "cross", "embedding", "decoder"),
+}
+"""What a folder of each model holds."""
 
 FORMAT_VERSION = 3
 MANIFEST = "idefics2_onnx.json"
@@ -100,7 +105,7 @@ class ModelSizes:
     sliding_window: int | None
     """A token attends to this many last tokens, itself included; None for all of them."""
     num_cross_layers: int
-    """Layers that look at images apart from their tokens; none in Idefics2."""
+    """Gated layers, which look at images apart from their tokens; none in Idefics2, and never none in IDEFICS."""
     image_token_id: int
     tokens_per_image: int
     """Image tokens in a prompt per image (or tile of a split image)."""
@@ -122,8 +127,8 @@ class ModelSizes:
         return max(4 * self.positions_per_side, 128)
 
 
-def key_value_names(layers: int, prefix: Literal["past_key_values", "present"]) -> list[str]:
-    """Names of the cache tensors, key before value, layer by layer."""
+def key_value_names(layers: int, prefix: Literal["past_key_values", "present", "cross"]) -> list[str]:
+    """Names of the cache tensors, or of the gated layers' keys and values, key before value, layer by layer."""
     return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
@@ -164,35 +169,51 @@ def interface(graph: GraphName, dtype: Dtype, sizes: ModelSizes) -> Interface:
                attention_mask's width, and may then be one buffer, which has to be zero at first; otherwise the
                present is that wide. logits are taken at logit_positions, counted from the first new token.
     prompt     the same, over the same cache. What it wrote and what the decoder wrote differ a little.
+
+    IDEFICS has no images among its embeddings, but gated layers that look at them:
+
+    vision     images all have one size.
+    cross      features of the images of each row, one image after another → keys and values of every gated layer.
+    embedding  token ids alone.
+    decoder    also takes, for each new token, which of its row's images it sees (image_attention_mask, 0 or 1), and the images'
+               keys and values. image_rows is num_images × image_seq_len; num_images is at least 1: a row without images has
+               features of zeros in their place, that no token sees.
     """
     type_ = TENSOR_TYPES[dtype]
-    hidden = sizes.hidden_size
+    hidden, gated = sizes.hidden_size, sizes.num_cross_layers
+    heads, head_dim, layers = sizes.num_key_value_heads, sizes.head_dim, sizes.num_layers
+    cross = tuple(TensorSpec(n, type_, ("batch_size", heads, "image_rows", head_dim)) for n in key_value_names(gated, "cross"))
     if graph == "vision":
+        sides = ("height", "width") if sizes.image_size is None else (sizes.image_size, sizes.image_size)
         return Interface(
             inputs=(
                 # NumPy has no bfloat16, so pixels stay float32 there.
-                TensorSpec("pixel_values", FLOAT if dtype == "bf16" else type_, ("num_images", 3, "height", "width")),
+                TensorSpec("pixel_values", FLOAT if dtype == "bf16" else type_, ("num_images", 3, *sides)),
             ),
             outputs=(TensorSpec("image_features", type_, ("num_images", sizes.image_seq_len, sizes.vision_width)),),
         )
+    if graph == "cross":
+        features = TensorSpec("image_features", type_, ("batch_size", "image_rows", sizes.vision_width))
+        return Interface(inputs=(features,), outputs=cross)
     if graph == "embedding":
+        merged = (
+            TensorSpec("image_features", type_, ("num_rows", hidden)),
+            TensorSpec("feature_rows", INT, ("batch_size", "seq")),
+        )
         return Interface(
-            inputs=(
-                TensorSpec("input_ids", INT, ("batch_size", "seq")),
-                TensorSpec("image_features", type_, ("num_rows", hidden)),
-                TensorSpec("feature_rows", INT, ("batch_size", "seq")),
-            ),
+            inputs=(TensorSpec("input_ids", INT, ("batch_size", "seq")), *(() if gated else merged)),
             outputs=(TensorSpec("inputs_embeds", type_, ("batch_size", "seq", hidden)),),
         )
-    heads, head_dim, layers = sizes.num_key_value_heads, sizes.head_dim, sizes.num_layers
     past = (TensorSpec(n, type_, ("batch_size", heads, "past", head_dim)) for n in key_value_names(layers, "past_key_values"))
     present = (TensorSpec(n, type_, ("batch_size", heads, "present", head_dim)) for n in key_value_names(layers, "present"))
     return Interface(
         inputs=(
             TensorSpec("inputs_embeds", type_, ("batch_size", "seq", hidden)),
             TensorSpec("attention_mask", INT, ("batch_size", "total_seq")),
+            *((TensorSpec("image_attention_mask", INT, ("batch_size", "seq", "num_images")),) if gated else ()),
             TensorSpec("logit_positions", INT, ("batch_size", "k")),
             *past,
+            *cross,
         ),
         outputs=(TensorSpec("logits", FLOAT, ("batch_size", "k", sizes.vocab_size)), *present),
     )
@@ -245,11 +266,11 @@ class Manifest:
                 "Export the model again."
             )
         fields = _fields(cls, content, "")
-        graphs = fields["precision"]
-        for graph in (*GRAPHS, *graphs):
-            _expect(graphs.get(graph) in PRECISIONS, f"precision.{graph}", graphs.get(graph))
-        _expect(set(graphs) <= {*GRAPHS, "prompt"}, "precision", sorted(graphs))
         _expect(fields["architecture"] in ARCHITECTURES, "architecture", fields["architecture"])
+        graphs, needed = fields["precision"], GRAPHS_OF[fields["architecture"]]
+        for graph in (*needed, *graphs):
+            _expect(graphs.get(graph) in PRECISIONS, f"precision.{graph}", graphs.get(graph))
+        _expect(set(graphs) <= {*needed, "prompt"}, "precision", sorted(graphs))
         _expect(fields["dtype"] in DTYPES, "dtype", fields["dtype"])
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
         fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
@@ -258,6 +279,8 @@ class Manifest:
             least = 0 if name in ("image_token_id", "num_cross_layers") else 1
             _expect(value is None or least <= value <= limit, f"model.{name}", value)
         _expect(sizes.image_token_id < sizes.vocab_size, "model.image_token_id", sizes.image_token_id)
+        gated = sizes.num_cross_layers > 0 and sizes.image_size is not None
+        _expect(gated == (fields["architecture"] == "idefics"), "model.num_cross_layers", sizes.num_cross_layers)
         fields["files"] = {
             name: FileEntry(**_fields(FileEntry, entry, f"files.{name}.")) for name, entry in fields["files"].items()
         }

@@ -80,6 +80,10 @@ class Operators(Protocol):
         """Every query sees every key."""
         ...
 
+    def seen_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+        """Attention to keys and values [batch, heads, rows, head_dim], with a bias [batch, 1, seq, rows] on its scores."""
+        ...
+
     def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:
         """What every layer of one decoder call does; computed once per call is what the layers share."""
         ...
@@ -100,6 +104,11 @@ class Fused:
             k, v = (_repeat_heads(t, num_heads, num_key_value_heads) for t in (k, v))
         attributes: dict[str, Any] = {"num_heads": num_heads, "scale": scale}
         return symbolic("com.microsoft::MultiHeadAttention", (q, k, v), attributes, dtype=q.dtype, shape=q.shape, version=1)
+
+    def seen_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+        attributes: dict[str, Any] = {"num_heads": num_heads, "scale": scale}
+        inputs = (q, k, v, None, None, bias)
+        return symbolic("com.microsoft::MultiHeadAttention", inputs, attributes, dtype=q.dtype, shape=q.shape, version=1)
 
     def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:
         last, total = (call.tokens - 1).to(torch.int32), call.total.to(torch.int32)
@@ -140,6 +149,11 @@ class Standard:
         q = _heads_first(q, num_heads)
         k, v = (_heads_first(t, num_key_value_heads) for t in (k, v))
         output = symbolic("Attention", (q, k, v), {"scale": scale}, dtype=q.dtype, shape=q.shape, version=24)
+        return output.transpose(1, 2).flatten(2)
+
+    def seen_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+        q = _heads_first(q, num_heads)
+        output = symbolic("Attention", (q, k, v, bias), {"scale": scale}, dtype=q.dtype, shape=q.shape, version=24)
         return output.transpose(1, 2).flatten(2)
 
     def cached_attention(self, sizes: CachedAttention, call: DecoderCall) -> AttendWithCache:

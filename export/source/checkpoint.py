@@ -19,6 +19,7 @@ from ...runtime.folder import MODEL_CARD
 from ...runtime.outside.hub import HUB_ID, download
 from ..direct_io import read_direct
 from ..errors import CheckpointError
+from ..models.json_file import read_json
 
 DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -198,16 +199,6 @@ def _download(hub_id: str, revision: str | None) -> Path:
         names = sorted(set(_weight_map(folder).values()))
         download(hub_id, folder.name, names, [[name] for name in names])
     return folder
-
-
-def read_json(path: Path) -> Any:
-    """A parsed JSON file of a checkpoint; CheckpointError if it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}. Give a folder with a whole checkpoint.") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({first_line(error)}). Download it again.") from error
 
 
 @readable(CheckpointError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
-from idefics2_onnx.graphs.positions import bucket_indices, position_table, torch_arange
+from idefics2_onnx.graphs.idefics2.positions import bucket_indices, position_table, torch_arange
 from small_models import SMALL_MODELS, SmallModel
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionEmbeddings
 

@@ -25,7 +25,7 @@ from small_models import SMALL_MODELS
     ("changes", "match"),
     [
         ({"model_type": "idefics3"}, "'idefics3'"),
-        ({"model_type": "idefics"}, "'idefics'"),
+        ({"model_type": "llava"}, "'llava'"),
         ({"text_config__model_type": "llama"}, "'llama' text model"),
         ({"text_config__rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"text_config__rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [1.0] * 8, "factor": 2.0, "original_max_position_embeddings": 64}}, "'longrope'"),

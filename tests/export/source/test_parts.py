@@ -10,7 +10,7 @@ import torch
 from idefics2_onnx.export.quantisation.smoothing import Scaled
 from idefics2_onnx.export.source.checkpoint import Part, Stack
 from idefics2_onnx.export.source.merged import Merged
-from idefics2_onnx.graphs.vision import projection_blocks
+from idefics2_onnx.graphs.idefics2.vision import projection_blocks
 from torch import Tensor
 
 

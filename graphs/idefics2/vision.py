@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 from transformers.models.idefics2.modeling_idefics2 import Idefics2Model
 
-from .operators import Operators
+from ..operators import Operators
 
 PROJECTION_BLOCKS = 4
 _WHOLE = 256

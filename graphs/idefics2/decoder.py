@@ -6,44 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.onnx.ops import symbolic
 from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditionalGeneration
 
-from .operators import CachedAttention, DecoderCall, Operators
-
-_OUTPUTS = 64
-"""The head has a multiple of so many: GPUs' fast kernels read and write rows of whole blocks, and 32,003 words are none."""
-
-
-class Head(nn.Module):
-    """lm_head with outputs that stand for no word, whose weights are zeros, up to a multiple of 64."""
-
-    def __init__(self, head: Any) -> None:
-        super().__init__()
-        self.vocab_size: int = head.out_features
-        outputs = padded_outputs(head.out_features)
-        self.padded = nn.Linear(head.in_features, outputs, bias=False, dtype=head.weight.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, hidden] → […, vocab]."""
-        logits: Tensor = self.padded(x)
-        return logits if self.padded.out_features == self.vocab_size else logits[..., : self.vocab_size]
-
-
-def padded_outputs(vocab_size: int) -> int:
-    """Outputs of a head."""
-    return -(-vocab_size // _OUTPUTS) * _OUTPUTS
-
-
-class JoinedAttention(nn.Module):
-    """A layer's projections, those of queries, keys and values in one product: a step of one row waits for three small ones."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        parts = attention.q_proj, attention.k_proj, attention.v_proj
-        outputs = sum(part.out_features for part in parts)
-        self.qkv_proj = nn.Linear(parts[0].in_features, outputs, bias=False, dtype=parts[0].weight.dtype)
-        self.o_proj = attention.o_proj
+from ..head import rows_at
+from ..joined_attention import JoinedAttention
+from ..operators import CachedAttention, DecoderCall, Operators
 
 
 class Decoder(nn.Module):
@@ -78,14 +45,8 @@ class Decoder(nn.Module):
             x = x + attention.o_proj(output)
             x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
             presents += present
-        wanted = self._norm(_rows(x, logit_positions), self.text_model.norm)
+        wanted = self._norm(rows_at(x, logit_positions), self.text_model.norm)
         return (self.lm_head(wanted).to(torch.float32), *presents)
 
     def _norm(self, x: Tensor, layer: Any) -> Tensor:
         return self.operators.rms_norm(x, layer.weight, layer.variance_epsilon)
-
-
-def _rows(x: Tensor, positions: Tensor) -> Tensor:
-    """x [batch, seq, hidden] at positions [batch, k] → [batch, k, hidden], by no shape that only the host knows."""
-    shape = (*positions.shape, x.shape[2])
-    return symbolic("GatherND", (x, positions[:, :, None]), {"batch_dims": 1}, dtype=x.dtype, shape=shape, version=13)

@@ -1,0 +1,1 @@
+"""IDEFICS' four graphs as torch modules."""

@@ -1,0 +1,1 @@
+"""Idefics2's three graphs as torch modules."""
