@@ -276,10 +276,16 @@ def test_each_folder_is_opened_by_its_own_class(ours, exported, tmp_path):
             wrong.from_pretrained(folder)
     manifest = json.loads((exported("idefics") / "idefics2_onnx.json").read_text())
     shutil.copytree(exported("idefics"), tmp_path / "model")
-    manifest["model"]["tokens_per_image"] = 2
-    (tmp_path / "model" / "idefics2_onnx.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelFolderError, match="gives an image 1 tokens, the model 2"):
-        load(tmp_path / "model")
+    for name, value, words in (
+        ("tokens_per_image", 2, "gives an image 1 tokens, the model 2"),
+        ("num_cross_layers", 10**9, "model.num_cross_layers is 1000000000"),
+        ("num_cross_layers", 1, "has the output cross.1.key"),
+        ("positions_per_side", 5, "position_embedding.weight of the shape"),
+    ):
+        changed = manifest | {"model": manifest["model"] | {name: value}}
+        (tmp_path / "model" / "idefics2_onnx.json").write_text(json.dumps(changed))
+        with pytest.raises(ModelFolderError, match=words):
+            load(tmp_path / "model")
 
 
 def test_what_does_not_fit_is_refused(ours):
