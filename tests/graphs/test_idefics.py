@@ -290,6 +290,20 @@ def test_standard_flavour_has_only_standard_operators(exported):
         assert {(node.domain, node.op_type) for node in nodes} <= {name for name in OPERATORS if not name[0]}
 
 
+def test_a_step_computes_shapes_on_the_host_only(exported):
+    """As in test_contract.py: a step that used them as numbers could not be recorded as a CUDA graph."""
+    proto = onnx.load(exported("idefics", "fp16") / "decoder.onnx", load_external_data=False)
+    known = {i.name for i in proto.graph.initializer} | {n.output[0] for n in proto.graph.node if n.op_type == "Constant"}
+    on_host: set[str] = set()
+    for node in proto.graph.node:
+        if set(node.input) <= known:
+            known.update(node.output)
+        elif node.op_type == "Shape" or (on_host & set(node.input) and set(node.input) <= on_host | known):
+            on_host.update(node.output)
+        elif taken := [place for place, name in enumerate(node.input) if name in on_host]:
+            assert (node.op_type, taken) in (("GroupQueryAttention", [6]), ("Reshape", [1]))
+
+
 def test_sizes_are_the_models(exported):
     sizes = Host(exported("idefics")).manifest.model
     assert (sizes.vocab_size, sizes.image_token_id, sizes.tokens_per_image, sizes.image_seq_len) == (262, 260, 1, 5)
