@@ -22,7 +22,7 @@ ROOMS = {
     "pipeline": "the steps, in order", "opening": "does it open?", "verification": "is it the checkpoint?",
     "processor_source": "an adapter's own files", "weights": "streamed", "quantisation": "fewer bits",
     "processor_files": "tokenizer, configs", "model_card": "README", "transformers_js": "its names",
-    "source": "checkpoints, adapters", "trace": "torch → ONNX",
+    "source": "checkpoints, adapters", "trace": "torch → ONNX", "models": "what differs",
     "bundle": "all or nothing", "packing": "4 and 8 bits", "journal": "how far it is",
 }  # fmt: skip
 """A few words about each; a floor of five has room for names only."""

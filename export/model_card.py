@@ -10,6 +10,7 @@ from ..graphs.contract import Manifest
 from ..graphs.errors import printable
 from ..runtime.folder import MODEL_CARD, find_file
 from ..runtime.outside.hub import HUB_ID
+from .models.known import FAMILIES
 
 _MAX_CARD = 1 << 20
 """Bytes of a checkpoint's card that is read for its licence."""
@@ -41,6 +42,7 @@ def model_card(manifest: Manifest, licence: dict[str, str], use: str) -> str:
     )
     name = printable(manifest.source)
     source = f"[{manifest.source}](https://huggingface.co/{manifest.source})" if on_hub else f"`{name}`"
+    model = FAMILIES[manifest.architecture].title
     at = f" at commit {manifest.revision}" if manifest.revision else ""
     size = sum(entry.size for entry in manifest.files.values())
     graphs = "\n".join(f"| {name}.onnx | {precision} |" for name, precision in manifest.precision.items())
@@ -49,7 +51,7 @@ def model_card(manifest: Manifest, licence: dict[str, str], use: str) -> str:
 ---
 # {name.rsplit("/", 1)[-1]} for ONNX Runtime, {manifest.precision["decoder"]}
 
-Idefics2 as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
+{model} as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
 {manifest.model.num_parameters:,} parameters in {size / 1e6:,.0f} MB. {_LICENCE_KNOWN if licence else _LICENCE_UNKNOWN}
 
 | graph | weights |
