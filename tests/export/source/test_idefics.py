@@ -33,8 +33,8 @@ def copy(checkpoint, tmp_path):
         ({"vision_config__hidden_act": "wobble"}, "vision model has the activation 'wobble'"),
         ({"alpha_type": "matrix"}, "alpha_type 'matrix'"),
         ({"alpha_initializer": "wobble"}, "cannot build this config.*wobble"),
-        ({"vision_embed_dim": 48, "vision_config": {}}, "has vision_embed_dim outside of vision_config.*Move it there, as embed_dim"),
-        ({"resampler_depth": 1, "perceiver_config": {}}, "has resampler_depth outside of perceiver_config"),
+        ({"vision_embed_dim": 48, "vision_config": {}}, "has the vision_embed_dim 48 outside of vision_config.*takes 768. Move it there, as embed_dim"),
+        ({"resampler_depth": 1, "perceiver_config": {}}, "has the resampler_depth 1 outside of perceiver_config"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "is quantised .bitsandbytes"),
         ({"quantization_config": {"quant_method": "awq"}}, "is quantised .awq"),
@@ -77,6 +77,8 @@ def test_what_older_checkpoints_hold_besides_is_left(copy, exported, tmp_path):
     folder = export_model(copy, tmp_path / "out", "fp32", verify="never").folder
     for graph in ("vision", "cross", "embedding", "decoder"):
         assert (folder / f"{graph}.onnx.data").read_bytes() == (exported("idefics") / f"{graph}.onnx.data").read_bytes()
+    edit_json(copy / "config.json", vision_embed_dim=48, resampler_depth=1, freeze_text_layers=False)  # numbers that count, too
+    assert SourceModel.open(copy).sizes == read_manifest(folder).model
 
 
 def generation(folder) -> dict:
