@@ -214,6 +214,22 @@ def test_prefixes_are_read_once_and_change_nothing(exported, ours):
     assert 0 < kept.prefix_cache.nbytes <= 1 << 20
 
 
+def test_a_gpus_memory_gives_the_same(gpu, exported, ours):
+    """The path of a device, with the host's memory behind it: images' keys and values are copied between rows there."""
+    there = load(exported("idefics"), "cuda")
+    inputs = ours.processor(text=ragged())
+    for options in (
+        {"eos_token_id": list(range(20, 250, 9))},
+        {"num_beams": 2},
+        {"do_sample": True, "seed": 1, "num_return_sequences": 2},
+    ):
+        given = {"max_new_tokens": 8} | options
+        assert there.generate(**inputs, **given).tolist() == ours.generate(**inputs, **given).tolist()
+    chat, here = there.chat(max_new_tokens=4), ours.chat(max_new_tokens=4)
+    for text, images in (("What?", [A]), ("And", [B, C]), ("Why", [])):
+        assert chat.send(text, images).token_ids == here.send(text, images).token_ids
+
+
 def documented_flow(processor, model, tensors):
     """The example in transformers' IdeficsForVisionText2Text.forward, with other pictures."""
     prompts = [
