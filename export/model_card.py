@@ -13,6 +13,7 @@ from ..graphs.contract import Manifest, graph_file
 from ..graphs.errors import printable
 from ..runtime.folder import MODEL_CARD, find_file
 from ..runtime.outside.hub import HUB_ID
+from .models.known import FAMILIES
 
 _MAX_CARD = 1 << 20
 """Bytes of a checkpoint's card that is read for its licence."""
@@ -47,8 +48,8 @@ def model_card(manifest: Manifest, licence: dict[str, str], sessions: Sessions |
         license_link=licence.get("license_link"),
     )
     name = printable(manifest.source)
-    source = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name.replace('`', ' ')}`"
-    title = _MARKDOWN.sub(r"\\\g<0>", name.rsplit("/", 1)[-1])
+source = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name.replace('`', ' ')}`"
+    title, model = _MARKDOWN.sub(r"\\\g<0>", name.rsplit("/", 1)[-1]), FAMILIES[manifest.architecture].title
     at = f" at commit {manifest.revision}" if manifest.revision else ""
     size = sum(entry.size for entry in manifest.files.values())
     files = [file for file, _ in sessions.values()] if sessions else map(graph_file, manifest.graphs)
@@ -59,7 +60,7 @@ def model_card(manifest: Manifest, licence: dict[str, str], sessions: Sessions |
 ---
 # {title} for ONNX Runtime, {manifest.precision["decoder"]}
 
-Idefics2 as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
+{model} as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
 {manifest.model.num_parameters:,} parameters in {size / 1e6:,.0f} MB. {_LICENCE_KNOWN if licence else _LICENCE_UNKNOWN}
 
 | graph | weights |
@@ -79,9 +80,9 @@ idefics2-onnx run -m FOLDER photo.jpg "What is in this picture?"    # a folder, 
 ```
 
 ```python
-from idefics2_onnx import Idefics2
+from idefics2_onnx import load
 
-model = Idefics2.from_pretrained("FOLDER")
+model = load("FOLDER")
 print(model.generate("What is in this picture?", images="photo.jpg").text)
 ```
 

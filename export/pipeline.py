@@ -60,7 +60,7 @@ def export_model(
     layout: Layout = "idefics2-onnx",
     listener: Listener | None = None,
 ) -> ExportReport:
-    """Export an Idefics2 checkpoint to a model folder.
+    """Export an Idefics2 or IDEFICS checkpoint to a model folder.
 
     Args:
         source: folder with config.json and safetensors weights, or a hub id.
@@ -92,7 +92,7 @@ def export_model(
         listener.say(remark)
     quantisation, dtype = _plan(precision)
     if layout == "transformers.js":
-        check_layout(dtype, quantisation is not None and quantisation.fast_prompts)
+        check_layout(model.family, dtype, quantisation is not None and quantisation.fast_prompts)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
     spoilt = Path(f"{target.resolve()}-differs") if keep else None

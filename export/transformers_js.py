@@ -20,6 +20,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..graphs.contract import GRAPHS, MANIFEST, Dtype, GraphName, Manifest, data_file, graph_file
 from .errors import CheckpointError
+from .models.family import Family
 
 _NAMES: dict[GraphName, str] = {
     "vision": "vision_encoder", "embedding": "embed_tokens", "decoder": "decoder_model_merged",
@@ -27,8 +28,13 @@ _NAMES: dict[GraphName, str] = {
 _TYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "q4"}
 
 
-def check_layout(dtype: Dtype, fast_prompts: bool) -> None:
+def check_layout(family: Family, dtype: Dtype, fast_prompts: bool) -> None:
     """Raise CheckpointError for a folder that has no form in this layout."""
+    if family.graph_names != GRAPHS:
+        raise CheckpointError(
+            f"transformers.js has three sessions, {', '.join(GRAPHS)}, and {family.title} has {', '.join(family.graph_names)}. "
+            "Export without --layout."
+        )
     if dtype == "bf16":
         raise CheckpointError("transformers.js has no bfloat16. Export with --fp16, --fp32, --int8 or --int4.")
     if fast_prompts:

@@ -36,7 +36,7 @@ class Block:
 
 @dataclass(frozen=True)
 class LoudChannels:
-    """LoudChannels between parameters, which factors divide, and matrices, whose columns they multiply."""
+    """Channels between parameters, which factors divide, and matrices, whose columns they multiply."""
 
     graph: GraphName
     before: list[str]
@@ -86,6 +86,8 @@ class Family:
     """What people call it."""
     reference: Any
     """transformers' class, which makes a model of a config."""
+
+    # Opening a checkpoint
     load: Callable[[dict[str, Any], Path, str, int], Any]
     """(config.json's content, its folder, what the user called the checkpoint, the number of its tensors) → the config.
 
@@ -96,6 +98,8 @@ class Family:
     """(config, rows of the table, the checkpoint): give the config the table that an adapter leaves its model with."""
     tables: tuple[str, str]
     """The parameters with a row per token: the embeddings, the head."""
+
+    # Tracing
     tables_of: Callable[[Any, ModelSizes], dict[str, Tensor]]
     """(config, sizes) → what is computed here and read by the graphs, by name."""
     graphs: Graphs
@@ -105,7 +109,10 @@ class Family:
     """(shapes, sizes) → the graphs' own parameters, and what of the checkpoint's each is."""
     parameters: Callable[[GraphName, list[str], bool], Iterator[str]]
     """(graph, the names of all parameters, joined) → those that the graph must have, tables included."""
+    parameter_of: Callable[[str], str]
+    """(a graph's weight, without its marks) → the parameter's name."""
 
+    # Running the reference
     norms: tuple[type[nn.Module], ...]
     """The reference's classes of RMS norms, which step to float32 inside."""
     prepare: Callable[[Any, Any, Collection[str], torch.dtype], None]
@@ -119,12 +126,14 @@ class Family:
     """(model, ids [seq], features of pictures, places) → last states [seq, hidden]."""
     places: Callable[[Tensor, list[int], ModelSizes], Tensor]
     """(ids [seq], the numbers of the pictures shown in it, sizes) → for each token what of them it is or sees, or −1."""
-    parameter_of: Callable[[str], str]
-    """(a graph's weight, without its marks) → the parameter's name."""
+
+    # Quantising
     worth: Callable[[str, ModelSizes], Worth]
     """(a matrix by its name in a graph, sizes) → how finely it is stored."""
     channels: Callable[[Any], Iterator[LoudChannels]]
     """(config) → where loud channels can be evened out."""
+
+    # The files beside the weights
     check_processor: Callable[[Path, str, Any], None]
     """(the checkpoint's folder, what the user called it, config) → CheckpointError where the reference's processor cannot be
     made of it, or not for this model."""

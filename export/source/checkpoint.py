@@ -1,4 +1,4 @@
-"""An Idefics2 checkpoint on disk: its config, checked, and its tensors, read a few rows at a time."""
+"""A checkpoint on disk: its config, checked, and its tensors, read a few rows at a time."""
 
 from __future__ import annotations
 

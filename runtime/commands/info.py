@@ -39,17 +39,16 @@ def info(folder: str | None, as_json: bool) -> None:
     window = f", window {manifest.model.sliding_window:,}" if manifest.model.sliding_window else ""
     click.echo(f"  longest     {manifest.model.max_positions:,} tokens{window}")
     click.echo(f"  cache       {as_bytes(prompt['cache_bytes_per_token'])} per token")
-    splits = prompt["tokens_per_split_image"] is not None
-    tokens = prompt["tokens_per_split_image" if splits else "tokens_per_image"] + _EXAMPLE_TOKENS
-    cost = as_bytes(tokens * prompt["cache_bytes_per_token"] + prompt["cache_bytes_per_image"])
-    image = "a split image" if splits else "an image"
+    tokens = prompt.get("tokens_per_split_image", prompt["tokens_per_image"]) + _EXAMPLE_TOKENS
+    cost = as_bytes(tokens * prompt["cache_bytes_per_token"] + prompt.get("cache_bytes_per_image", 0))
+    image = "a split image" if "tokens_per_split_image" in prompt else "an image"
     click.echo(f"  example     {image} and {_EXAMPLE_TOKENS} tokens of text: {tokens} tokens, {cost} of cache")
 
 
 def _image_line(prompt: dict[str, Any]) -> str:
     count = prompt["tokens_per_image"]
     line = f"{count} token{'s' * (count != 1)}"
-    if prompt["tokens_per_split_image"] is not None:
+    if "tokens_per_split_image" in prompt:
         return f"{line}, {prompt['tokens_per_split_image']} when split"
     return f"{line}, and {as_bytes(prompt['cache_bytes_per_image'])} of keys and values"
 
@@ -59,7 +58,11 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
 
     model = manifest.model
     per_layer = 2 * model.num_key_value_heads * model.head_dim * (4 if manifest.dtype == "fp32" else 2)
-    splits = model.image_size is None
+    prompt = {"tokens_per_image": model.tokens_per_image, "cache_bytes_per_token": per_layer * model.num_layers}
+    if model.image_size is None:  # images of any size, whole or split
+        prompt["tokens_per_split_image"] = tiles_per_image(split=True) * model.tokens_per_image
+    else:
+        prompt["cache_bytes_per_image"] = per_layer * model.num_cross_layers * model.image_seq_len
     return {
         "folder": str(path),
         "architecture": manifest.architecture,
@@ -75,11 +78,6 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
             }
             for graph in manifest.graphs
         },
-        "prompt": {
-            "tokens_per_image": model.tokens_per_image,
-            "tokens_per_split_image": tiles_per_image(split=True) * model.tokens_per_image if splits else None,
-            "cache_bytes_per_token": per_layer * model.num_layers,
-            "cache_bytes_per_image": per_layer * model.num_cross_layers * model.image_seq_len,
-        },
+        "prompt": prompt,
         "tools": manifest.tools,
     }

@@ -95,7 +95,8 @@ class IdeficsProcessor(Processor):
             raise PromptError(f"The tokenizer has no {END_OF_UTTERANCE}, which only instructed models know. Leave it out.")
         prompts = _prompts(images, text)
         image_options = image_options_among(image_options)
-        expanded = [self._expanded(prompt, between) + (self.eos_token or "") * add_eos_token for prompt in prompts]
+        parts = [[item if _is_text(item) else None for item in prompt] for prompt in prompts]
+        expanded = [self._expanded(own, between) + (self.eos_token or "") * add_eos_token for own in parts]
         own = [[_image(item) for item in prompt if not _is_text(item)] for prompt in prompts]
         return self._arrays(expanded, own, options, add_special_tokens, image_options)
 
@@ -185,23 +186,23 @@ class IdeficsProcessor(Processor):
 
     def _tagged(self, text: str, begins: bool) -> str:
         """A text with image tags, as the model reads it: the same as its parts and images one after another."""
-        items: list[_Item] = []
+        parts: list[str | None] = []
         for number, part in enumerate(text.split(IMAGE)):
-            items += [None] * (number > 0) + [part] * bool(part.strip(" "))
-        return self._expanded(items, False, begins)
+            parts += [None] * (number > 0)
+            parts += [part] * bool(part.strip(" "))
+        return self._expanded(parts, False, begins)
 
-    def _expanded(self, prompt: Sequence[_Item], between: bool, begins: bool = True) -> str:
-        """A prompt's texts with the tokens of its images; what is no text is an image."""
+    def _expanded(self, parts: Sequence[str | None], between: bool, begins: bool = True) -> str:
+        """A prompt's texts with the tokens of its images, each of which is None here."""
         found = (self.bos_token or "") if begins else ""
         last_is_image = last_is_text = False
-        for item in prompt:
-            if _is_text(item):
-                _check_item(item)
-                found += END_OF_UTTERANCE * (between and last_is_text) + item.strip(" ")
-            else:
+        for part in parts:
+            if part is None:
                 found += f"{IMAGE}{FAKE_IMAGE}" if last_is_image else f"{FAKE_IMAGE}{IMAGE}{FAKE_IMAGE}"
-            last_is_text = _is_text(item)
-            last_is_image = not last_is_text
+            else:
+                _check_item(part)
+                found += END_OF_UTTERANCE * (between and last_is_text) + part.strip(" ")
+            last_is_image, last_is_text = part is None, part is not None
         return found
 
 

@@ -62,12 +62,8 @@ class Processor(ABC):
     ) -> None:
         self.image_processor, self.tokenizer, self.image_seq_len = image_processor, tokenizer, image_seq_len
         self.chat_template, self.pad_token_id = chat_template, pad_token_id
-        self.padding_side, self.truncation_side, self.bos_token, self.eos_token = (
-            padding_side,
-            truncation_side,
-            bos_token,
-            eos_token,
-        )
+        self.padding_side, self.truncation_side = padding_side, truncation_side
+        self.bos_token, self.eos_token = bos_token, eos_token
 
     @classmethod
     def from_pretrained(

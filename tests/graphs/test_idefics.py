@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
 from idefics2_onnx.graphs.contract import (
+    GRAPHS_OF,
     MANIFEST,
+    OPERATORS,
     Manifest,
+    TensorSpec,
     graph_file,
+    interface,
     key_value_names,
 )
 from small_idefics import SMALL_IDEFICS
@@ -22,7 +28,7 @@ from transformers import IdeficsForVisionText2Text
 EOS, STEPS = 2, 6
 FLOOR = 1e-5
 """Largest difference of features and logits whose standard deviation is near 1."""
-SWEPT = ("idefics_four", "idefics_no_perceiver", "idefics_one", "idefics_hub", "idefics_plain")
+SWEPT = ("idefics_deep", "idefics_four", "idefics_no_perceiver", "idefics_one", "idefics_hub", "idefics_plain")
 
 
 @dataclass(frozen=True)
@@ -189,12 +195,14 @@ def told(checkpoint, host):
     return make
 
 
-def _swept(name: str, *rest: str):
-    return pytest.param(name, *rest, marks=[pytest.mark.sweep] if name in SWEPT else [])
+def _case(name: str, flavour: str):
+    """Tracing takes most of the time: a model's other flavour is for the sweep."""
+    swept = name in SWEPT or flavour != SMALL_IDEFICS[name].flavours[0]
+    return pytest.param(name, flavour, marks=[pytest.mark.sweep] if swept else [])
 
 
 @pytest.mark.parametrize(
-    ("name", "flavour"), [_swept(name, flavour) for name, small in SMALL_IDEFICS.items() for flavour in small.flavours]
+    ("name", "flavour"), [_case(name, flavour) for name, small in SMALL_IDEFICS.items() for flavour in small.flavours]
 )
 def test_numbers_are_the_references(name, flavour, host, told):
     """Features, a ragged batch of prompts, and greedy steps over one cache: the same tokens, too."""
@@ -207,3 +215,98 @@ def test_numbers_are_the_references(name, flavour, host, told):
     assert max(np.abs(a - b).max() for a, b in zip(read, expected.read, strict=True)) <= FLOOR
     assert np.abs(steps - expected.steps).max() <= FLOOR
     assert (steps.argmax(-1) == expected.steps.argmax(-1)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "flavour"), [("idefics", "fused"), pytest.param("idefics_odd", "standard", marks=pytest.mark.sweep)]
+)
+def test_half_precision_is_near(name, flavour, host, told):
+    prompts, expected = told(name)
+    ours = host(name, "fp16", flavour)
+    (read, _), features = ours.answer(prompts, 1), ours.features(prompts.pictures[0])
+    for found, wanted in ((np.concatenate(read), np.concatenate(expected.read)), (features, expected.features[0])):
+        assert np.linalg.norm(found - wanted) <= 1e-2 * np.linalg.norm(wanted)
+
+
+def test_mistakes_are_seen(host, told):
+    """What a wrong mask or wrong pictures change is far above the floor, where pictures are seen, and nothing else."""
+    prompts, expected = told("idefics")
+    ours = host("idefics", "fp32", "fused")
+
+    def off(masks=prompts.masks, pictures=prompts.pictures) -> list[float]:
+        read, _ = ours.answer(dataclasses.replace(prompts, masks=masks, pictures=pictures), 1)
+        return [float(np.abs(a - b).max()) for a, b in zip(read, expected.read, strict=True)]
+
+    assert max(off()) <= FLOOR
+    late = off([np.concatenate([mask[:1] * 0, mask[:-1]]) for mask in prompts.masks])
+    blind = off([mask * 0 for mask in prompts.masks])
+    every = off([np.maximum.accumulate(mask, 0) for mask in prompts.masks])
+    swapped = off(pictures=[pictures[::-1] for pictures in prompts.pictures])
+    assert min(late[0], late[2], late[3], blind[0], blind[2], blind[3], every[0], every[2], swapped[0], swapped[2]) > 0.01
+    assert max(late[1], blind[1], every[1], swapped[1], swapped[3]) <= FLOOR
+
+
+def test_prompts_are_read_in_pieces_and_old_pictures_left_out(host, told):
+    """A piece behind a past takes its own rows of the mask; pictures that no later token sees need not stay."""
+    prompts, expected = told("idefics")
+    ours = host("idefics", "fp32", "fused")
+    ids, mask, features = prompts.rows[0], prompts.masks[0], ours.features(prompts.pictures[0])
+    cut = ids.index(prompts.rows[0][5]) + 4
+    cache, found = ours.cache(1, len(ids)), []
+    for start, stop in ((0, cut), (cut, len(ids))):
+        seen = np.flatnonzero(mask[start:stop].any(0))
+        cross = ours.cross([features[seen]], len(seen))
+        given = np.array([ids[start:stop]]), np.ones((1, stop), np.int64), mask[None, start:stop][..., seen]
+        logits, cache = ours.decode(*given, np.arange(stop - start)[None], cache, cross)
+        found.append(logits[0])
+    assert np.abs(np.concatenate(found) - expected.read[0]).max() <= FLOOR
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.sweep)])
+def test_interfaces_and_operators_are_the_contracts(precision, exported):
+    folder = exported("idefics", precision)
+    manifest = Host(folder).manifest
+    assert manifest.graphs == ("vision", "cross", "embedding", "decoder")
+    names = {1: "float", 10: "float16", 16: "bfloat16", 7: "int64"}
+
+    def spec(value) -> TensorSpec:
+        axes = tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+        return TensorSpec(value.name, f"tensor({names[value.type.tensor_type.elem_type]})", axes)
+
+    for graph in manifest.graphs:
+        proto = onnx.load(folder / graph_file(graph), load_external_data=False)
+        expected = interface(graph, precision, manifest.model)
+        assert tuple(map(spec, proto.graph.input)) == expected.inputs
+        assert tuple(map(spec, proto.graph.output)) == expected.outputs
+        assert {(node.domain, node.op_type) for node in proto.graph.node} <= OPERATORS
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+
+
+def test_standard_flavour_has_only_standard_operators(exported):
+    for graph in GRAPHS_OF["idefics"]:
+        path = exported("idefics_odd", "fp32", "standard") / graph_file(graph)
+        onnx.checker.check_model(str(path), full_check=True)
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        assert {(node.domain, node.op_type) for node in nodes} <= {name for name in OPERATORS if not name[0]}
+
+
+def test_a_step_computes_shapes_on_the_host_only(exported):
+    """As in test_contract.py: a step that used them as numbers could not be recorded as a CUDA graph."""
+    proto = onnx.load(exported("idefics", "fp16") / "decoder.onnx", load_external_data=False)
+    known = {i.name for i in proto.graph.initializer} | {n.output[0] for n in proto.graph.node if n.op_type == "Constant"}
+    on_host: set[str] = set()
+    for node in proto.graph.node:
+        if set(node.input) <= known:
+            known.update(node.output)
+        elif node.op_type == "Shape" or (on_host & set(node.input) and set(node.input) <= on_host | known):
+            on_host.update(node.output)
+        elif taken := [place for place, name in enumerate(node.input) if name in on_host]:
+            assert (node.op_type, taken) in (("GroupQueryAttention", [6]), ("Reshape", [1]))
+
+
+def test_sizes_are_the_models(exported):
+    sizes = Host(exported("idefics")).manifest.model
+    assert (sizes.vocab_size, sizes.image_token_id, sizes.tokens_per_image, sizes.image_seq_len) == (262, 260, 1, 5)
+    assert (sizes.num_layers, sizes.num_cross_layers, sizes.vision_width, sizes.image_size) == (2, 1, 48, 28)
+    base = Host(exported("idefics_base")).manifest.model
+    assert (base.image_seq_len, base.num_cross_layers, base.vocab_size) == (17, 2, 261)

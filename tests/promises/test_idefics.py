@@ -214,6 +214,22 @@ def test_prefixes_are_read_once_and_change_nothing(exported, ours):
     assert 0 < kept.prefix_cache.nbytes <= 1 << 20
 
 
+def test_a_gpus_memory_gives_the_same(gpu, exported, ours):
+    """The path of a device, with the host's memory behind it: images' keys and values are copied between rows there."""
+    there = load(exported("idefics"), "cuda")
+    inputs = ours.processor(text=ragged())
+    for options in (
+        {"eos_token_id": list(range(20, 250, 9))},
+        {"num_beams": 2},
+        {"do_sample": True, "seed": 1, "num_return_sequences": 2},
+    ):
+        given = {"max_new_tokens": 8} | options
+        assert there.generate(**inputs, **given).tolist() == ours.generate(**inputs, **given).tolist()
+    chat, here = there.chat(max_new_tokens=4), ours.chat(max_new_tokens=4)
+    for text, images in (("What?", [A]), ("And", [B, C]), ("Why", [])):
+        assert chat.send(text, images).token_ids == here.send(text, images).token_ids
+
+
 def documented_flow(processor, model, tensors):
     """The example in transformers' IdeficsForVisionText2Text.forward, with other pictures."""
     prompts = [
@@ -276,10 +292,16 @@ def test_each_folder_is_opened_by_its_own_class(ours, exported, tmp_path):
             wrong.from_pretrained(folder)
     manifest = json.loads((exported("idefics") / "idefics2_onnx.json").read_text())
     shutil.copytree(exported("idefics"), tmp_path / "model")
-    manifest["model"]["tokens_per_image"] = 2
-    (tmp_path / "model" / "idefics2_onnx.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelFolderError, match="gives an image 1 tokens, the model 2"):
-        load(tmp_path / "model")
+    for name, value, words in (
+        ("tokens_per_image", 2, "gives an image 1 tokens, the model 2"),
+        ("num_cross_layers", 10**9, "model.num_cross_layers is 1000000000"),
+        ("num_cross_layers", manifest["model"]["num_cross_layers"] + 1, "has no output cross"),
+        ("positions_per_side", 5, "position_embedding.weight of the shape"),
+    ):
+        changed = manifest | {"model": manifest["model"] | {name: value}}
+        (tmp_path / "model" / "idefics2_onnx.json").write_text(json.dumps(changed))
+        with pytest.raises(ModelFolderError, match=words):
+            load(tmp_path / "model")
 
 
 def test_what_does_not_fit_is_refused(ours):

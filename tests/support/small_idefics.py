@@ -27,19 +27,24 @@ class SmallIdefics:
 
 
 SMALL_IDEFICS = {
-    "idefics": SmallIdefics(),  # as the 9b instruct model, small
+    "idefics": SmallIdefics(  # as the 9b instruct model, small
+        text={"num_hidden_layers": 2}, vision={"num_hidden_layers": 1}, perceiver={"resampler_depth": 1}
+    ),
     "idefics_base": SmallIdefics(  # no resampler, a gated layer before every layer, no norms of heads, two additional tokens
         text={"use_resampler": False, "cross_layer_interval": 1, "qk_layer_norms": False, "additional_vocab_size": 2, "num_hidden_layers": 2},
+        vision={"num_hidden_layers": 1},
         dtype=torch.bfloat16,
     ),
     "idefics_odd": SmallIdefics(  # head_dim 24: the fused operator cannot; gates of vectors, tied, one vocabulary, another epsilon
         text={
             "hidden_size": 72, "num_attention_heads": 3, "alpha_type": "vector", "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
-            "additional_vocab_size": 0, "hidden_act": "gelu",
+            "additional_vocab_size": 0, "hidden_act": "gelu", "num_hidden_layers": 2,
         },
-        perceiver={"qk_layer_norms_perceiver": False, "resampler_n_latents": 3},
+        vision={"num_hidden_layers": 1},
+        perceiver={"resampler_depth": 1, "qk_layer_norms_perceiver": False, "resampler_n_latents": 3},
         flavours=("standard",),
     ),
+    "idefics_deep": SmallIdefics(),  # the same with two of everything
     "idefics_four": SmallIdefics(  # every fourth layer, tied with additional tokens, linear rope, sharded
         text={
             "num_hidden_layers": 8, "cross_layer_interval": 4, "tie_word_embeddings": True, "alpha_type": "vector",

@@ -38,14 +38,6 @@ def load(raw: dict[str, Any], folder: Path, source: str, tensors: int) -> Idefic
     for key, part in parts.items():
         if not isinstance(part, dict):
             raise CheckpointError(f"{source}'s config.json has the {key}_config {part!r:.60}. Give it an object.")
-    for key in _IGNORED:
-        part = "vision" if key.startswith("vision_") else "perceiver"
-        inner = key.removeprefix("vision_")
-        if key in raw and inner not in parts[part]:
-            raise CheckpointError(
-                f"{source}'s config.json has {key} outside of {part}_config, where transformers does not read it. "
-                f"Move it there, as {inner}."
-            )
     for part in (raw, *parts.values()):
         if quantisation := part.get("quantization_config"):
             method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
@@ -54,9 +46,22 @@ def load(raw: dict[str, Any], folder: Path, source: str, tensors: int) -> Idefic
         config = IdeficsConfig.from_dict(raw)
     except Exception as error:  # transformers' validation raises several kinds; all mean the same here
         raise CheckpointError(f"{source}'s config.json is not a valid IDEFICS config: {reason(error)}") from error
+    _check_ignored(raw, config, source)
     _check(config, source, tensors)
     config.image_token_id = _image_token(folder, source, config.vocab_size + config.additional_vocab_size)
     return config
+
+
+def _check_ignored(raw: dict[str, Any], config: IdeficsConfig, source: str) -> None:
+    """Raise CheckpointError where an old key says another number than the one that counts."""
+    for key in (key for key in _IGNORED if key in raw):
+        part, inner = "vision" if key.startswith("vision_") else "perceiver", key.removeprefix("vision_")
+        taken = getattr(getattr(config, f"{part}_config"), inner)
+        if raw[key] != taken and (part == "vision" or config.use_resampler):
+            raise CheckpointError(
+                f"{source}'s config.json has the {key} {raw[key]!r:.40} outside of {part}_config, where transformers does not "
+                f"read it and takes {taken}. Move it there, as {inner}."
+            )
 
 
 def _check(config: IdeficsConfig, source: str, tensors: int) -> None:

@@ -53,7 +53,7 @@ def decoded(model: Any, embeds: Tensor, features: Tensor, image_mask: Tensor) ->
     """Embeddings [batch, seq, hidden], features [1, pictures, rows, width] and the mask [1, seq, pictures] of the whole batch
     → last states [batch, seq, hidden].
     """
-    features, image_mask = (x.expand(len(embeds), *x.shape[1:]) for x in (features.to(embeds.dtype), image_mask))
+    features, image_mask = (torch.cat([x] * len(embeds)) for x in (features.to(embeds.dtype), image_mask))
     given = "perceiver_embeddings" if model.config.use_resampler else "image_encoder_embeddings"
     states: Tensor = model.model(
         inputs_embeds=embeds, image_attention_mask=image_mask, use_cache=False, **{given: features}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
+from idefics2_onnx.runtime.commands.output import as_bytes
 
 CAT = str(Path("examples/cat.jpg").resolve())
 
@@ -37,22 +38,21 @@ def test_run_writes_turns_or_completes_text(say, model):
 
 
 def test_chat(say, model):
-    said = say("chat", CAT, "-m", "FOLDER", "--max-new-tokens", "4", stdin="What?\nAnd?\n/stats\n")
+    said = "".join(say("chat", CAT, "-m", "FOLDER", "--max-new-tokens", "4", stdin="What?\nAnd?\n/stats\n").split())
     chat = model("idefics").chat(max_new_tokens=4)
     for text, images in (("What?", [CAT]), ("And?", [])):
-        assert chat.send(text, images).text in said
-    assert "tokens read" in said
+        assert "".join(chat.send(text, images).text.split()) in said  # a random model writes ends of lines of all kinds
+    assert "tokensread" in said
     assert "no chat template" in say("chat", "-m", "FOLDER", name="idefics_base", stdin="x\n", fails=True)
 
 
 def test_info_says_what_an_image_takes(say, model):
-    said = say("info", "FOLDER")
+    said, facts = say("info", "FOLDER"), json.loads(say("info", "FOLDER", "--json"))
     assert "cross       fp32" in said
-    assert "image       1 token, and 5.1 kB of keys and values" in said
+    assert f"image       1 token, and {as_bytes(facts['prompt']['cache_bytes_per_image'])} of keys and values" in said
     assert "an image and 256 tokens of text: 257 tokens" in said
-    facts = json.loads(say("info", "FOLDER", "--json"))
     cache = model("idefics").engine.new_cache(1, 1)
-    assert facts["prompt"]["tokens_per_split_image"] is None
+    assert "tokens_per_split_image" not in facts["prompt"]
     assert facts["prompt"]["cache_bytes_per_image"] + facts["prompt"]["cache_bytes_per_token"] == cache.nbytes
 
 

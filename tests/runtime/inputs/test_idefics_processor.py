@@ -168,6 +168,10 @@ def test_tagged_texts_are_read_as_their_parts(both):
         images = [A, B, C][: text.count("<image>")]
         expected = ours(text=[items_of(text, images)])["input_ids"][0].tolist()
         assert ours.ids([text], [images], False) == [expected]
+    words = ours.tokenizer.encode("<s>https://example.org/a", add_special_tokens=False).ids
+    assert ours.ids(["https://example.org/a"], [[]], False) == [
+        words
+    ]  # a text: what is typed is fetched as an image argument only
     with pytest.raises(PromptError, match="sees each image whole"):
         ours.ids(["<image>"], [[A]], True)
 
