@@ -48,7 +48,7 @@ def model_card(manifest: Manifest, licence: dict[str, str], sessions: Sessions |
         license_link=licence.get("license_link"),
     )
     name = printable(manifest.source)
-source = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name.replace('`', ' ')}`"
+    source = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name.replace('`', ' ')}`"
     title, model = _MARKDOWN.sub(r"\\\g<0>", name.rsplit("/", 1)[-1]), FAMILIES[manifest.architecture].title
     at = f" at commit {manifest.revision}" if manifest.revision else ""
     size = sum(entry.size for entry in manifest.files.values())
