@@ -218,7 +218,7 @@ def test_numbers_are_the_references(name, flavour, host, told):
 
 
 @pytest.mark.parametrize(
-    ("name", "flavour"), [("idefics", "fused"), pytest.param("idefics_odd", "standard", marks=pytest.mark.sweep)]
+    ("name", "flavour"), [("idefics_one", "fused"), pytest.param("idefics_odd", "standard", marks=pytest.mark.sweep)]
 )
 def test_half_precision_is_near(name, flavour, host, told):
     prompts, expected = told(name)
@@ -262,9 +262,12 @@ def test_prompts_are_read_in_pieces_and_old_pictures_left_out(host, told):
     assert np.abs(np.concatenate(found) - expected.read[0]).max() <= FLOOR
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.sweep)])
-def test_interfaces_and_operators_are_the_contracts(precision, exported):
-    folder = exported("idefics", precision)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("idefics", "fp32"), ("idefics_one", "fp16"), pytest.param("idefics", "bf16", marks=pytest.mark.sweep)],
+)
+def test_interfaces_and_operators_are_the_contracts(name, precision, exported):
+    folder = exported(name, precision)
     manifest = Host(folder).manifest
     assert manifest.graphs == ("vision", "cross", "embedding", "decoder")
     names = {1: "float", 10: "float16", 16: "bfloat16", 7: "int64"}
@@ -292,7 +295,7 @@ def test_standard_flavour_has_only_standard_operators(exported):
 
 def test_a_step_computes_shapes_on_the_host_only(exported):
     """As in test_contract.py: a step that used them as numbers could not be recorded as a CUDA graph."""
-    proto = onnx.load(exported("idefics", "fp16") / "decoder.onnx", load_external_data=False)
+    proto = onnx.load(exported("idefics") / "decoder.onnx", load_external_data=False)
     known = {i.name for i in proto.graph.initializer} | {n.output[0] for n in proto.graph.node if n.op_type == "Constant"}
     on_host: set[str] = set()
     for node in proto.graph.node:

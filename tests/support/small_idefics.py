@@ -38,7 +38,7 @@ SMALL_IDEFICS = {
     "idefics_odd": SmallIdefics(  # head_dim 24: the fused operator cannot; gates of vectors, tied, one vocabulary, another epsilon
         text={
             "hidden_size": 72, "num_attention_heads": 3, "alpha_type": "vector", "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
-            "additional_vocab_size": 0, "hidden_act": "gelu", "num_hidden_layers": 2,
+            "additional_vocab_size": 0, "hidden_act": "gelu", "num_hidden_layers": 1, "cross_layer_interval": 1,
         },
         vision={"num_hidden_layers": 1},
         perceiver={"resampler_depth": 1, "qk_layer_norms_perceiver": False, "resampler_n_latents": 3},

@@ -68,7 +68,7 @@ def test_numbers_alone_find_each_planted_fault(fault, exported, checkpoint, tmp_
     assert {(d.graph, d.what.split(",")[0]) for d in found if not d.passed} == {place}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.sweep)])
 def test_weights_are_compared_exactly(precision, exported, checkpoint, tmp_path):
     source = SourceModel.open(checkpoint("idefics"))
 
