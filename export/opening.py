@@ -29,8 +29,6 @@ def check_files(folder: Path, checkpoint: Checkpoint, sizes: ModelSizes) -> None
     Raises:
         CheckpointError: one of them cannot be used; it names the checkpoint's and says what to change there.
     """
-    if sizes.num_cross_layers:  # the runtime does not read these files yet
-        return
     try:
         template = HostFiles.read(folder, sizes).processor.chat_template
     except (ModelFolderError, PromptError) as error:

@@ -1,6 +1,6 @@
 """IDEFICS, as the exporter asks for it."""
 
-from transformers import IdeficsForVisionText2Text
+from transformers.models.idefics.modeling_idefics import IdeficsForVisionText2Text
 
 from ..family import Family
 from . import channels, config, parameters, processor, reference, traced, worth

@@ -1,6 +1,6 @@
 """Idefics2, as the exporter asks for it."""
 
-from transformers import Idefics2ForConditionalGeneration
+from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditionalGeneration
 
 from ..family import Family
 from . import channels, config, parameters, processor, reference, traced, worth
