@@ -56,8 +56,9 @@ FOREIGN = {
     "--add-data",
     "--task",
     "--dtype",
+    "--build",
 }
-"""Options of pip, PyInstaller and optimum-cli."""
+"""Options of pip, PyInstaller, optimum-cli and CMake."""
 OTHERS = ("", "git", "cd", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller")
 """Programs that documents call and the tests do not: `make test-integrations` and `make test-frozen` do."""
 FILES = [
