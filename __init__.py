@@ -1,4 +1,4 @@
-"""Idefics2 on ONNX Runtime, without PyTorch.
+"""Idefics2 and IDEFICS on ONNX Runtime, without PyTorch.
 
 from idefics2_onnx import Idefics2
 
@@ -15,36 +15,46 @@ if TYPE_CHECKING:
     from .runtime.devices.gpu_options import GpuOptions
     from .runtime.errors import ImageError, PromptError, ProviderError
     from .runtime.generation.answer import Generation
-    from .runtime.images.image_processor import Idefics2ImageProcessor
-    from .runtime.inputs.processor import Idefics2Processor
-    from .runtime.model import Idefics2
+    from .runtime.images.idefics2_image_processor import Idefics2ImageProcessor
+    from .runtime.images.idefics_image_processor import IdeficsImageProcessor
+    from .runtime.inputs.idefics2_processor import Idefics2Processor
+    from .runtime.inputs.idefics_processor import IdeficsProcessor
+    from .runtime.model import Idefics, Idefics2, load
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "GpuOptions": "runtime.devices.gpu_options",
     "Generation": "runtime.generation.answer",
+    "Idefics": "runtime.model",
     "Idefics2": "runtime.model",
-    "Idefics2ImageProcessor": "runtime.images.image_processor",
+    "Idefics2ImageProcessor": "runtime.images.idefics2_image_processor",
     "Idefics2OnnxError": "graphs.errors",
-    "Idefics2Processor": "runtime.inputs.processor",
+    "Idefics2Processor": "runtime.inputs.idefics2_processor",
+    "IdeficsImageProcessor": "runtime.images.idefics_image_processor",
+    "IdeficsProcessor": "runtime.inputs.idefics_processor",
     "ImageError": "runtime.errors",
     "ModelFolderError": "graphs.errors",
     "PromptError": "runtime.errors",
     "ProviderError": "runtime.errors",
+    "load": "runtime.model",
 }
 
 __all__ = [
     "Generation",
     "GpuOptions",
+    "Idefics",
     "Idefics2",
     "Idefics2ImageProcessor",
     "Idefics2OnnxError",
     "Idefics2Processor",
+    "IdeficsImageProcessor",
+    "IdeficsProcessor",
     "ImageError",
     "ModelFolderError",
     "PromptError",
     "ProviderError",
+    "load",
 ]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..runtime.image_tokens import END_OF_UTTERANCE, IMAGE
 from ..runtime.images.geometry import Box, Size, tile_boxes
-from ..runtime.images.image_processor import Idefics2ImageProcessor
+from ..runtime.images.idefics2_image_processor import Idefics2ImageProcessor
 from ..runtime.sample import Tile
 from ..runtime.text.prompt import expand_images
 from .architecture import IMAGE_OPTIONS, LATENTS, PATCH, SIDE

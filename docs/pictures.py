@@ -11,7 +11,8 @@ DOCS = Path(__file__).parent
 ROOMS = {
     "cli": "the command line; export and verify", "demo": "the model that ships",
     "graphs": "the contract, and torch modules to trace",
-    "commands": "a file each: run, chat, bench, …", "model": "Idefics2, as an app sees it", "chat": "a conversation",
+    "commands": "a file each: run, chat, bench, …", "model": "Idefics2, Idefics, load",
+    "vision_language_model": "a model, as an app sees it", "chat": "a conversation",
     "generation": "one call's loop", "engine": "the graphs as verbs",
     "memory": "between calls", "sampling": "the next token", "inputs": "caller → Sample",
     "devices": "where it runs", "images": "file → tiles", "text": "prompt ↔ ids ↔ text",
@@ -21,7 +22,7 @@ ROOMS = {
     "pipeline": "the steps, in order", "opening": "does it open?", "verification": "is it the checkpoint?",
     "processor_source": "an adapter's own files", "weights": "streamed", "quantisation": "fewer bits",
     "processor_files": "tokenizer, configs", "model_card": "README", "transformers_js": "its names",
-    "source": "checkpoints, adapters", "trace": "torch → ONNX",
+    "source": "checkpoints, adapters", "trace": "torch → ONNX", "models": "what differs",
     "bundle": "all or nothing", "packing": "4 and 8 bits", "journal": "how far it is",
 }  # fmt: skip
 """A few words about each; a floor of five has room for names only."""

@@ -1,4 +1,4 @@
-"""How the three graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
+"""How a model's graphs are made: checkpoint → trace → weights → model folder → verification (needs the [export] extra)."""
 
 from ..runtime.outside.requirement import explain
 from .errors import RequirementError

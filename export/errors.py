@@ -5,7 +5,7 @@ from ..runtime.errors import shown
 
 
 class CheckpointError(Idefics2OnnxError, ValueError):
-    """A checkpoint cannot be exported: not an Idefics2, not in safetensors, incomplete, or with options no graph has."""
+    """A checkpoint cannot be exported: of another model, not in safetensors, incomplete, or with options no graph has."""
 
 
 class ParityError(Idefics2OnnxError, ArithmeticError):

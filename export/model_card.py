@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData, metadata_load
 
-from ..graphs.contract import Manifest
+from ..graphs.contract import Manifest, graph_file
 from ..graphs.errors import printable
 from ..runtime.folder import MODEL_CARD, find_file
 from ..runtime.outside.hub import HUB_ID
+from .models.known import FAMILIES
 
 _MAX_CARD = 1 << 20
 """Bytes of a checkpoint's card that is read for its licence."""
@@ -18,19 +22,23 @@ _LONGEST = 200
 """Characters of a licence's name or link."""
 
 
-def write_model_card(folder: Path, manifest: Manifest, checkpoint: Path, use: str | None = None) -> None:
+Sessions: TypeAlias = Mapping[str, tuple[str, str]]
+"""File and dtype of each session of a folder for transformers.js."""
+
+
+def write_model_card(folder: Path, manifest: Manifest, checkpoint: Path, sessions: Sessions | None = None) -> None:
     """Write the card of a finished folder, with the licence that the checkpoint's own card names, if it names one.
 
-    `use` says how to run it, if not with this package.
+    `sessions` are those of a folder for transformers.js.
     """
-    (folder / MODEL_CARD).write_text(model_card(manifest, _licence(checkpoint), use or WITH_THIS_PACKAGE), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(model_card(manifest, _licence(checkpoint), sessions), encoding="utf-8")
 
 
-def model_card(manifest: Manifest, licence: dict[str, str], use: str) -> str:
+def model_card(manifest: Manifest, licence: dict[str, str], sessions: Sessions | None = None) -> str:
     """The card's text."""
     on_hub = HUB_ID.fullmatch(manifest.source) is not None
     data = ModelCardData(
-        library_name="idefics2-onnx",
+        library_name="transformers.js" if sessions else "idefics2-onnx",
         pipeline_tag="image-text-to-text",
         base_model=manifest.source if on_hub else None,
         base_model_relation="quantized" if on_hub else None,
@@ -40,16 +48,19 @@ def model_card(manifest: Manifest, licence: dict[str, str], use: str) -> str:
         license_link=licence.get("license_link"),
     )
     name = printable(manifest.source)
-    source = f"[{manifest.source}](https://huggingface.co/{manifest.source})" if on_hub else f"`{name}`"
+    source = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name.replace('`', ' ')}`"
+    title, model = _MARKDOWN.sub(r"\\\g<0>", name.rsplit("/", 1)[-1]), FAMILIES[manifest.architecture].title
     at = f" at commit {manifest.revision}" if manifest.revision else ""
     size = sum(entry.size for entry in manifest.files.values())
-    graphs = "\n".join(f"| {name}.onnx | {precision} |" for name, precision in manifest.precision.items())
+    files = [file for file, _ in sessions.values()] if sessions else map(graph_file, manifest.graphs)
+    graphs = "\n".join(f"| {file} | {precision} |" for file, precision in zip(files, manifest.precision.values(), strict=True))
+    use = _for_transformers_js(sessions) if sessions else _WITH_THIS_PACKAGE
     return f"""---
 {data.to_yaml()}
 ---
-# {name.rsplit("/", 1)[-1]} for ONNX Runtime, {manifest.precision["decoder"]}
+# {title} for ONNX Runtime, {manifest.precision["decoder"]}
 
-Idefics2 as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
+{model} as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.tools["idefics2-onnx"]}:
 {manifest.model.num_parameters:,} parameters in {size / 1e6:,.0f} MB. {_LICENCE_KNOWN if licence else _LICENCE_UNKNOWN}
 
 | graph | weights |
@@ -59,7 +70,9 @@ Idefics2 as ONNX graphs, exported from {source}{at} by idefics2-onnx {manifest.t
 The graphs compute in {manifest.dtype}, with {_ATTENTION[manifest.attention]}. {use}"""
 
 
-WITH_THIS_PACKAGE = """To run them, without PyTorch:
+_MARKDOWN = re.compile(r"[\\`*<>\[\]&]")
+"""What a folder's name could begin something with in a line of Markdown."""
+_WITH_THIS_PACKAGE = """To run them, without PyTorch:
 
 ```sh
 pip install 'idefics2-onnx[cpu]'    # or [gpu]
@@ -67,22 +80,22 @@ idefics2-onnx run -m FOLDER photo.jpg "What is in this picture?"    # a folder, 
 ```
 
 ```python
-from idefics2_onnx import Idefics2
+from idefics2_onnx import load
 
-model = Idefics2.from_pretrained("FOLDER")
+model = load("FOLDER")
 print(model.generate("What is in this picture?", images="photo.jpg").text)
 ```
 
 `idefics2-onnx verify FOLDER` compares every file with its hash in `idefics2_onnx.json`, which also has the sizes that a host in
 another language needs.
 """
-FOR_TRANSFORMERS_JS = """They have the names and inputs of transformers.js, under which they open as three sessions:
+_FOR_TRANSFORMERS_JS = """They have the names and inputs of transformers.js, under which they open as three sessions:
 
 ```js
 import { LlavaForConditionalGeneration, PretrainedConfig } from '@huggingface/transformers';
 
 const config = new PretrainedConfig({ ...YOUR_READ('FOLDER/config.json'), model_type: 'llava' });
-const model = await LlavaForConditionalGeneration.from_pretrained('FOLDER', { config, dtype: 'fp16' });
+const model = await LlavaForConditionalGeneration.from_pretrained('FOLDER', { config, dtype: DTYPES });
 ```
 
 transformers.js 4.3 has no class and no processor for Idefics2. Its Llava has the same three sessions; tiles and the prompt's
@@ -94,13 +107,18 @@ _LICENCE_UNKNOWN = "The checkpoint's card names no licence: look there before yo
 _ATTENTION = {"fused": "ONNX Runtime's own operators for attention", "standard": "operators of ai.onnx only"}
 
 
+def _for_transformers_js(sessions: Sessions) -> str:
+    dtypes = ", ".join(f"{name}: '{dtype}'" for name, (_, dtype) in sessions.items())
+    return _FOR_TRANSFORMERS_JS.replace("DTYPES", f"{{ {dtypes} }}")
+
+
 def _licence(checkpoint: Path) -> dict[str, str]:
     """The licence that a checkpoint's card names; a stranger's text, of which strings of one line are taken."""
     try:
         card = find_file(checkpoint, MODEL_CARD)
         if card is None or card.stat().st_size > _MAX_CARD:
             return {}
-        content = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        content = metadata_load(card) or {}
     except Exception:  # no card, or whatever a reader of YAML raises: without one the folder is as good
         return {}
     found = {name: content.get(name) for name in _LICENCE}

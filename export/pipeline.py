@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..graphs.contract import GRAPHS, AttentionFlavour, Dtype, FileEntry, Manifest, Precision
+from ..graphs.contract import AttentionFlavour, Dtype, FileEntry, Manifest, Precision
 from ..runtime.folder import MODEL_CARD
 from .bundle import Workplace, code_digest, file_entry, fingerprint, new_folder, write_manifest
 from .errors import CheckpointError, ParityError
 from .heap import set_heap
 from .listener import Listener
-from .model_card import FOR_TRANSFORMERS_JS, write_model_card
+from .model_card import write_model_card
 from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
@@ -26,7 +26,7 @@ from .source.architecture import choose_attention
 from .source.checkpoint import DEFAULT_CHECKPOINT
 from .source.source_model import SourceModel
 from .trace import OPERATORS, store_narrow, trace_graphs
-from .transformers_js import check_layout, to_transformers_js
+from .transformers_js import check_layout, sessions, to_transformers_js
 from .verification.difference import Verification
 from .verification.verify import verify_in_subprocess
 from .weights import graph_bytes, write_graph
@@ -60,7 +60,7 @@ def export_model(
     layout: Layout = "idefics2-onnx",
     listener: Listener | None = None,
 ) -> ExportReport:
-    """Export an Idefics2 checkpoint to a model folder.
+    """Export an Idefics2 or IDEFICS checkpoint to a model folder.
 
     Args:
         source: folder with config.json and safetensors weights, or a hub id.
@@ -87,12 +87,12 @@ def export_model(
     checkpoint = model.checkpoint
     if model.remark:
         listener.say(model.remark)
-    flavour, remark = choose_attention(model.config, attention)
+    flavour, remark = choose_attention(model.sizes.head_dim, attention)
     if remark:
         listener.say(remark)
     quantisation, dtype = _plan(precision)
     if layout == "transformers.js":
-        check_layout(dtype, quantisation is not None and quantisation.fast_prompts)
+        check_layout(model.family, dtype, quantisation is not None and quantisation.fast_prompts)
     name = quantisation.precision if quantisation else dtype
     target = Path(folder or f"{checkpoint.source.rsplit('/', 1)[-1]}-{name}")
     spoilt = Path(f"{target.resolve()}-differs") if keep else None
@@ -118,8 +118,10 @@ def export_model(
         left = sorted(path for path in partial.iterdir() if path.is_file() and path.name not in (*files, MODEL_CARD))
         files |= {path.name: file_entry(path) for path in left}
         manifest = Manifest(
-            architecture="idefics2",
-            precision=quantisation.precisions() if quantisation else dict.fromkeys(GRAPHS, dtype),
+            architecture=model.family.name,
+            precision=quantisation.precisions(model.family.graph_names)
+            if quantisation
+            else dict.fromkeys(model.family.graph_names, dtype),
             dtype=dtype,
             quantisation=asdict(quantisation) if quantisation else None,
             attention=flavour,
@@ -139,7 +141,7 @@ def export_model(
                 listener.say(line)
         if layout == "transformers.js":
             to_transformers_js(partial, manifest)
-            write_model_card(partial, manifest, checkpoint.folder, FOR_TRANSFORMERS_JS)
+            write_model_card(partial, manifest, checkpoint.folder, sessions(manifest))
     return ExportReport(target, manifest, verification)
 
 
@@ -147,8 +149,7 @@ def _smoothed_models(
     model: SourceModel, quantisation: Quantisation, folder: Path, calibrate: str | Path | None, listener: Listener
 ) -> dict[Quantisation, SourceModel]:
     """The model with loud channels evened out, for each quantisation of a folder, which keeps the factors."""
-    largest, vocab_size = model.config.vision_config.image_size, model.sizes.vocab_size
-    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", largest, vocab_size)
+    shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", model.sizes)
     found = {}
     for wanted in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
         if not (folder / factors_file(wanted)).exists():

@@ -7,50 +7,46 @@ older checkpoint is not what the reference tokenizes with. The folder gets the r
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer, GenerationConfig, Idefics2Config
-from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+from transformers import AutoTokenizer, GenerationConfig
 
+from ..runtime.errors import readable
 from ..runtime.folder import PROCESSOR_FILES
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE, SPECIAL_TOKENS
 from .errors import CheckpointError, reason
-from .source.checkpoint import Checkpoint, read_json
+from .models.json_file import json_object
+from .models.known import family_of
+from .source.checkpoint import Checkpoint
 
 _WRITTEN = ("tokenizer.json", "tokenizer_config.json")
 
 
-def write_processor_files(checkpoint: Checkpoint, config: Idefics2Config, folder: Path) -> None:
-    """Copy the checkpoint's configs and write its tokenizer into `folder`.
+def write_processor_files(checkpoint: Checkpoint, config: Any, folder: Path) -> None:
+    """Copy the checkpoint's configs and write its tokenizer into `folder`, and what hosts need that it lacks.
 
     CheckpointError names the file that is missing, or that the reference cannot read.
     """
-    source, name = checkpoint.folder, checkpoint.source
-    processor = _object(source / "processor_config.json")
-    if "image_processor" not in processor and not (source / "preprocessor_config.json").exists():
-        raise CheckpointError(f"{name} has no preprocessor_config.json. Copy it from the model it was tuned from.")
-    latents, image_seq_len = config.perceiver_config.resampler_n_latents, processor.get("image_seq_len", 64)
-    if image_seq_len != latents:
-        raise CheckpointError(
-            f"{name}'s processor gives an image {image_seq_len} tokens, but its perceiver has {latents} latents. "
-            "Set image_seq_len in processor_config.json to the number of latents."
-        )
-    for copied in (name for name in PROCESSOR_FILES if name not in _WRITTEN):
-        if (source / copied).is_file():
-            shutil.copyfile(source / copied, folder / copied)
+    source, name, family = checkpoint.folder, checkpoint.source, family_of(config)
     try:
-        Idefics2ImageProcessorPil.from_pretrained(source)
+        family.check_processor(source, name, config)
         if (source / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(source)
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever a config's validation raises, it is the checkpoint's
         raise CheckpointError(f"transformers cannot read {name}'s processor or generation config: {reason(error)}") from error
-    _write_tokenizer(checkpoint, config, folder)
+    for copied in (name for name in PROCESSOR_FILES if name not in _WRITTEN):
+        if (source / copied).is_file():
+            with readable(CheckpointError):
+                content = (source / copied).read_bytes()
+            (folder / copied).write_bytes(content)
+    family.complete(folder, _write_tokenizer(checkpoint, config, folder), config)
 
 
-def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Path) -> None:
+def _write_tokenizer(checkpoint: Checkpoint, config: Any, folder: Path) -> Tokenizer:
     if not any((checkpoint.folder / file).exists() for file in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(f"{checkpoint.source} has no tokenizer.json. Copy it from the model it was tuned from.")
     try:
@@ -60,11 +56,11 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
     tokenizer: Tokenizer = wrapper.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    vocab_size = config.text_config.vocab_size
+    family = family_of(config)
+    vocab_size = family.sizes(config, 0).vocab_size
     for token in (FAKE_IMAGE, IMAGE, END_OF_UTTERANCE):
-        # The reference's processor makes these special, and adds those that are missing even past the end of the embedding
-        # table; we do not.
-        if tokenizer.token_to_id(token) is not None or tokenizer.get_vocab_size() < vocab_size:
+        room = token in family.tokens and tokenizer.get_vocab_size() < vocab_size
+        if tokenizer.token_to_id(token) is not None or room:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     image_token = tokenizer.token_to_id(IMAGE)
     if image_token != config.image_token_id:
@@ -82,13 +78,6 @@ def _write_tokenizer(checkpoint: Checkpoint, config: Idefics2Config, folder: Pat
     # What the reference takes from defaults and older files is written down, so that no other host has to know them.
     resolved = {name: str(value) for name in SPECIAL_TOKENS if (value := getattr(wrapper, name, None)) is not None}
     resolved |= {"padding_side": wrapper.padding_side, "truncation_side": wrapper.truncation_side}
-    options = _object(checkpoint.folder / "tokenizer_config.json") | resolved
+    options = json_object(checkpoint.folder / "tokenizer_config.json") | resolved
     (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no such file."""
-    content = read_json(path) if path.exists() else {}
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object. Download it again.")
-    return content
+    return tokenizer

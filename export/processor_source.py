@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, Idefics2Config
+from transformers import AutoTokenizer
 
 from ..runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
 from .errors import CheckpointError, reason
-from .source.checkpoint import Checkpoint, read_json
+from .models.json_file import read_json
+from .models.known import family_of
+from .source.checkpoint import Checkpoint
 
 _GROUPS = {
     "processor": ("preprocessor_config.json", "processor_config.json"),
@@ -32,9 +34,7 @@ _GROUP_OF = {"processor_config.json": "processor", "tokenizer_config.json": "tok
 
 
 @contextmanager
-def processor_source(
-    checkpoint: Checkpoint, config: Idefics2Config, adapter: Path | None
-) -> Iterator[tuple[Checkpoint, str | None]]:
+def processor_source(checkpoint: Checkpoint, config: Any, adapter: Path | None) -> Iterator[tuple[Checkpoint, str | None]]:
     """A checkpoint whose folder holds the configs, tokenizer and template to use, and a line about what is the adapter's.
 
     `config` is the merged model's. Raises CheckpointError if a file is damaged, or the adapter's tokenizer goes beyond the
@@ -57,7 +57,7 @@ def processor_source(
             owner = adapter if "chat template" in used else checkpoint.folder
             _set_template(folder / name, _template(owner / name))
         if "tokenizer" in used:
-            _check_vocabulary(checkpoint, config, adapter)
+            _check_vocabulary(checkpoint, family_of(config).sizes(config, 0).vocab_size, adapter)
         _write_config(config, folder / "config.json")
         yield replace(checkpoint, folder=folder), f"Using the {', '.join(used)} beside the adapter {adapter}." if used else None
 
@@ -87,9 +87,8 @@ def _set_template(path: Path, template: Any) -> None:
         path.write_text(json.dumps(content | ({"chat_template": template} if template else {})), encoding="utf-8")
 
 
-def _check_vocabulary(checkpoint: Checkpoint, config: Idefics2Config, adapter: Path) -> None:
+def _check_vocabulary(checkpoint: Checkpoint, size: int, adapter: Path) -> None:
     """Tokens beyond the tables have no numbers; those that the base model's tokenizer has, too, are nobody's."""
-    size = config.text_config.vocab_size
     beyond = _beyond(adapter, size) - {FAKE_IMAGE, IMAGE, END_OF_UTTERANCE}
     if beyond and (beyond := beyond - _beyond(checkpoint.folder, size)):
         raise CheckpointError(
@@ -109,9 +108,5 @@ def _beyond(folder: Path, size: int) -> set[str]:
     return {token for token, number in vocabulary.items() if number >= size}
 
 
-def _write_config(config: Idefics2Config, path: Path) -> None:
-    """What the adapter has changed of it: tokens that were added, and tables that are no longer one."""
-    raw = read_json(path)
-    changed = raw | {"tie_word_embeddings": config.tie_word_embeddings}
-    changed["text_config"] = (raw.get("text_config") or {}) | {"vocab_size": config.text_config.vocab_size}
-    path.write_text(json.dumps(changed, indent=2), encoding="utf-8")
+def _write_config(config: Any, path: Path) -> None:
+    path.write_text(json.dumps(family_of(config).adapted(read_json(path), config), indent=2), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Trace the three graphs from a transformers model that never holds its weights.
+"""Trace a model's graphs from a transformers model that never holds its weights.
 
 The model is built under FakeTensorMode: shapes and dtypes only. Each initializer of a traced graph is left without data and
 with the name of the checkpoint tensor it stands for; `weights` fills them one by one.
@@ -6,33 +6,21 @@ with the name of the checkpoint tensor it stands for; `weights` fills them one b
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, IdentityEliminationPass, RemoveUnusedNodesPass
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.export import Dim
-from transformers import Idefics2Config, Idefics2ForConditionalGeneration
-from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
+from torch import Tensor
 
 from ..graphs.contract import AttentionFlavour, Dtype, GraphName, ModelSizes, interface
-from ..graphs.head import Head
-from ..graphs.idefics2.decoder import Decoder
-from ..graphs.idefics2.embedding import Embedding
-from ..graphs.idefics2.positions import position_table
-from ..graphs.idefics2.vision import Projection, Vision
-from ..graphs.joined_attention import JoinedAttention
 from ..graphs.operators import Fused, Operators, Standard
+from .models.fake import TORCH_DTYPES, fake_mode, fake_model
+from .models.known import family_of
 from .packing import Packing
 
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ONNX_DTYPES = {
     torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16,
 }  # fmt: skip
@@ -76,123 +64,34 @@ class TracedGraph:
         return replace(self, name=name, model=model)
 
 
-CONNECTOR = "model.connector."
-
-
-def parameter_dtype(name: str, dtype: Dtype) -> torch.dtype:
-    """What a parameter takes part in the computation as: the connector of fp16 in fp32, though it is stored in half."""
-    return torch.float32 if dtype == "fp16" and name.startswith(CONNECTOR) else TORCH_DTYPES[dtype]
-
-
-def fake_model(config: Idefics2Config, dtype: Dtype) -> Idefics2ForConditionalGeneration:
-    """The reference model without data, computing with a type. Call under `fake_mode`."""
-    model = Idefics2ForConditionalGeneration(config).eval()
-    # Not model.to(dtype), which fake parameters do not allow. Tied parameters come apart, as they do in the graphs.
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-        owner, _, leaf = name.rpartition(".")
-        typed = torch.empty(parameter.shape, dtype=parameter_dtype(name, dtype))
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(typed, requires_grad=False))
-    return model
-
-
-@contextmanager
-def fake_mode() -> Iterator[None]:
-    """Tensors made inside have shapes and dtypes but no data; tracing is quiet."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with FakeTensorMode(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def rotary_tables(config: Idefics2Config) -> tuple[Tensor, Tensor]:
-    """cos and sin [max_positions, head_dim / 2] float32, computed by the reference's own rotary module."""
-    text = config.text_config
-    positions = torch.arange(text.max_position_embeddings)[None]
-    cos, sin = MistralRotaryEmbedding(text)(torch.zeros((), dtype=torch.float32), positions)
-    half = cos.shape[-1] // 2  # the reference stores each angle twice
-    return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
-
-
 def joins_projections(attention: AttentionFlavour, quantised: bool) -> bool:
     """Whether a folder's decoder has queries, keys and values in one product. Quantised ones round each on its own."""
     return OPERATORS[attention].joins and not quantised
 
 
 def trace_graphs(
-    config: Idefics2Config, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour, quantised: bool
+    config: Any, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour, quantised: bool
 ) -> Iterator[TracedGraph]:
-    """The three graphs of a model, one after another."""
-    operators = OPERATORS[attention]()
-    cos, sin = rotary_tables(config)
+    """The graphs of a model, one after another."""
+    operators, family, kind = OPERATORS[attention](), family_of(config), TORCH_DTYPES[dtype]
+    tables = family.tables_of(config, sizes)
     with fake_mode():
-        model = fake_model(config, dtype)
-        model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
-        model.lm_head = Head(model.lm_head)
-        if joins_projections(attention, quantised):
-            for layer in model.model.text_model.layers:
-                layer.self_attn = JoinedAttention(layer.self_attn)
+        model = fake_model(family.reference, config, dtype)
+        modules = family.graphs(model, sizes, operators, kind, joins_projections(attention, quantised))
         names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
-        kind = TORCH_DTYPES[dtype]
-        decoder = Decoder(model, operators, *(torch.empty(table.shape, dtype=kind) for table in (cos, sin)))
-        vision = Vision(model.model, operators, sizes.max_patches)
-        modules: dict[GraphName, Callable[[], nn.Module]] = {
-            "vision": lambda: vision,
-            "embedding": lambda: Embedding(model.model),
-            "decoder": lambda: decoder,
-        }
-    positions = torch.from_numpy(position_table(sizes.positions_per_side, sizes.max_patches))
-    tables = {id(decoder.cos): cos, id(decoder.sin): sin, id(vision.positions): positions}
-    for name, build in modules.items():
+    for name, module in modules.items():
         with fake_mode():
-            module = build()
-            traced = _trace(name, module, sizes, dtype, operators.opset)
+            inputs, vary = family.example(name, sizes, kind)
+            program = torch.onnx.export(
+                # The optimiser folds constants, which fake tensors are not.
+                module.eval(), inputs, dynamic_shapes=vary, opset_version=operators.opset, optimize=False, verbose=False
+            )  # fmt: skip
+            assert program is not None
             weights = {
-                key: Weight(tables.get(id(parameter), names.get(id(parameter), key)), parameter.dtype)
+                key: Weight(tables.get(key, names.get(id(parameter), key)), parameter.dtype)
                 for key, parameter in module.named_parameters(remove_duplicate=False)
             }
-        yield _finish(name, traced, weights, sizes, dtype, operators.opset)
-
-
-def _trace(name: GraphName, module: nn.Module, sizes: ModelSizes, dtype: Dtype, opset: int) -> ir.Model:
-    kind, auto = TORCH_DTYPES[dtype], Dim.DYNAMIC
-    batch, seq, past = 2, 3, 5
-    inputs: tuple[Any, ...]
-    shapes: tuple[Any, ...]
-    if name == "vision":
-        side = 2 * sizes.patch_size
-        pixels = torch.zeros(2, 3, side, side + sizes.patch_size, dtype=torch.float32 if dtype == "bf16" else kind)
-        inputs = (pixels,)
-        shapes = ({0: auto, 2: auto, 3: auto},)
-    elif name == "embedding":
-        ids = torch.zeros(batch, seq, dtype=torch.int64)
-        inputs = (ids, torch.zeros(4, sizes.hidden_size, dtype=kind), ids.clone())
-        shapes = ({0: auto, 1: auto}, {0: auto}, {0: auto, 1: auto})
-    else:
-        cache = [
-            tuple(torch.zeros(batch, sizes.num_key_value_heads, past, sizes.head_dim, dtype=kind) for _ in "kv")
-            for _ in range(sizes.num_layers)
-        ]
-        inputs = (
-            torch.zeros(batch, seq, sizes.hidden_size, dtype=kind),
-            torch.ones(batch, seq + past, dtype=torch.int64),
-            torch.zeros(batch, 2, dtype=torch.int64),
-            cache,
-        )
-        two = {0: auto, 1: auto}
-        shapes = (two, two, two, [({0: auto, 2: auto},) * 2] * sizes.num_layers)
-    program = torch.onnx.export(
-        # The optimiser folds constants, which fake tensors are not.
-        module.eval(), inputs, dynamic_shapes=shapes, opset_version=opset, optimize=False, verbose=False
-    )  # fmt: skip
-    assert program is not None
-    return program.model
+        yield _finish(name, program.model, weights, sizes, dtype, operators.opset)
 
 
 def _finish(

@@ -20,15 +20,21 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..graphs.contract import GRAPHS, MANIFEST, Dtype, GraphName, Manifest, data_file, graph_file
 from .errors import CheckpointError
+from .models.family import Family
 
 _NAMES: dict[GraphName, str] = {
     "vision": "vision_encoder", "embedding": "embed_tokens", "decoder": "decoder_model_merged",
 }  # fmt: skip
-_SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
+_TYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "q4"}
 
 
-def check_layout(dtype: Dtype, fast_prompts: bool) -> None:
+def check_layout(family: Family, dtype: Dtype, fast_prompts: bool) -> None:
     """Raise CheckpointError for a folder that has no form in this layout."""
+    if family.graph_names != GRAPHS:
+        raise CheckpointError(
+            f"transformers.js has three sessions, {', '.join(GRAPHS)}, and {family.title} has {', '.join(family.graph_names)}. "
+            "Export without --layout."
+        )
     if dtype == "bf16":
         raise CheckpointError("transformers.js has no bfloat16. Export with --fp16, --fp32, --int8 or --int4.")
     if fast_prompts:
@@ -44,7 +50,7 @@ def to_transformers_js(folder: Path, manifest: Manifest) -> None:
     for graph in GRAPHS:
         model = ir.load(folder / graph_file(graph))
         edits[graph](model)
-        name = f"{_NAMES[graph]}{_suffix(manifest, graph)}.onnx"
+        name = Path(sessions(manifest)[_NAMES[graph]][0]).name
         (folder / data_file(graph)).rename(inner / f"{name}_data")
         for value in model.graph.initializers.values():
             if isinstance(tensor := value.const_value, ir.ExternalTensor):
@@ -63,9 +69,14 @@ def to_transformers_js(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def _suffix(manifest: Manifest, graph: GraphName) -> str:
-    precision = manifest.precision[graph]
-    return "_q4f16" if (precision, manifest.dtype) == ("int4", "fp16") else _SUFFIXES[precision]
+def sessions(manifest: Manifest) -> dict[str, tuple[str, str]]:
+    """The file of each of that library's sessions, and the dtype by which it looks for it."""
+    found = {}
+    for graph in GRAPHS:
+        precision = manifest.precision[graph]
+        dtype = "q4f16" if (precision, manifest.dtype) == ("int4", "fp16") else _TYPES[precision]
+        found[_NAMES[graph]] = f"onnx/{_NAMES[graph]}{'' if dtype == 'fp32' else f'_{dtype}'}.onnx", dtype
+    return found
 
 
 def _tokens_alone(model: ir.Model) -> None:

@@ -275,7 +275,7 @@ class Manifest:
         _expect(fields["attention"] in FLAVOURS, "attention", fields["attention"])
         fields["model"] = sizes = ModelSizes(**_fields(ModelSizes, fields["model"], "model."))
         for name, value in dataclasses.asdict(sizes).items():
-            limit = _MAX_LAYERS if name == "num_layers" else _MAX_SIZE
+            limit = _MAX_LAYERS if name in ("num_layers", "num_cross_layers") else _MAX_SIZE
             least = 0 if name in ("image_token_id", "num_cross_layers") else 1
             _expect(value is None or least <= value <= limit, f"model.{name}", value)
         _expect(sizes.image_token_id < sizes.vocab_size, "model.image_token_id", sizes.image_token_id)

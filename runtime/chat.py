@@ -14,7 +14,7 @@ from .generation.answer import Generation
 from .generation.generator import Generator
 from .generation.loaded_model import LoadedModel
 from .generation.token_stream import TokenStream
-from .image_tokens import IMAGE, image_places, tiles_per_image, whole_images
+from .image_tokens import IMAGE
 from .images.image_processor import flat_images
 from .images.source import ImageUrl, read_image
 from .inputs.messages import as_json, copy_of, images_in, turn_with_images, with_images_read
@@ -43,8 +43,9 @@ class Chat:
             raise PromptError("This model has no chat template, so it cannot chat. Use generate with a plain prompt.")
         self._model, self._processor, self.options = model, processor, options
         self._cache = model.engine.new_cache(1, 1)
-        self._cached_ids: list[int] = []
-        self._cached_images: list[Any] = []
+        self._cached: list[tuple[int, int | None]] = []
+        """Of each token in the cache, what its keys and values follow from: its id, and its image by Python's `id`."""
+        self._cached_images: list[Any] = []  # kept, so that no other object gets their ids
         self._cached_options = processor.image_processor.options
         self._messages: list[Message] = []
         self._open: weakref.ref[TokenStream] | None = None  # weak, so that a stream that is dropped ends
@@ -52,7 +53,8 @@ class Chat:
         if messages is not None and not (isinstance(messages, list) and all(isinstance(message, dict) for message in messages)):
             raise PromptError(f"messages is {messages!r:.60}. Give one conversation: a list of messages.")
         if messages:
-            self._messages = [with_images_read(message, processor.image_processor.allow_urls) for message in messages]
+            images = processor.image_processor
+            self._messages = [with_images_read(message, images.allow_urls, images.upright) for message in messages]
             self._ids(self._messages)
 
     @property
@@ -84,14 +86,12 @@ class Chat:
         self._check_options(chosen)
         if not isinstance(text, str):
             raise PromptError(f"The turn is {text!r:.60}. Give text.")
-        own = [
-            read_image(image, self._processor.image_processor.allow_urls)
-            for image in ([] if images is None else flat_images(images))
-        ]
+        reader = self._processor.image_processor
+        own = [read_image(image, reader.allow_urls, reader.upright) for image in ([] if images is None else flat_images(images))]
         messages = [*self._messages, *turn_with_images(text, own)]
         sample = self._unread(messages)
         self._cache.keep(0, sample.reused)
-        self._cached_ids = self._cached_ids[: sample.reused]
+        del self._cached[sample.reused :]
         generator = Generator(self._model, [sample], chosen, streamed=True, cache=self._cache)
         stream = TokenStream(generator, lambda answer: self._end(messages, generator, answer))
         self._open = weakref.ref(stream)
@@ -110,7 +110,7 @@ class Chat:
     def reset(self) -> None:
         """Forget the conversation and free its cache."""
         self._close()
-        self._messages, self._cached_ids, self._cached_images = [], [], []
+        self._messages, self._cached, self._cached_images = [], [], []
         self._cache = self._model.engine.new_cache(1, 1)
 
     def save(self, path: str | Path) -> None:
@@ -165,30 +165,29 @@ class Chat:
     def _unread(self, messages: list[Message]) -> Sample:
         """The whole conversation, without what the cache holds of it."""
         ids, images = self._ids(messages), images_in(messages)
-        options = self._processor.image_processor.options
+        processor, options = self._processor.image_processor, self._processor.image_processor.options
         if options != self._cached_options:  # the same images are others now
-            self._cached_options, self._cached_images = options, []
-        per_image = self._processor.image_seq_len * tiles_per_image(options.do_image_splitting)
-        reused, known = self._reusable(ids, images, per_image)
-        # Images are changed to pixels only here, and only those that are new.
-        tiles = self._processor.image_processor.tiles(images[known:], options, True, self._model.engine.pixel_type)
-        return Sample(ids, [tile for own in tiles for tile in own], reused=reused)
-
-    def _reusable(self, ids: Sequence[int], images: Sequence[Any], per_image: int) -> tuple[int, int]:
-        """How many tokens of the cache serve this conversation, whole images only, and how many images those are."""
-        places = image_places(ids, self._model.engine.sizes)
+            first = next((i for i, (_, image) in enumerate(self._cached) if image is not None), len(self._cached))
+            self._cached_options, self._cached = options, self._cached[:first]
+        split = options.do_image_splitting
         # The last token is read again, for its logits.
-        reused = common_length(self._cached_ids, ids[:-1])
-        same = 0
-        while same < min(len(images), len(self._cached_images)) and images[same] is self._cached_images[same]:
-            same += 1
-        if same < len(images):
-            reused = min(reused, int(places[same * per_image]))
-        return whole_images(places, per_image, reused)
+        shared = common_length(self._cached, self._told_apart(ids, self._processor.image_of(ids, split), images)[:-1])
+        reused, known = self._processor.resume(ids, shared, split)
+        # Images are changed to pixels only here, and only those that are needed.
+        tiles = processor.tiles(images[known:], options, processor.upright, self._model.engine.pixel_type)
+        return self._processor.sample(ids, [tile for own in tiles for tile in own], reused, known)
+
+    def _told_apart(self, ids: Sequence[int], image_of: Sequence[int], images: Sequence[Any]) -> list[tuple[int, int | None]]:
+        return [(token, None if image < 0 else id(images[image])) for token, image in zip(ids, image_of, strict=True)]
 
     def _end(self, messages: list[Message], generator: Generator, answer: Generation) -> None:
         """Remember what the cache holds, and the turn if it has an answer."""
-        self._cached_ids, self._cached_images = generator.cached_tokens, images_in(messages)
+        ids, self._cached_images = generator.cached_tokens, images_in(messages)
+        prompt = ids[: answer.prompt_tokens]
+        image_of = self._processor.image_of(prompt, self._cached_options.do_image_splitting)
+        if len(ids) > len(prompt):
+            image_of += [self._processor.image_of_answers(image_of)] * (len(ids) - len(prompt))
+        self._cached = self._told_apart(ids, image_of, self._cached_images)
         if answer.token_ids:
             # A tag that the model writes is no image: it would ask for one in every later turn.
             text = answer.text.replace(IMAGE, "< image>")

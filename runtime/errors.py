@@ -1,5 +1,8 @@
 """The runtime's errors; the whole tree is drawn in graphs/errors.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ..graphs.errors import Idefics2OnnxError, ModelFolderError, printable
 
 
@@ -15,6 +18,19 @@ class ImageError(Idefics2OnnxError, ValueError):
     """An image cannot be read or processed."""
 
 
+@contextmanager
+def readable(kind: type[Idefics2OnnxError]) -> Iterator[None]:
+    """Turns what the system says of a file that it does not let us read into an error of this kind; also a decorator."""
+    try:
+        yield
+    except Idefics2OnnxError:  # ModelFolderError is an OSError, too
+        raise
+    except OSError as error:
+        raise kind(
+            f"{error.filename} cannot be read ({error.strerror}). Check its permissions, its folder's, and the disk."
+        ) from error
+
+
 def first_line(error: BaseException) -> str:
     """What another library's exception says, in one printable line of at most 300 characters; its name if it says nothing."""
     line = (str(error)[:10_000].strip() or type(error).__name__).splitlines()[0].strip()
@@ -26,4 +42,13 @@ def shown(name: object, longest: int = 200) -> str:
     return printable(str(name)[:longest])[:longest]
 
 
-__all__ = ["Idefics2OnnxError", "ImageError", "ModelFolderError", "PromptError", "ProviderError", "first_line", "shown"]
+__all__ = [
+    "Idefics2OnnxError",
+    "ImageError",
+    "ModelFolderError",
+    "PromptError",
+    "ProviderError",
+    "first_line",
+    "readable",
+    "shown",
+]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..graphs.contract import MANIFEST, FileEntry, Manifest
 from ..graphs.errors import ModelFolderError
+from .errors import readable
 from .outside.hub import check_subfolder, download, hub_folder, inside
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
@@ -53,6 +54,7 @@ class ModelFolder:
         folder.check(HASHED_UP_TO)
         return folder
 
+    @readable(ModelFolderError)
     def check(self, hashed_up_to: int | None = None, on_bytes: Callable[[int], None] = lambda _: None) -> None:
         """Compare every file with the manifest: its size, and its hash unless it is larger than `hashed_up_to`."""
         for name in PROCESSOR_FILES:
@@ -70,6 +72,7 @@ class ModelFolder:
                     f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}. Export or download the model again."
                 )
 
+    @readable(ModelFolderError)
     def unlisted(self) -> list[str]:
         """Names in the folder that the manifest does not vouch for, hidden ones and the model card aside."""
         known = {MANIFEST, MODEL_CARD, *self.manifest.files}
@@ -100,12 +103,12 @@ def processor_folder(source: str | Path, subfolder: str = "") -> Path:
 def _here_or_on_the_hub(source: str | Path, subfolder: str) -> Path | tuple[str, str] | None:
     """A folder that is here, or hub id and subfolder of one that may be on the hub; None for a path that is neither.
 
-    A path is meant as it was written: ./owner/name is no hub id.
+    A path is meant as it was written: ./owner/name is no hub id, and no Path is, which would not tell the two apart.
     """
     if os.path.isdir(source):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
         check_subfolder(subfolder)
         return Path(source) / subfolder
-    return None if os.path.exists(source) else hub_folder(str(source), subfolder)  # noqa: PTH110
+    return None if isinstance(source, Path) or os.path.exists(source) else hub_folder(source, subfolder)  # noqa: PTH110
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -140,10 +143,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+@readable(ModelFolderError)
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a folder whose other files are not looked at; ModelFolderError if there is none or it is damaged."""
     if not (path / MANIFEST).is_file():
         hint = "a checkpoint: export it first" if (path / "config.json").exists() else "no model folder"
+        if (path / "onnx").is_dir():
+            hint = "in the layout of another library"
         raise ModelFolderError(f"{path} has no {MANIFEST}, so it is {hint}. Make a model folder with `idefics2-onnx export`.")
     return Manifest.from_dict(read_json_object(path / MANIFEST))
 

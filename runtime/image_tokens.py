@@ -1,7 +1,8 @@
-"""An image among the tokens of a prompt: for each of its tiles, so many equal ids as the perceiver has latents.
+"""An image among the tokens of a prompt: in Idefics2 for each of its tiles so many equal ids as the perceiver has latents.
 
 Equal ids say nothing about the image, and an image's keys and values follow from all of its pixels. So what was read once serves
-another prompt only in whole images, which the functions here count, tell apart and cut back to.
+another prompt only in whole images, which the functions here count, tell apart and cut back to. In IDEFICS an image has one
+token, and the tokens that see it follow from it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,18 @@ def told_apart(ids: Sequence[int], tiles: Sequence[bytes], sizes: ModelSizes) ->
         else:
             found.append(token)
     return tuple(found)
+
+
+def told_by_sight(ids: Sequence[int], images: Sequence[bytes], seen: NDArray[np.int64]) -> tuple[object, ...]:
+    """The ids of a prompt, each token that sees images ([tokens, images]) as text of its id and their digests.
+
+    Such a prompt may be cut anywhere: its images have no places among its tokens.
+    """
+    names = [image.hex() for image in images]
+    return tuple(
+        " ".join([str(token), *(names[image] for image in np.flatnonzero(row))]) if row.any() else token
+        for token, row in zip(ids, seen, strict=True)
+    )
 
 
 def whole_tiles(key: Sequence[object], length: int) -> int:

@@ -19,7 +19,6 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from idefics2_onnx import Idefics2
     from parity import Reference
 
 Keyed = Callable[..., Path]
@@ -84,17 +83,23 @@ def without_spinning() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a small model's checkpoint, written once."""
-    from idefics2_onnx.demo.random_model import write_checkpoint
+    from idefics2_onnx.demo import random_idefics, random_model
+    from small_idefics import SMALL_IDEFICS
     from small_models import SMALL_MODELS
 
     folders: dict[str, Path] = {}
 
     def make(name: str) -> Path:
         if name not in folders:
-            small, folder = SMALL_MODELS[name], tmp_path_factory.mktemp("checkpoints") / name
-            write_checkpoint(
-                folder, small.config, image_options=small.image_options, dtype=small.dtype, shard_size=small.shard_size
-            )
+            folder = tmp_path_factory.mktemp("checkpoints") / name
+            if name in SMALL_IDEFICS:
+                old = SMALL_IDEFICS[name]
+                random_idefics.write_checkpoint(folder, old.config, dtype=old.dtype, shard_size=old.shard_size)
+            else:
+                small = SMALL_MODELS[name]
+                random_model.write_checkpoint(
+                    folder, small.config, image_options=small.image_options, dtype=small.dtype, shard_size=small.shard_size
+                )
             folders[name] = folder
         return folders[name]
 
@@ -111,13 +116,19 @@ def copy(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
 def exported(checkpoint: Callable[[str], Path], shared: Path) -> Keyed:
     """Model folder of a small model, exported once per precision and flavour, unverified."""
     from idefics2_onnx.export import export_model
+    from small_idefics import SMALL_IDEFICS
     from small_models import SMALL_MODELS
+
+    def can_be_fused(name: str) -> bool:
+        if name in SMALL_IDEFICS:
+            return "fused" in SMALL_IDEFICS[name].flavours
+        return SMALL_MODELS[name].config.text_config.head_dim % 16 == 0
 
     def make(name: str, precision: str = "fp32", attention: str = "fused") -> Path:
         target = shared / "-".join((name, precision, attention))
         with FileLock(f"{target}.lock"):
             if not target.exists():
-                wanted = None if SMALL_MODELS[name].config.text_config.head_dim % 16 else attention
+                wanted = attention if can_be_fused(name) else None
                 export_model(checkpoint(name), target, precision, attention=wanted, verify="never")  # type: ignore[arg-type]
         return target
 
@@ -125,15 +136,15 @@ def exported(checkpoint: Callable[[str], Path], shared: Path) -> Keyed:
 
 
 @pytest.fixture(scope="session")
-def model(exported: Keyed) -> Callable[..., Idefics2]:
-    """An opened small model."""
-    from idefics2_onnx import Idefics2
+def model(exported: Keyed) -> Callable[..., Any]:
+    """An opened small model, of the class that its folder holds."""
+    from idefics2_onnx import load
 
-    models: dict[Path, Idefics2] = {}
+    models: dict[Path, Any] = {}
 
-    def make(*key: str) -> Idefics2:
+    def make(*key: str) -> Any:
         folder = exported(*key)
-        return models.setdefault(folder, models.get(folder) or Idefics2.from_pretrained(folder))
+        return models.setdefault(folder, models.get(folder) or load(folder))
 
     return make
 

@@ -6,6 +6,7 @@
  * IDS is a file of int64, the prompt with its image tokens; each TILE a file of values [3, HEIGHT, WIDTH] in the type of the
  * folder's graphs, as docs/model-folder.md says how to make them. Sizes are read from the graphs. Greedy, one prompt, fp32 or
  * fp16 graphs and those of integers; the cache grows by one allocation a step, where a product would bind one buffer. */
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 
 #include "onnxruntime_c_api.h"
 
-enum { MAX_LAYERS = 256, NAME = 48 };
+enum { MAX_LAYERS = 256, NAME = 48, MOST = 1 << 20 /* new tokens, or pixels of a side */ };
 
 static const OrtApi *ort;
 static OrtMemoryInfo *host_memory;
@@ -34,10 +35,18 @@ static void *allocated(size_t bytes) {
     return memory;
 }
 
+static int64_t number(const char *text, int64_t least, int64_t most, const char *fact) {
+    char *end;
+    int64_t found = strtoll(text, &end, 10);
+    if (end == text || *end || found < least || found > most) fail(fact);
+    return found;
+}
+
 static void *read_file(const char *path, size_t *bytes) {
     FILE *file = fopen(path, "rb");
-    if (!file || fseek(file, 0, SEEK_END)) fail("A file of ids or values cannot be read. Check its path.");
-    *bytes = (size_t)ftell(file);
+    long size = file && !fseek(file, 0, SEEK_END) ? ftell(file) : -1;
+    if (size < 0 || size == LONG_MAX) fail("A file of ids or values cannot be read. Check its path."); /* LONG_MAX: a folder */
+    *bytes = (size_t)size;
     rewind(file);
     void *content = allocated(*bytes);
     if (fread(content, 1, *bytes, file) != *bytes) fail("A file of ids or values was cut off.");
@@ -97,13 +106,22 @@ static int is_among(int64_t id, const char *list) {
     return 0;
 }
 
+static void check_list(const char *list) {
+    for (char *end; strcmp(list, "-"); list = end + 1) {
+        if (strtoll(list, &end, 10) < 0 || end == list || (*end && *end != ','))
+            fail("ENDS or NEVER is not ids with commas between them. Give these, or - for none.");
+        if (!*end) return;
+    }
+}
+
 /* Features of all tiles, one after another: [tiles × rows, width]; images of several sizes are encoded one by one. */
-static OrtValue *encode(OrtSession *vision, int tiles, char **arguments, int64_t width) {
+static OrtValue *encode(OrtSession *vision, int tiles, char **arguments, int64_t width, int64_t *rows) {
     const char *input[] = {"pixel_values"}, *output[] = {"image_features"};
     size_t size = element == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2 : 4, used = 0;
     char *features = allocated(0);
     for (int i = 0; i < tiles; i++) {
-        int64_t shape[] = {1, 3, atoll(arguments[3 * i]), atoll(arguments[3 * i + 1])};
+        const char *side = "A HEIGHT or WIDTH is no number from 1 to 1048576. Give the tile's own in pixels.";
+        int64_t shape[] = {1, 3, number(arguments[3 * i], 1, MOST, side), number(arguments[3 * i + 1], 1, MOST, side)};
         size_t bytes, count;
         void *pixels = read_file(arguments[3 * i + 2], &bytes);
         if (bytes != size * 3 * (size_t)(shape[2] * shape[3])) fail("A tile's file is not [3, HEIGHT, WIDTH] in the graphs' type.");
@@ -120,28 +138,35 @@ static OrtValue *encode(OrtSession *vision, int tiles, char **arguments, int64_t
         ort->ReleaseValue(tile);
         free(pixels);
     }
-    return over(features, element, 2, (int64_t[]){(int64_t)(used / size) / width, width});
+    *rows = (int64_t)(used / size) / width;
+    return over(features, element, 2, (int64_t[]){*rows, width});
 }
 
 int main(int argc, char **argv) {
     if (argc < 7 || (argc - 7) % 3) fail("host FOLDER IMAGE_TOKEN_ID MAX_NEW_TOKENS ENDS NEVER IDS [HEIGHT WIDTH TILE]...");
     if (!(ort = OrtGetApiBase()->GetApi(ORT_API_VERSION))) fail("The library is older than the header it was built with.");
+    int64_t image_token = number(argv[2], 0, INT32_MAX, "IMAGE_TOKEN_ID is no id. Take it from idefics2_onnx.json.");
+    int64_t most = number(argv[3], 1, MOST, "MAX_NEW_TOKENS is no number from 1 to 1048576. Give one.");
+    check_list(argv[4]), check_list(argv[5]);
     OrtEnv *env;
     check(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "idefics2", &env));
     check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &host_memory));
     OrtSession *vision = opened(env, argv[1], "vision"), *embedding = opened(env, argv[1], "embedding");
     OrtSession *decoder = opened(env, argv[1], "decoder");
 
-    int64_t image_token = atoll(argv[2]), most = atoll(argv[3]), axes[4];
+    int64_t axes[4];
     size_t inputs, bytes;
     check(ort->SessionGetInputCount(decoder, &inputs));
     int caches = (int)inputs - 3; /* a key and a value for each layer */
     if (caches < 2 || caches > 2 * MAX_LAYERS) fail("decoder.onnx has not the inputs of this contract. Export the model again.");
     element = input_type(decoder, 0, axes);
-    int64_t width = axes[2];
-    OrtValue *features = encode(vision, (argc - 7) / 3, argv + 7, width);
+    int64_t width = axes[2], unused;
+    OrtValue *features = encode(vision, (argc - 7) / 3, argv + 7, width, &unused);
 
     int64_t *ids = read_file(argv[6], &bytes), count = (int64_t)bytes / 8, total = 0, longest = count + most;
+    if (!count || bytes % 8) fail("The file IDS does not hold int64s. Write the prompt's ids to it.");
+    for (int64_t i = 0; i < count; i++) unused -= ids[i] == image_token;
+    if (unused) fail("IDS has not as many image tokens as the tiles have rows of features. Give each tile that it was made for.");
     int64_t *rows = allocated(8 * (size_t)count), *mask = allocated(8 * (size_t)longest);
     char names[4 * MAX_LAYERS][NAME];
     const char *in_names[3 + 2 * MAX_LAYERS] = {"inputs_embeds", "attention_mask", "logit_positions"};

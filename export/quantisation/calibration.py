@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ...graphs.contract import ModelSizes
 from ..errors import CheckpointError
+from ..models.family import Family
 
 PROMPTS = "prompts.txt"
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MOST_PICTURES, _MOST_PROMPTS, _MOST_TOKENS, _MOST_CHARACTERS = 8, 16, 64, 2000
 _LONGEST_SIDE, _LONGEST_SEQUENCE = 224, 768
+"""Of pictures whose size a model leaves open, in pixels; of all prompts together, in tokens."""
 _BUILT_IN = (
     "What is in this picture? Describe the people, the objects and the background.",
     "User: Read the text on the sign.\nAssistant: The sign says that the road is closed until Monday, 7 a.m.",
@@ -39,9 +41,9 @@ class CalibrationSet:
     """Token ids of each."""
 
     @classmethod
-    def load(cls, folder: Path | None, tokenizer_file: Path, largest: int, vocab_size: int) -> CalibrationSet:
+    def load(cls, folder: Path | None, tokenizer_file: Path, sizes: ModelSizes) -> CalibrationSet:
         """Pictures and prompts.txt (one a line) of a folder; what it lacks, or None, is built in."""
-        side = min(largest, _LONGEST_SIDE)
+        side = sizes.image_size or min(sizes.positions_per_side * sizes.patch_size, _LONGEST_SIDE)
         pixels, texts = _drawn(side), list(_BUILT_IN)
         if folder is not None:
             paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _ENDINGS)[:_MOST_PICTURES]
@@ -58,24 +60,21 @@ class CalibrationSet:
                     raise CheckpointError(f"{prompts} is empty. Write a prompt a line.")
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
         ids = [tokenizer.encode(text).ids[:_MOST_TOKENS] for text in texts]
-        return cls(pixels, [torch.tensor([i for i in row if i < vocab_size], dtype=torch.int64) for row in ids])
+        return cls(pixels, [torch.tensor([i for i in row if i < sizes.vocab_size], dtype=torch.int64) for row in ids])
 
-    def sequence(self, sizes: ModelSizes) -> tuple[Tensor, Tensor]:
-        """All prompts one after another, every second one after a picture.
-
-        Returns ids [seq], and for each the row of the pictures' features [pictures × latents, hidden] in its place, or −1.
+    def sequence(self, family: Family, sizes: ModelSizes) -> tuple[Tensor, Tensor]:
+        """All prompts one after another, every second one after a picture: ids [seq], and what of the pictures each is or sees
+        (`Family.places`).
         """
         image = torch.full((sizes.tokens_per_image,), sizes.image_token_id)
-        ids, rows = [], []
+        ids, pictures = [], []
         for index, prompt in enumerate(self.prompts):
             if index % 2 == 0:
-                picture = index // 2 % len(self.pixels)
+                pictures.append(index // 2 % len(self.pixels))
                 ids.append(image)
-                rows.append(torch.arange(sizes.image_seq_len) + picture * sizes.image_seq_len)
             ids.append(prompt)
-            rows.append(torch.full_like(prompt, -1))
-        longest = min(_LONGEST_SEQUENCE, sizes.max_positions)
-        return torch.cat(ids)[:longest], torch.cat(rows)[:longest]
+        whole = torch.cat(ids)[: min(_LONGEST_SEQUENCE, sizes.max_positions)]
+        return whole, family.places(whole, pictures, sizes)
 
 
 def _drawn(side: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,15 +12,19 @@ import torch
 
 from ...graphs.contract import Dtype, GraphName, Manifest, Precision
 from ..errors import CheckpointError
+from ..models.fake import TORCH_DTYPES
+from ..models.family import Worth
 from ..packing import Channels, Groups, Packing
 from ..source.awq import AwqMatrix
 from ..source.checkpoint import Stored
 from ..source.source_model import SourceModel
-from ..trace import ONNX_DTYPES, TORCH_DTYPES, PackedWeight, TracedGraph
+from ..trace import ONNX_DTYPES, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]
 GROUP_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_GROUP = 128
+_SMALL = ("cross", "embedding")
+"""Graphs that are int8 in int4 folders, too."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,9 @@ class Quantisation:
         """What the graphs compute with."""
         return "fp32" if self.target == "cpu" else "fp16"
 
-    def precisions(self) -> dict[GraphName, Precision]:
-        found: dict[GraphName, Precision] = {"vision": self.precision, "embedding": "int8", "decoder": self.precision}
+    def precisions(self, graphs: Iterable[GraphName]) -> dict[GraphName, Precision]:
+        """Of these graphs, and of the one for fast prompts."""
+        found: dict[GraphName, Precision] = {name: "int8" if name in _SMALL else self.precision for name in graphs}
         if self.fast_prompts:
             found["prompt"] = "int8"
         return found
@@ -76,14 +82,15 @@ class Quantisation:
         if self.fast_prompts and self.target != "cpu":
             raise CheckpointError("Quantisation's fast_prompts are for CPUs. Leave them out for cuda.")
 
-    def packing(self, graph: GraphName, weight: str, stored: Stored, dtype: torch.dtype, layers: int) -> Packing:
-        """How one matrix is packed, by its name in the graph; `dtype` is what it computes with, `layers` are the decoder's."""
+    def packing(self, graph: GraphName, stored: Stored, dtype: torch.dtype, worth: Worth) -> Packing:
+        """How one matrix of a graph is packed; `dtype` is what it computes with."""
         if graph == "embedding":
             return Groups(8, self._group_of_rows(stored.shape[1]), True, dtype, padded=False)
         if self.precision == "int4" and isinstance(stored, AwqMatrix) and stored.group in GROUP_SIZES:  # as it is
             return Groups(4, stored.group, False, dtype, kept=True)
-        bits = self._bits(weight, layers)
-        by_channel = graph == "vision" or (self.precision == "int8" and not _is_delicate(weight, layers))
+        small = graph in _SMALL
+        bits: Literal[4, 8] = 8 if small else self._bits(worth)
+        by_channel = small or graph == "vision" or (self.precision == "int8" and not worth.delicate)
         if bits == 8 and self.target == "cpu" and by_channel:
             return Channels()
         return Groups(bits, self.group, self.symmetric, dtype)
@@ -100,22 +107,10 @@ class Quantisation:
             )
         return whole[-1]
 
-    def _bits(self, weight: str, layers: int) -> Literal[4, 8]:
-        """8 where 4 would change the trained demo model's answers most for what they save (benchmarks/sensitivity.py), down to
-        what 5.2 GB hold: encoder, connector but for the perceiver's MLPs, first and last decoder layer, values.
-        """
-        if self.precision == "int8" or weight.startswith(("lm_head.", "vision_model.")):
+    def _bits(self, worth: Worth) -> Literal[4, 8]:
+        if self.precision == "int8" or worth.always:
             return 8
-        if self.smallest:
-            return 4
-        if weight.startswith("connector."):
-            return 4 if ".perceiver_resampler.layers." in weight and ".mlp." in weight else 8
-        return 8 if _is_delicate(weight, layers) or ".v_proj." in weight else 4
-
-
-def _is_delicate(weight: str, layers: int) -> bool:
-    """Whether a decoder's matrix is one of those that one scale for all of a row makes worst: int4 has finer ones there, too."""
-    return weight.startswith(("lm_head.", *(f"text_model.layers.{layer}." for layer in (0, layers - 1))))
+        return 8 if worth.costly and not self.smallest else 4
 
 
 _ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}
@@ -138,7 +133,8 @@ def quantise(traced: TracedGraph, quantisation: Quantisation, model: SourceModel
         assert value.shape is not None
         shape = value.shape.numpy()
         rows, columns = shape[::-1] if weight.transposed else shape
-        packing = quantisation.packing(traced.name, name, model.stored(weight.origin), weight.dtype, model.sizes.num_layers)
+        worth = model.family.worth(name, model.sizes)
+        packing = quantisation.packing(traced.name, model.stored(weight.origin), weight.dtype, worth)
         parts = rewriter.parts(name.removesuffix(".T").removesuffix(".weight"), packing, rows, columns)
         packed.append(PackedWeight(weight.origin, packing, tuple(str(part.name) for part in parts)))
         if isinstance(packing, Channels):

@@ -9,7 +9,6 @@ How far to go is searched for each group on its own, by the error of the quantis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import Idefics2Config
 
-from ...graphs.contract import GraphName
 from ..errors import CheckpointError
 from ..listener import Listener
+from ..models.family import LoudChannels
 from ..packing import Channels, Packing
 from ..source.awq import AwqMatrix
 from ..source.checkpoint import Changed, read_header
 from ..source.source_model import SourceModel
-from ..source.streamed import hidden_states, image_features, streamed_reference
+from ..source.streamed import streamed_reference
 from .calibration import CalibrationSet
 from .quantise import Quantisation
 
@@ -39,18 +37,10 @@ _ROWS, _OUTPUTS = 96, 192
 
 
 @dataclass
-class SmoothedChannels:
-    """Channels between parameters, which factors divide, and matrices, whose columns they multiply."""
+class _Measured:
+    """Channels, and what was measured of them."""
 
-    graph: GraphName
-    before: list[str]
-    """Names of parameters, divided along their first axis."""
-    after: list[str]
-    """Names of matrices that read what comes out."""
-    cached: bool = False
-    """Whether what lies between goes into the key/value cache, which two decoders may share."""
-    repeat: tuple[int, int, int] | None = None
-    """(key/value heads, query heads each, head_dim) where a matrix reads each channel of `before` several times."""
+    channels: LoudChannels
     magnitude: Tensor | None = None
     """The largest value of each channel of the activations."""
     errors: Tensor = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
@@ -59,16 +49,16 @@ class SmoothedChannels:
         """A factor for each channel of the activations, with a geometric mean near 1."""
         measured = self.magnitude
         assert measured is not None
-        if self.repeat is not None:
-            heads = measured.view(self.repeat)
-            measured = heads.amax(1, keepdim=True).expand(self.repeat).reshape(-1)
+        if self.channels.repeat is not None:
+            heads = measured.view(self.channels.repeat)
+            measured = heads.amax(1, keepdim=True).expand(self.channels.repeat).reshape(-1)
         # What was silent here may be loud elsewhere.
         found = measured.clamp(min=max(1e-5, _QUIETEST * float(measured.median()))) ** strength
         return found / (found.max() * found.min()).sqrt()
 
     def divisors(self, factors: Tensor) -> Tensor:
         """What `before` is divided by: the factors, each once."""
-        return factors if self.repeat is None else factors.view(self.repeat)[:, 0].reshape(-1)
+        return factors if self.channels.repeat is None else factors.view(self.channels.repeat)[:, 0].reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -122,34 +112,34 @@ def read_factors(folder: Path, quantisation: Quantisation, model: SourceModel) -
 def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:
     """What makes the quantised products better, found on pictures and prompts."""
     groups = [
-        channels
-        for channels in _smoothed_channels(model.config)
+        _Measured(channels)
+        for channels in model.family.channels(model.config)
         if not any(isinstance(model.stored(name), AwqMatrix) for name in (*channels.before, *channels.after))
         and not (channels.cached and quantisation.fast_prompts)
     ]
     reference = streamed_reference(model)
-    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for channels in groups for name in channels.after))
-    for channels in groups:
-        for name in channels.after:
-            packing = quantisation.packing(
-                channels.graph, name.removeprefix("model."), model.stored(name), torch.float32, model.sizes.num_layers
-            )
+    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for each in groups for name in each.channels.after))
+    for each in groups:
+        for name in each.channels.after:
+            worth = model.family.worth(name.removeprefix("model."), model.sizes)
+            packing = quantisation.packing(each.channels.graph, model.stored(name), torch.float32, worth)
             reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
-                _Measure(channels, packing, listener),
+                _Measure(each, packing, listener),
                 prepend=True,  # before the weights are dropped
             )
     with torch.no_grad():
-        ids, rows = shown.sequence(model.sizes)
-        hidden_states(reference, ids, image_features(reference, shown.pixels), rows)
+        family = model.family
+        ids, places = shown.sequence(family, model.sizes)
+        family.hidden_states(reference, ids, family.image_features(reference, shown.pixels), places)
     found: Factors = {}
-    for channels in groups:
-        strength = STRENGTHS[int(channels.errors.argmin())]
-        if channels.magnitude is None or strength == 0:
+    for each in groups:
+        strength = STRENGTHS[int(each.errors.argmin())]
+        if each.magnitude is None or strength == 0:
             continue
-        factors = channels.factors(strength)
-        for name in channels.before:
-            found.setdefault(model.names[name], {})["rows"] = 1 / channels.divisors(factors)
-        for name in channels.after:
+        factors = each.factors(strength)
+        for name in each.channels.before:
+            found.setdefault(model.names[name], {})["rows"] = 1 / each.divisors(factors)
+        for name in each.channels.after:
             found.setdefault(model.names[name], {})["columns"] = factors
     return found
 
@@ -164,7 +154,7 @@ def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
 class _Measure:
     """A hook that adds a matrix's errors to its group's."""
 
-    def __init__(self, channels: SmoothedChannels, packing: Packing, listener: Listener) -> None:
+    def __init__(self, channels: _Measured, packing: Packing, listener: Listener) -> None:
         self._channels, self._packing, self._listener = channels, packing, listener
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
@@ -189,25 +179,3 @@ def _rounded_rows(x: Tensor) -> Tensor:
     """As int8 graphs round activations."""
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
     return (x / scale).round() * scale
-
-
-def _smoothed_channels(config: Idefics2Config) -> Iterator[SmoothedChannels]:
-    for i in range(config.vision_config.num_hidden_layers):
-        at = f"model.vision_model.encoder.layers.{i}"
-        attention = f"{at}.self_attn"
-        norms = [[f"{at}.layer_norm{n}.{part}" for part in ("weight", "bias")] for n in (1, 2)]
-        yield SmoothedChannels("vision", norms[0], [f"{attention}.{part}_proj.weight" for part in "qkv"])
-        yield SmoothedChannels(
-            "vision", [f"{attention}.v_proj.{part}" for part in ("weight", "bias")], [f"{attention}.out_proj.weight"]
-        )
-        yield SmoothedChannels("vision", norms[1], [f"{at}.mlp.fc1.weight"])
-    text = config.text_config
-    heads = text.num_key_value_heads, text.num_attention_heads // text.num_key_value_heads, text.head_dim
-    for i in range(text.num_hidden_layers):
-        at = f"model.text_model.layers.{i}"
-        attention, mlp = f"{at}.self_attn", f"{at}.mlp"
-        yield SmoothedChannels("decoder", [f"{at}.input_layernorm.weight"], [f"{attention}.{part}_proj.weight" for part in "qkv"])
-        yield SmoothedChannels("decoder", [f"{attention}.v_proj.weight"], [f"{attention}.o_proj.weight"], True, heads)
-        norm = f"{at}.post_attention_layernorm.weight"
-        yield SmoothedChannels("decoder", [norm], [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")])
-        yield SmoothedChannels("decoder", [f"{mlp}.up_proj.weight"], [f"{mlp}.down_proj.weight"])

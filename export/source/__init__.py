@@ -1,3 +1,3 @@
 """What is exported: checkpoints, quantised ones, adapters, and their weights in the order in which graphs take them.
 
-Imports trace and the ground of export; the ground of the runtime."""
+Imports models, trace and the ground of export; the ground of the runtime."""

@@ -14,18 +14,18 @@ from .adapter_tensors import AdapterTensors, Found
 from .checkpoint import Checkpoint, Stored
 from .merged import DoraColumns, DoraRows, Merged, RowsReplaced, Shifted
 
-TABLES = ("model.text_model.embed_tokens.weight", "lm_head.weight")
-"""What has a row per token; tokens that were added in tuning make them longer."""
 _PAIRS = (("A", "B"), ("embedding_A", "embedding_B"))
 
 
-def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint) -> tuple[Checkpoint, dict[str, str]]:
+def merge_adapter(
+    checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint, tables: tuple[str, str]
+) -> tuple[Checkpoint, dict[str, str]]:
     """The checkpoint with an adapter's changes, and the names of the model's parameters in it.
 
-    The two TABLES may have other numbers of rows than before. Raises CheckpointError, naming what, for an adapter that cannot
-    be merged or does not fit the model.
+    `tables` have a row per token: embeddings, head. Tokens that were added in tuning make them longer. Raises CheckpointError,
+    naming what, for an adapter that cannot be merged or does not fit the model.
     """
-    merging = _Merging(checkpoint, names, adapter)
+    merging = _Merging(checkpoint, names, adapter, tables)
     merging.replace_parameters()
     merging.change_modules()
     merged = replace(checkpoint, tensors=merging.tensors, source=f"{checkpoint.source}+{adapter.source}")
@@ -35,8 +35,9 @@ def merge_adapter(checkpoint: Checkpoint, names: dict[str, str], adapter: Checkp
 class _Merging:
     """An adapter's changes, one after another: new base tensors and rows first, then what is added to them."""
 
-    def __init__(self, checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, names: dict[str, str], adapter: Checkpoint, tables: tuple[str, str]) -> None:
         self.tensors, self.names = dict(checkpoint.tensors), dict(names)
+        self._tables = tables
         self._base, self._before, self._adapter = checkpoint.source, names, adapter
         self._config = AdapterConfig.load(adapter.folder)
         self._found = AdapterTensors.load(adapter.folder)
@@ -51,7 +52,7 @@ class _Merging:
             raise self._refused(f"was trained with modules_to_save, but lacks {missing}")
         for parameter, found in self._found.replaced.items():
             current = self._current(parameter, found)
-            shape = (found.tensor.shape[:1] if parameter in TABLES else current.shape[:1]) + current.shape[1:]
+            shape = (found.tensor.shape[:1] if parameter in self._tables else current.shape[:1]) + current.shape[1:]
             self._check_shape(found, shape)
             self._change(parameter, found.tensor)
             if parameter not in trained or self._config.flag("ensure_weight_tying"):  # peft copies it into the tied tensor
@@ -109,7 +110,7 @@ class _Merging:
         follow = [
             name
             for other, name in tied.items()
-            if target == TABLES[0] and "trainable_tokens_delta" not in self._found.parts.get(other, {})
+            if target == self._tables[0] and "trainable_tokens_delta" not in self._found.parts.get(other, {})
         ]
         for parameter in (target, *follow):  # peft gives the head that is tied to the table of tokens the same rows
             self._change(parameter, RowsReplaced(self.tensors[self.names[parameter]], tuple(rows), values.tensor))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..models.json_file import read_json
 from .adapter_patterns import by_pattern
-from .checkpoint import ADAPTER_CONFIG, read_json
+from .checkpoint import ADAPTER_CONFIG
 
 _PLAIN_STARTS = ("gaussian", "orthogonal", "eva", "mica")
 """init_lora_weights, besides true and false, that leave the base model's own weights alone."""

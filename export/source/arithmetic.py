@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import Dtype
-from ..trace import TORCH_DTYPES, parameter_dtype
+from ..models.fake import TORCH_DTYPES, parameter_dtype
 from .checkpoint import Stored
 
 

@@ -1,4 +1,4 @@
-"""An Idefics2 checkpoint on disk: its config, checked, and its tensors, read a few rows at a time."""
+"""A checkpoint on disk: its config, checked, and its tensors, read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ...graphs.errors import ModelFolderError
-from ...runtime.errors import first_line
+from ...runtime.errors import first_line, readable
 from ...runtime.folder import MODEL_CARD
 from ...runtime.outside.hub import HUB_ID, download
 from ..direct_io import read_direct
 from ..errors import CheckpointError
+from ..models.json_file import read_json
 
 DEFAULT_CHECKPOINT = "HuggingFaceM4/idefics2-8b"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -167,17 +168,17 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: str | Path, revision: str | None = None) -> Checkpoint:
-        """A folder, or a hub id (``owner/name``) that is downloaded into the hub's cache first."""
+        """A folder, or a hub id (``owner/name``, no Path) that is downloaded into the hub's cache first."""
         folder = Path(source)
         if os.path.isdir(folder):  # noqa: PTH112  unlike Path's, it answers for names that no folder can have
             return cls(folder, folder.resolve().name, None, _locate(folder))
-        if os.path.lexists(folder) or not HUB_ID.fullmatch(str(source)):
+        if isinstance(source, Path) or os.path.lexists(folder) or not HUB_ID.fullmatch(source):
             raise CheckpointError(f"{source!s:.200} is neither a folder nor a hub id like {DEFAULT_CHECKPOINT}. Check the path.")
         try:
-            folder = _download(str(source), revision)
+            folder = _download(source, revision)
         except ModelFolderError as error:
             raise CheckpointError(str(error)) from error
-        return cls(folder, str(source), folder.name, _locate(folder))
+        return cls(folder, source, folder.name, _locate(folder))
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start…stop of a tensor, in the dtype it is stored in."""
@@ -200,16 +201,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
     return folder
 
 
-def read_json(path: Path) -> Any:
-    """A parsed JSON file of a checkpoint; CheckpointError if it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}. Give a folder with a whole checkpoint.") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({first_line(error)}). Download it again.") from error
-
-
+@readable(CheckpointError)
 def _locate(folder: Path) -> dict[str, Stored]:
     if (folder / _SINGLE).is_file():  # first, as in transformers: an index beside it is left over from another save
         return read_header(folder / _SINGLE)
@@ -245,6 +237,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return {key: str(name) for key, name in weight_map.items()}
 
 
+@readable(CheckpointError)
 def read_header(path: Path) -> dict[str, Stored]:
     """Where each tensor lies: 8 bytes of header length, the header as JSON, the data."""
     size = path.stat().st_size

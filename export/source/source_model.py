@@ -1,37 +1,31 @@
-"""What is exported: an Idefics2 whose parameters are tensors of a checkpoint, maybe unpacked or merged as they are read."""
+"""What is exported: a model whose parameters are tensors of a checkpoint, maybe unpacked or merged as they are read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from transformers import Idefics2Config
+from typing import Any
 
 from ...graphs.contract import ModelSizes
-from ...graphs.head import padded_outputs
-from ...graphs.idefics2.vision import projection_blocks
 from ..errors import CheckpointError
-from .adapter import TABLES, merge_adapter
+from ..models.family import Block, Family, Rows, Shapes
+from ..models.known import family_of
+from .adapter import merge_adapter
 from .architecture import load_config, match_tensors, model_sizes
 from .awq import unpack_awq
 from .base_model import open_with_adapter
 from .checkpoint import Checkpoint, Part, Stack, Stored
 
-PROJECTION = "model.connector.modality_projection"
-HEAD = "lm_head"
-JOINED = "qkv"
-"""What the joined projection of a decoder's layer is made of: the projections of these letters."""
-
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A checkpoint that is an Idefics2, with its tensors as the model's parameters."""
+    """A checkpoint with its tensors as the model's parameters."""
 
     checkpoint: Checkpoint
-    config: Idefics2Config
+    config: Any
+    """transformers' own of the family."""
     sizes: ModelSizes
-    shapes: dict[str, tuple[int, ...]]
-    """The shape of each parameter."""
+    shapes: Shapes
     names: dict[str, str]
     """The model's parameters → the checkpoint's tensors."""
     adapter: Path | None = None
@@ -47,58 +41,55 @@ class SourceModel:
         """
         checkpoint, tuning, remark = open_with_adapter(source, revision, adapter)
         config = load_config(checkpoint)
-        quantised = getattr(config, "quantization_config", None) or getattr(config.text_config, "quantization_config", None)
+        text = getattr(config, "text_config", None)
+        quantised = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
         if quantised:
             checkpoint = unpack_awq(checkpoint, quantised)
         sizes, shapes, tied = model_sizes(config)
         names = match_tensors(checkpoint, shapes, tied)
         if tuning is not None:
-            checkpoint, names = merge_adapter(checkpoint, names, tuning)
+            checkpoint, names = merge_adapter(checkpoint, names, tuning, family_of(config).tables)
             if _fit_tables(config, checkpoint, names, tied):
                 sizes, shapes, tied = model_sizes(config)
-        tensors = _projection_blocks(checkpoint, names) | _stacks(checkpoint, names, sizes)
+        tensors = _own_parameters(config, checkpoint, names, shapes, sizes)
         checkpoint = replace(checkpoint, tensors=checkpoint.tensors | tensors)
         names = names | {name: name for name in tensors}
         folder = tuning.folder if tuning is not None else None
         return cls(checkpoint, config, sizes, shapes, names, folder, remark)
 
+    @property
+    def family(self) -> Family:
+        return family_of(self.config)
+
     def stored(self, parameter: str) -> Stored:
         return self.checkpoint.tensors[self.names[parameter]]
 
 
-def _fit_tables(config: Idefics2Config, checkpoint: Checkpoint, names: dict[str, str], tied: dict[str, str]) -> bool:
+def _fit_tables(config: Any, checkpoint: Checkpoint, names: dict[str, str], tied: dict[str, str]) -> bool:
     """Give the config the vocabulary and the ties that an adapter leaves its model with; says whether they are others."""
-    rows = {name: checkpoint.tensors[names[name]].shape[0] for name in TABLES}
+    family = family_of(config)
+    rows = {name: checkpoint.tensors[names[name]].shape[0] for name in family.tables}
     if len(set(rows.values())) > 1:
         raise CheckpointError(
             f"{checkpoint.source} has {' and '.join(f'{count} rows in {name}' for name, count in rows.items())}. "
             "Save the adapter again with both tables: save_embedding_layers=True."
         )
-    before = config.text_config.vocab_size, config.tie_word_embeddings
-    config.text_config.vocab_size = rows[TABLES[0]]
+    before = config.to_dict()
+    family.fit_vocabulary(config, rows[family.tables[0]], checkpoint.source)
     if any(checkpoint.tensors[names[name]] != checkpoint.tensors[names[other]] for name, other in tied.items()):
         config.tie_word_embeddings = False
-    return before != (config.text_config.vocab_size, config.tie_word_embeddings)
+    return bool(before != config.to_dict())
 
 
-def _projection_blocks(checkpoint: Checkpoint, names: dict[str, str]) -> dict[str, Stored]:
-    """The blocks that the vision graph makes of the connector's projection, as parameters of their own."""
-    gate, up, down = (checkpoint.tensors[names[f"{PROJECTION}.{kind}_proj.weight"]] for kind in ("gate", "up", "down"))
-    inputs, outputs = range(gate.shape[1]), range(down.shape[0])
-    found: dict[str, Stored] = {}
-    for index, block in enumerate(projection_blocks(gate.shape[0])):
-        parts = {"gate": Part(gate, block, inputs), "up": Part(up, block, inputs), "down": Part(down, outputs, block)}
-        found |= {f"{PROJECTION}.blocks.{index}.{kind}_proj.weight": part for kind, part in parts.items()}
-    return found
+def _own_parameters(
+    config: Any, checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes, sizes: ModelSizes
+) -> dict[str, Stored]:
+    """What the graphs have in the place of some parameters."""
 
+    def made(what: Rows | Block) -> Stored:
+        if isinstance(what, Block):
+            return Part(checkpoint.tensors[names[what.parameter]], what.rows, what.columns)
+        parts = tuple(checkpoint.tensors[names[part]] for part in what.parts)
+        return parts[0] if len(parts) == 1 and parts[0].shape[0] == what.count else Stack(parts, what.count)
 
-def _stacks(checkpoint: Checkpoint, names: dict[str, str], sizes: ModelSizes) -> dict[str, Stored]:
-    """The decoder graph's padded head, and its layers' joined projections."""
-    head = checkpoint.tensors[names[f"{HEAD}.weight"]]
-    rows = padded_outputs(head.shape[0])
-    found: dict[str, Stored] = {f"{HEAD}.padded.weight": head if head.shape[0] == rows else Stack((head,), rows)}
-    for layer in range(sizes.num_layers):
-        at = f"model.text_model.layers.{layer}.self_attn"
-        parts = tuple(checkpoint.tensors[names[f"{at}.{letter}_proj.weight"]] for letter in JOINED)
-        found[f"{at}.{JOINED}_proj.weight"] = Stack(parts, sum(part.shape[0] for part in parts))
-    return found
+    return {name: made(what) for name, what in family_of(config).made_of(shapes, sizes).items()}

@@ -2,73 +2,47 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Idefics2ForConditionalGeneration
-from transformers.models.idefics2.modeling_idefics2 import Idefics2RMSNorm
-from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
 
-from ...graphs.head import Head
-from ...graphs.idefics2.vision import Projection
 from .arithmetic import Arithmetic
 from .checkpoint import Stored
-from .source_model import HEAD, PROJECTION, SourceModel
+from .source_model import SourceModel
 
 _NUMBERS = 1 << 22
 """Read at once."""
 
 
-def streamed_reference(source: SourceModel, arithmetic: Arithmetic | None = None) -> Idefics2ForConditionalGeneration:
+def streamed_reference(source: SourceModel, arithmetic: Arithmetic | None = None) -> Any:
     """The reference; in fp32, or in an arithmetic of its own, which never holds more of a matrix than a few rows."""
+    family, plain = source.family, arithmetic is None
+    arithmetic = arithmetic or Arithmetic()
     with torch.device("meta"):
-        model = Idefics2ForConditionalGeneration._from_config(source.config, attn_implementation="sdpa", dtype=torch.float32)
+        model = family.reference._from_config(source.config, attn_implementation="sdpa", dtype=torch.float32)
     model.eval().requires_grad_(False)
-    model.model.text_model.rotary_emb = MistralRotaryEmbedding(source.config.text_config)
-    if arithmetic is None:
-        _stream(model, source, Arithmetic())
-        return model
-    with torch.device("meta"):
-        if any(name.startswith(f"{PROJECTION}.blocks.") for name in arithmetic.packed):
-            model.model.connector.modality_projection = Projection(model.model.connector.modality_projection)
-        if any(name.startswith(f"{HEAD}.padded.") for name in arithmetic.packed):
-            model.lm_head = Head(model.lm_head)
+    family.prepare(model, source.config, arithmetic.packed, arithmetic.activations(family.tables[0]))
     _stream(model, source, arithmetic)
+    if plain:
+        return model
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
             _replace_forward(module, _Product(path, source, arithmetic, module.bias is not None))
         elif isinstance(module, nn.Conv2d):
             _replace_forward(module, _Convolution(module, path, arithmetic))
-        elif isinstance(module, MistralRMSNorm | Idefics2RMSNorm) and arithmetic.exact:
+        elif isinstance(module, family.norms) and arithmetic.exact:
             _replace_forward(module, _Norm(module))
-    # The graphs' tables are stored in their type.
-    model.model.text_model.rotary_emb.register_forward_hook(
-        lambda _, __, tables: tuple(arithmetic.stored(table).to(arithmetic.activations("model.text_model")) for table in tables)
-    )
+    for path, rotation in family.rotations(model):
+        rotation.register_forward_hook(partial(_stored_tables, arithmetic, path))
     return model
 
 
-def image_features(reference: Idefics2ForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """What the connector makes of whole pictures [pictures, 3, height, width] → [pictures, latents, hidden]."""
-    patch = reference.config.vision_config.patch_size
-    grid = torch.ones(len(pixels), *(side // patch for side in pixels.shape[2:]), dtype=torch.bool)
-    seen = reference.model.vision_model(pixel_values=pixels, patch_attention_mask=grid).last_hidden_state
-    pairs = [slice(i, i + 2) for i in range(0, len(seen), 2)]  # the connector's projection is wide
-    return torch.cat([reference.model.connector(seen[i], attention_mask=grid[i].flatten(1)) for i in pairs])
-
-
-def hidden_states(reference: Idefics2ForConditionalGeneration, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-    """The decoder's last states [seq, hidden] of a prompt.
-
-    `ids` [seq]; `rows` [seq]: for each token, the row of features.flatten(0, 1) that replaces it, or −1.
-    """
-    text = reference.model.text_model
-    embeds = text.embed_tokens(ids)
-    embeds[rows >= 0] = features.flatten(0, 1)[rows[rows >= 0]].to(embeds.dtype)
-    states: Tensor = text(inputs_embeds=embeds[None], use_cache=False).last_hidden_state
-    return states[0]
+def _stored_tables(arithmetic: Arithmetic, path: str, _: nn.Module, __: Any, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The graphs' tables are stored in their type."""
+    return tuple(arithmetic.stored(table).to(arithmetic.activations(path)) for table in tables)
 
 
 def _stream(model: nn.Module, source: SourceModel, arithmetic: Arithmetic) -> None:

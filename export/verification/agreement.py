@@ -5,7 +5,6 @@ Both run from pictures and ids to logits, one layer in memory at a time, so that
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +15,11 @@ from torch import Tensor
 from ...graphs.contract import MANIFEST, GraphName, Manifest, ModelSizes
 from ...runtime.folder import ModelFolder, read_manifest
 from ..errors import CheckpointError
+from ..models.known import FAMILIES
 from ..quantisation.calibration import CalibrationSet
 from ..source.source_model import SourceModel
-from ..source.streamed import hidden_states, image_features, streamed_reference
-from .cut import LAST_VISION_NORM, TEXT_NORM, VISION_NORM, Cut, whole_prompt
+from ..source.streamed import streamed_reference
+from .known import COMPARISONS
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Layered(Protocol):
     def sizes(self) -> ModelSizes: ...
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pictures [pictures, 3, side, side] → [pictures, latents, hidden]."""
+        """Pictures [pictures, 3, side, side] → [pictures, image_seq_len, width]."""
         ...
 
-    def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-        """Ids [seq], pictures' features, and for each id the row of features in its place or −1 → [seq, vocab]."""
+    def logits(self, ids: Tensor, features: Tensor, places: Tensor) -> Tensor:
+        """Ids [seq], pictures' features, and for each id what of them it is or sees (`Family.places`) → [seq, vocab]."""
         ...
 
 
@@ -70,37 +70,24 @@ class LayeredFolder:
         return self.manifest.model
 
     def features(self, pixels: Tensor) -> Tensor:
-        graph = Cut.open(self.folder, "vision")
-        borders = [*graph.borders(VISION_NORM), graph.input_of(LAST_VISION_NORM)]
-        inputs = {"pixel_values": pixels}
-        x = torch.from_numpy(graph.run(inputs, [borders[0]])[0])
-        for border, following in itertools.pairwise([*borders, "image_features"]):
-            x = torch.from_numpy(graph.run({**inputs, border: x}, [following])[0])
-        return x
+        return COMPARISONS[self.manifest.architecture].features(self.folder, self.manifest, pixels)
 
-    def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-        inputs = {"input_ids": ids[None], "image_features": features.flatten(0, 1), "feature_rows": rows[None]}
-        x = torch.from_numpy(Cut.open(self.folder, "embedding").run(inputs, ["inputs_embeds"])[0])
-        graph = Cut.open(self.folder, self.reader)
-        borders = graph.borders(TEXT_NORM)
-        call = whole_prompt(self.manifest.model, x)
-        for border, following in itertools.pairwise([*borders, "logits"]):
-            x = torch.from_numpy(graph.run({**call, border: x}, [following])[0])
-        return x[0]
+    def logits(self, ids: Tensor, features: Tensor, places: Tensor) -> Tensor:
+        return COMPARISONS[self.manifest.architecture].logits(self.folder, self.reader, self.manifest, ids, features, places)
 
 
 class LayeredCheckpoint:
     """A checkpoint under transformers, in fp32."""
 
     def __init__(self, source: SourceModel) -> None:
-        self.sizes, self.source = source.sizes, source.checkpoint.source
+        self.sizes, self.source, self._family = source.sizes, source.checkpoint.source, source.family
         self._model = streamed_reference(source)
 
     def features(self, pixels: Tensor) -> Tensor:
-        return image_features(self._model, pixels)
+        return self._family.image_features(self._model, pixels)
 
-    def logits(self, ids: Tensor, features: Tensor, rows: Tensor) -> Tensor:
-        found: Tensor = self._model.lm_head(hidden_states(self._model, ids, features, rows))
+    def logits(self, ids: Tensor, features: Tensor, places: Tensor) -> Tensor:
+        found: Tensor = self._model.lm_head(self._family.hidden_states(self._model, ids, features, places))
         return found
 
 
@@ -126,10 +113,9 @@ def agreement(folder: Path, precise: Layered, reader: GraphName = "decoder") -> 
         raise CheckpointError(
             f"{folder} holds a model of other sizes than the one to compare it with. Name a folder of the same."
         )
-    side = sizes.positions_per_side * sizes.patch_size
-    shown = CalibrationSet.load(None, folder / "tokenizer.json", side, sizes.vocab_size)
-    ids, rows = shown.sequence(sizes)
-    found, expected = (model.logits(ids, model.features(shown.pixels), rows) for model in (ours, precise))
+    shown = CalibrationSet.load(None, folder / "tokenizer.json", sizes)
+    ids, places = shown.sequence(FAMILIES[ours.manifest.architecture], sizes)
+    found, expected = (model.logits(ids, model.features(shown.pixels), places) for model in (ours, precise))
     divergence = 0.0
     for ours_here, theirs_here in zip(found, expected, strict=True):  # position by position: vocabularies are large
         mine, right = ours_here.double().log_softmax(-1), theirs_here.double().log_softmax(-1)

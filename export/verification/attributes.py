@@ -14,14 +14,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
-from transformers import Idefics2ForConditionalGeneration
-from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverAttention, Idefics2RMSNorm, Idefics2VisionAttention
-from transformers.models.mistral.modeling_mistral import MistralAttention, MistralRMSNorm
 
 from ...graphs.contract import GraphName, Manifest
 from ..source.source_model import SourceModel
+from .comparison import Attention
 from .cut import Cut, reader, whole_prompt
 from .graphs import load_graph, opened, run
+from .known import COMPARISONS
 
 _NORMS = {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
 _FAR = 3
@@ -30,28 +29,24 @@ _FAR = 3
 
 def attribute_faults(folder: Path, manifest: Manifest, source: SourceModel, graph: GraphName) -> Iterator[str | None]:
     """For each norm and attention of a graph, None or what is wrong with it."""
-    if graph == "embedding":
-        return
-    model = load_graph(folder, graph)
     with torch.device("meta"):
-        reference = Idefics2ForConditionalGeneration._from_config(source.config)
-    root = reference.model if graph == "vision" else reference.model.text_model
-    prefix = "" if graph == "vision" else "text_model."
-    modules = {f"{prefix}{path}": m for path, m in root.named_modules() if graph != "vision" or not path.startswith("text_model")}
-    for path, module in modules.items():
-        if isinstance(module, nn.LayerNorm | MistralRMSNorm | Idefics2RMSNorm):
-            yield _norm_fault(model, graph, path, module)
-    attentions = [m for m in modules.values() if isinstance(m, Idefics2VisionAttention | Idefics2PerceiverAttention)]
-    decoding = [m for m in modules.values() if isinstance(m, MistralAttention)]
-    nodes = [node for node in model.graph if node.op_type in ("MultiHeadAttention", "Attention", "GroupQueryAttention")]
-    if len(nodes) != len(attentions) + len(decoding):
-        yield f"{graph}.onnx has {len(nodes)} attentions, where the model has {len(attentions) + len(decoding)}"
+        reference = source.family.reference._from_config(source.config)
+    modules, attentions = COMPARISONS[manifest.architecture].modules(reference, graph)
+    if not modules:
         return
-    window = source.config.text_config.sliding_window
-    for number, (node, module) in enumerate(zip(nodes, attentions or decoding, strict=True)):
-        yield _attention_fault(node, graph, number, module, window)
-    if decoding and manifest.attention == "standard":
-        yield _mask_fault(folder, manifest, graph, window)
+    model, window = load_graph(folder, graph), source.sizes.sliding_window
+    for path, module in modules.items():
+        if isinstance(module, (nn.LayerNorm, *source.family.norms)):
+            yield _norm_fault(model, graph, path, module)
+    nodes = [node for node in model.graph if node.op_type in ("MultiHeadAttention", "Attention", "GroupQueryAttention")]
+    if len(nodes) != len(attentions):
+        yield f"{graph}.onnx has {len(nodes)} attentions, where the model has {len(attentions)}"
+        return
+    for number, (node, attention) in enumerate(zip(nodes, attentions, strict=True)):
+        yield _attention_fault(node, graph, number, attention, window)
+    cached = [number for number, attention in enumerate(attentions) if attention.cached]
+    if cached and manifest.attention == "standard":
+        yield _mask_fault(folder, manifest, graph, window, cached[0])
 
 
 def _norm_fault(model: ir.Model, graph: GraphName, path: str, module: Any) -> str | None:
@@ -65,15 +60,13 @@ def _norm_fault(model: ir.Model, graph: GraphName, path: str, module: Any) -> st
     return _difference(f"{graph}.onnx's norm {path}", node, {"axis": -1, "epsilon": expected, "stash_type": 1})
 
 
-def _attention_fault(node: ir.Node, graph: GraphName, number: int, module: Any, window: int | None) -> str | None:
-    heads = module.num_heads if hasattr(module, "num_heads") else module.config.num_attention_heads
-    scale = getattr(module, "scaling", getattr(module, "scale", None))
-    expected: dict[str, Any] = {"scale": scale}
+def _attention_fault(node: ir.Node, graph: GraphName, number: int, attention: Attention, window: int | None) -> str | None:
+    expected: dict[str, Any] = {"scale": attention.scale}
     if node.op_type == "MultiHeadAttention":
-        expected |= {"num_heads": heads}
+        expected |= {"num_heads": attention.heads}
     elif node.op_type == "GroupQueryAttention":
-        kv_heads = module.config.num_key_value_heads
-        expected |= {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1, "local_window_size": window or -1}
+        heads = {"num_heads": attention.heads, "kv_num_heads": attention.key_value_heads}
+        expected |= heads | {"do_rotary": 1, "local_window_size": window or -1}
     return _difference(f"{graph}.onnx's attention {number}", node, expected)
 
 
@@ -89,10 +82,10 @@ def _difference(what: str, node: ir.Node, expected: dict[str, Any]) -> str | Non
     return None
 
 
-def _mask_fault(folder: Path, manifest: Manifest, graph: GraphName, window: int | None) -> str | None:
-    """The standard flavour computes what each token sees: looked at where the window ends."""
+def _mask_fault(folder: Path, manifest: Manifest, graph: GraphName, window: int | None, number: int) -> str | None:
+    """The standard flavour computes what each token sees: looked at where the window ends, in the attention of this number."""
     sizes, cut = manifest.model, Cut.open(folder, graph)
-    first = next(node for node in cut.model.graph if node.op_type == "Attention")
+    first = [node for node in cut.model.graph if node.op_type == "Attention"][number]
     mask = first.inputs[3] if len(first.inputs) > 3 else None
     if mask is None or mask.name is None:
         return f"{graph}.onnx's attentions have no mask"

@@ -16,9 +16,6 @@ from torch import Tensor
 from ...graphs.contract import GraphName, ModelSizes, key_value_names
 from .graphs import load_graph, opened, run
 
-VISION_NORM, LAST_VISION_NORM = "vision_model.encoder.layers.{}.layer_norm1.weight", "vision_model.post_layernorm.weight"
-TEXT_NORM = "text_model.layers.{}.input_layernorm.weight"
-"""Weights of the norms at the borders between layers."""
 _MOVES = {"Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that round nothing, but for Cast, whose rounding is that of the value it makes."""
 
@@ -48,6 +45,9 @@ class Cut:
         assert value.name is not None
         return value.name
 
+    def has(self, weight: str) -> bool:
+        return weight in self.model.graph.initializers
+
     def read_by(self, value: str) -> str:
         """Name of the first value that goes into the node that makes this one."""
         node = next(node for node in self.model.graph for made in node.outputs if made.name == value)
@@ -76,6 +76,12 @@ class Cut:
         """Run the part between inputs and outputs; float32 results."""
         with opened(self.part(list(inputs), outputs)) as session:
             return run(session, **inputs)
+
+    def run_through(self, borders: list[str], x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """From the first of values of the graph, which is `x`, to the last, one part after another that gets `inputs`, too."""
+        for border, following in itertools.pairwise(borders):
+            x = torch.from_numpy(self.run(inputs | {border: x}, [following])[0])
+        return x
 
 
 def roundings(part: ir.Model) -> tuple[float, float]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...graphs.contract import GRAPHS, GraphName
+from ...graphs.contract import GraphName
 from ..errors import ParityError
 
 MARGIN = 4
@@ -129,8 +129,7 @@ class Verification:
 
     def lines(self) -> list[str]:
         """The worst of each graph, what is equal, and what was not run."""
-        graphs: tuple[GraphName, ...] = (*GRAPHS, "prompt")
-        by_graph = ([d for d in self.differences if d.graph == graph] for graph in graphs)
+        by_graph = ([d for d in self.differences if d.graph == graph] for graph in get_args(GraphName))
         lines = [str(max(found, key=lambda d: d.excess)) for found in by_graph if found]
         if self.equal:
             lines.append(f"equal to the checkpoint's: {', '.join(f'{count:,} {what}' for what, count in self.equal.items())}")

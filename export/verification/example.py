@@ -15,7 +15,9 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Example:
-    """Two images, one of them not a multiple of the patch, and two prompts of different lengths with their answers."""
+    """Two images, one of them not a multiple of the patch where the model takes any, and two prompts of different lengths with
+    their answers.
+    """
 
     images: list[Tensor]
     """Pixels [3, height, width] each."""
@@ -29,6 +31,8 @@ class Example:
         sizes, generator = manifest.model, torch.Generator().manual_seed(0)
         patch, side = sizes.patch_size, min(sizes.positions_per_side, 6)
         shapes = [(side * patch, max(1, side - 2) * patch), (max(1, side - 1) * patch + patch // 2, side * patch + patch - 1)]
+        if sizes.image_size is not None:
+            shapes = [(sizes.image_size, sizes.image_size)] * 2
         images = [torch.rand(3, *shape, generator=generator) * 2 - 1 for shape in shapes]
 
         def text(*shape: int) -> Tensor:

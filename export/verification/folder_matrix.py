@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...graphs.contract import GraphName
+from ..models.family import Family
 from ..source.checkpoint import FileTensor
 from .graphs import load_graph, stored_tensors
 
@@ -80,7 +81,7 @@ class ChannelMatrix:
 FolderMatrix = GroupMatrix | ChannelMatrix
 
 
-def folder_matrices(folder: Path, graph: GraphName) -> dict[str, FolderMatrix]:
+def folder_matrices(folder: Path, graph: GraphName, family: Family) -> dict[str, FolderMatrix]:
     """The packed matrices of a graph, by the reference's parameter."""
     model, found = load_graph(folder, graph), {}
     tensors = stored_tensors(model)
@@ -90,14 +91,13 @@ def folder_matrices(folder: Path, graph: GraphName) -> dict[str, FolderMatrix]:
             assert value is not None
             assert value.name is not None
             stem = value.name.removesuffix(".quantised")
-            found[parameter_of(f"{stem}.weight")] = _matrix(node, stem, tensors)
+            found[parameter_of(f"{stem}.weight", family)] = _matrix(node, stem, tensors)
     return found
 
 
-def parameter_of(initializer: str) -> str:
+def parameter_of(initializer: str, family: Family) -> str:
     """The reference's name of a graph's weight."""
-    name = initializer.removesuffix(".T")
-    return name if name.startswith("lm_head.") else f"model.text_model.{name}" if name.startswith("embed_") else f"model.{name}"
+    return family.parameter_of(initializer.removesuffix(".T"))
 
 
 def _matrix(node: ir.Node, stem: str, tensors: dict[str, FileTensor]) -> FolderMatrix:

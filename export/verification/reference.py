@@ -23,6 +23,7 @@ from .cut import roundings
 from .difference import Difference, Error
 from .folder_matrix import FolderMatrix, folder_matrices
 
+_DECODERS: tuple[GraphName, ...] = ("decoder", "prompt")
 COPIES = 3
 """Times that the reference computes in the folder's type: where one rounding decides, one time may be lucky."""
 
@@ -32,7 +33,7 @@ class Reference:
     """One model in two arithmetics."""
 
     truth: Any
-    """transformers' Idefics2ForConditionalGeneration in float64."""
+    """transformers' model in float64."""
     own: Any
     """The same in the folder's type."""
     source: SourceModel
@@ -57,9 +58,9 @@ class Reference:
         """
         packed: dict[str, FolderMatrix] = {}
         if manifest.quantisation is not None and not unrounded:
-            graphs: tuple[GraphName, ...] = ("vision", "embedding", decoder)
-            for graph in graphs:
-                packed |= folder_matrices(folder, graph)
+            for graph in (*source.family.graph_names, decoder):
+                if graph not in _DECODERS or graph == decoder:
+                    packed |= folder_matrices(folder, graph, source.family)
         source = as_quantised(folder, manifest, source, decoder)
         truth, own = (Arithmetic(manifest.dtype, exact, packed) for exact in (True, False))
         return cls(streamed_reference(source, truth), streamed_reference(source, own), source, own)
@@ -104,15 +105,6 @@ def as_quantised(folder: Path, manifest: Manifest, source: SourceModel, graph: G
     return source if quantisation is None else smoothed(source, read_factors(folder, quantisation, source))
 
 
-def features(model: Any, pixels: Tensor) -> Tensor:
-    """What a reference makes of images [images, 3, height, width] → [images, latents, hidden]."""
-    grid = patch_grid(model, pixels)
-    seen = model.model.vision_model(pixel_values=pixels, patch_attention_mask=grid).last_hidden_state
-    found: Tensor = model.model.connector(seen, attention_mask=grid.flatten(1))
-    return found
-
-
-def patch_grid(model: Any, pixels: Tensor) -> Tensor:
-    """The reference's mask of whole patches, all true, for each image."""
-    patch = model.config.vision_config.patch_size
-    return torch.ones(len(pixels), pixels.shape[2] // patch, pixels.shape[3] // patch, dtype=torch.bool)
+def decoders_of(manifest: Manifest) -> tuple[GraphName, ...]:
+    """What reads prompts in a folder: the decoder, and the one for prompts if there is one."""
+    return tuple(name for name in _DECODERS if name in manifest.graphs)

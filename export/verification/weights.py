@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ...graphs.idefics2.positions import position_table
 from ..packing import Packing, ReadRows
 from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
-from ..source.source_model import HEAD, JOINED, PROJECTION, SourceModel
-from ..trace import joins_projections, rotary_tables
+from ..source.source_model import SourceModel
+from ..trace import joins_projections
 from ..weights import packed_parts
 from .folder_matrix import parameter_of
 from .graphs import load_graph, stored_tensors
@@ -55,7 +54,8 @@ class WeightsCheck:
         for name, tensor in tensors.items():
             stem, _, part = name.rpartition(".")
             key = f"{stem}.weight" if part in _PARTS else name.removesuffix(".T")
-            found.setdefault(key if key in _COMPUTED else parameter_of(key), {})[part if part in _PARTS else name] = tensor
+            parameter = key if key in _COMPUTED else parameter_of(key, self.source.family)
+            found.setdefault(parameter, {})[part if part in _PARTS else name] = tensor
         wanted = set(self._parameters())
         for parameter in sorted(wanted - set(found)):
             yield f"{self.graph}.onnx lacks the weight {parameter}"
@@ -67,16 +67,8 @@ class WeightsCheck:
 
     def _parameters(self) -> Iterator[str]:
         """The parameters that belong to the graph."""
-        table = "model.text_model.embed_tokens.weight"
-        if self.graph == "embedding":
-            yield table
-            return
-        starts = ("model.vision_model.", "model.connector.") if self.graph == "vision" else ("model.text_model.", "lm_head.")
         joined = joins_projections(self.manifest.attention, self.manifest.quantisation is not None)
-        for name in self.source.names:
-            if name.startswith(starts) and name != table and not _stands_otherwise(name, joined):
-                yield name
-        yield from ("positions",) if self.graph == "vision" else ("cos", "sin")
+        return self.source.family.parameters(self.graph, list(self.source.names), joined)
 
     def _compare(self, parameter: str, found: dict[str, FileTensor]) -> str | None:
         if parameter in _COMPUTED:
@@ -92,15 +84,12 @@ class WeightsCheck:
         computing = torch.float16 if self.manifest.dtype == "fp16" else torch.float32
         if parameter.startswith("model.connector."):
             computing = torch.float32
-        weight = parameter.removeprefix("model.") if self.graph != "embedding" else "embed_tokens.weight"
-        packing = quantisation.packing(self.graph, weight, stored, computing, self.manifest.model.num_layers)
+        worth = self.source.family.worth(parameter.removeprefix("model."), self.manifest.model)
+        packing = quantisation.packing(self.graph, stored, computing, worth)
         return _packed([found[part] for part in _PARTS if part in found], packing, stored)
 
     def _computed(self, table: str) -> Tensor:
-        sizes = self.source.sizes
-        if table == "positions":
-            return torch.from_numpy(position_table(sizes.positions_per_side, sizes.max_patches))
-        return rotary_tables(self.source.config)[("cos", "sin").index(table)]
+        return self.source.family.tables_of(self.source.config, self.source.sizes)[table]
 
 
 def _plain(tensor: FileTensor, shape: tuple[int, ...], read: ReadRows, transposed: bool) -> str | None:
@@ -155,14 +144,3 @@ def _reaching(model: ir.Model) -> list[ir.Node]:
             found.append(node)
             wanted |= {value for value in node.inputs if value is not None}
     return found
-
-
-def _stands_otherwise(name: str, joined: bool) -> bool:
-    """Whether the graphs have another parameter in this one's place.
-
-    They have the blocks of the connector's projection, the padded head, and one projection for queries, keys and values if they
-    are `joined`.
-    """
-    if name.startswith("model.text_model."):
-        return any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in (JOINED if joined else (JOINED,)))
-    return name == f"{HEAD}.weight" or (name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks."))

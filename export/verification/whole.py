@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,57 +14,46 @@ from ..source.source_model import SourceModel
 from .difference import Difference
 from .example import STEPS, Example
 from .graphs import load_graph, opened_folder, run
-from .reference import COPIES, Reference, features
+from .known import COMPARISONS
+from .prompts import Prompts
+from .reference import COPIES, Reference, decoders_of
 
 
 @torch.no_grad()
 def compare_whole(folder: Path, manifest: Manifest, source: SourceModel, unrounded: bool = False) -> Iterator[Difference]:
-    """Vision, embedding, and each decoder; `unrounded`: beside the checkpoint's numbers instead of a folder's integers."""
+    """Every graph, and each decoder; `unrounded`: beside the checkpoint's numbers instead of a folder's integers."""
     example, reference = Example.for_model(manifest), Reference.of(folder, manifest, source, unrounded=unrounded)
+    images = yield from _vision(folder, manifest, reference, example)
+    prompts = yield from COMPARISONS[manifest.architecture].read_prompts(folder, manifest, reference, example, images)
+    for name in decoders_of(manifest):
+        reference = Reference.of(folder, manifest, source, name, unrounded) if name == "prompt" else reference
+        yield from _decoder(folder, name, manifest, reference, prompts)
+
+
+def _vision(
+    folder: Path, manifest: Manifest, reference: Reference, example: Example
+) -> Generator[Difference, None, list[Tensor]]:
+    """The truth about each image's features, in the folder's type."""
     half = torch.float16 if manifest.dtype == "fp16" else torch.float32
     graph, images = load_graph(folder, "vision"), []
     with opened_folder(folder, "vision", manifest.dtype) as session:
         for number, image in enumerate(example.images):
             given = image[None].to(half)
             actual = run(session, pixel_values=given)[0]
-            truth, own = reference.both(features, given, copies=COPIES)
+            truth, own = reference.both(reference.source.family.image_features, given, copies=COPIES)
             images.append(truth[0].to(half))
             yield reference.compare(graph, f"image_features of image {number + 1}", actual, truth, own)
-    graph, embeds, table = load_graph(folder, "embedding"), [], torch.cat(images)
-    with opened_folder(folder, "embedding", manifest.dtype) as session:
-        for number, prompt in enumerate(example.prompts):
-            image = prompt == manifest.model.image_token_id
-            rows = torch.where(image, image.cumsum(0) - 1, -1)
-            actual = run(session, input_ids=prompt[None], image_features=table, feature_rows=rows[None])[0][0]
-            truth, own = reference.both(lambda model, table, prompt=prompt, rows=rows: _merged(model, prompt, rows, table), table)
-            embeds.append(own)
-            yield reference.compare(graph, f"inputs_embeds of prompt {number + 1}", actual, truth, own)
-    decoders: tuple[GraphName, ...] = ("decoder", "prompt")
-    for name in decoders:
-        if name in manifest.graphs:
-            reference = Reference.of(folder, manifest, source, name, unrounded) if name == "prompt" else reference
-            yield from _decoder(folder, name, manifest, reference, embeds, example.answers)
+    return images
 
 
-def _merged(model: Any, prompt: Tensor, rows: Tensor, table: Tensor) -> Tensor:
-    embeds: Tensor = model.model.text_model.embed_tokens(prompt)
-    embeds[rows >= 0] = table[rows[rows >= 0]].to(embeds.dtype)
-    return embeds
-
-
-def _decoder(
-    folder: Path, name: GraphName, manifest: Manifest, reference: Reference, embeds: list[Tensor], answers: Tensor
-) -> Iterator[Difference]:
+def _decoder(folder: Path, name: GraphName, manifest: Manifest, reference: Reference, prompts: Prompts) -> Iterator[Difference]:
     """A padded batch and its steps over one cache, beside each row read by the reference in one go."""
-    sizes, graph = manifest.model, load_graph(folder, name)
+    sizes, graph, embeds, answered = manifest.model, load_graph(folder, name), prompts.embeds, prompts.answered
     lengths = np.array([len(e) for e in embeds])
     width, batch = int(lengths.max()), len(embeds)
-    answered = reference.own.model.text_model.embed_tokens(answers)
     expected = [
-        reference.both(
-            lambda model, x: model.lm_head(model.model.text_model(inputs_embeds=x).last_hidden_state), whole[None], copies=COPIES
-        )
-        for whole in map(torch.cat, zip(embeds, answered, strict=True))
+        reference.both(lambda model, x, row=row: prompts.logits(model, x, row), whole[None], copies=COPIES)
+        for row, whole in enumerate(map(torch.cat, zip(embeds, answered, strict=True)))
     ]
     shape = (batch, sizes.num_key_value_heads, width + STEPS, sizes.head_dim)
     cache = {key: np.zeros(shape, np.float32) for key in key_value_names(sizes.num_layers, "past_key_values")}
@@ -73,7 +61,8 @@ def _decoder(
     with opened_folder(folder, name, manifest.dtype) as session:
         for step in range(STEPS + 1):
             mask = (np.arange(width + step) < (lengths + step)[:, None]).astype(np.int64)
-            logits, *kv = run(session, inputs_embeds=x, attention_mask=mask, logit_positions=positions, **cache)
+            more = prompts.more(step)
+            logits, *kv = run(session, inputs_embeds=x, attention_mask=mask, logit_positions=positions, **more, **cache)
             cache = dict(zip(cache, kv, strict=True))
             for row, (truth, own) in enumerate(expected):
                 here = slice(0, int(lengths[row])) if step == 0 else slice(int(lengths[row]) + step - 1, int(lengths[row]) + step)

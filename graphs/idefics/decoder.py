@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.idefics.modeling_idefics import IdeficsModel
+from transformers.models.idefics.modeling_idefics import IdeficsForVisionText2Text
 
 from ..head import rows_at
 from ..joined_attention import JoinedAttention
@@ -21,17 +21,18 @@ class Decoder(nn.Module):
     """inputs_embeds, attention_mask, image_attention_mask, logit_positions, the cache, and the gated layers' keys and values →
     logits float32 and the cache with the new tokens.
 
-    image_attention_mask int64 [batch, seq, num_images] says which images a new token sees. `lm_head` has the base words and the
-    additional ones after them. `cos` and `sin` are the rotary tables [max_positions, head_dim / 2], parameters here so that the
-    exporter finds them under their names like any other weight.
+    image_attention_mask int64 [batch, seq, num_images] says which images a new token sees. The reference's lm_head is a `Head`
+    with the base words and the additional ones after them. `cos` and `sin` are the rotary tables [max_positions, head_dim / 2],
+    parameters here so that the exporter finds them under their names like any other weight.
     """
 
     def __init__(
-        self, model: IdeficsModel, lm_head: nn.Module, operators: Operators, cos: Tensor, sin: Tensor, image_seq_len: int
+        self, reference: IdeficsForVisionText2Text, operators: Operators, cos: Tensor, sin: Tensor, image_seq_len: int
     ) -> None:
         super().__init__()
+        model = reference.model
         self.layers, self.gated_cross_attn_layers, self.norm = model.layers, model.gated_cross_attn_layers, model.norm
-        self.lm_head, self.operators, self.image_seq_len = lm_head, operators, image_seq_len
+        self.lm_head, self.operators, self.image_seq_len = reference.lm_head, operators, image_seq_len
         self.cos, self.sin = nn.Parameter(cos, requires_grad=False), nn.Parameter(sin, requires_grad=False)
         config = model.config
         self.interval, heads = config.cross_layer_interval, config.num_attention_heads
@@ -48,9 +49,8 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         call = DecoderCall(attention_mask, inputs_embeds.shape[1], past[0][0], self.cos, self.sin)
         attend = self.operators.cached_attention(self.sizes, call)
-        seen = image_attention_mask != 0
-        sees = seen.any(-1, keepdim=True)
-        bias = torch.where(seen, 0.0, UNSEEN).to(inputs_embeds.dtype)
+        sees = image_attention_mask.sum(-1, keepdim=True) > 0
+        bias = torch.where(image_attention_mask > 0, 0.0, UNSEEN).to(inputs_embeds.dtype)
         bias = bias.repeat_interleave(self.image_seq_len, -1)[:, None]
         x, presents = inputs_embeds, []
         for index, (layer, cache) in enumerate(zip(self.layers, past, strict=True)):

@@ -18,9 +18,12 @@ VARIABLE = "IDEFICS2_ONNX_MODEL"
 PREFIX_CACHE = 256 << 20
 """Bytes, so that `llm chat` does not read earlier turns again: 2,000 tokens of the 8B model, of 131 kB each in half precision."""
 FORMATS = (
-    "jpeg", "png", "webp", "gif", "bmp", "x-ms-bmp", "tiff", "x-portable-pixmap", "avif", "heic", "heif",
+    "jpeg", "png", "webp", "gif", "bmp", "x-ms-bmp", "tiff", "x-portable-pixmap", "x-portable-graymap", "x-portable-bitmap",
+    "avif", "heic", "heif",
 )  # fmt: skip
 """What the package opens, by the names that llm finds in files; the last two need a plug-in of Pillow's."""
+_DRAWING = {"temperature", "top_p", "top_k"}
+"""Options that say how tokens are drawn."""
 
 
 @llm.hookimpl
@@ -32,7 +35,7 @@ def register_models(register: Callable[..., None]) -> None:
 class Idefics2(llm.Model):
     """Answers about pictures of any turn, from the model folder that an option or a variable names.
 
-    The folder stays open for the next question of this process, and the one before it is closed.
+    The folder stays open for the next question of this process; the one before it is let go, once no answer is made with it.
     """
 
     model_id = "idefics2-onnx"
@@ -99,10 +102,8 @@ class Idefics2(llm.Model):
                     click.echo(
                         "Using the demo model, which knows drawn shapes and short texts. Name another with -o folder.", err=True
                     )
-                if self._opened is not None:
-                    self._opened.close()
-                    self._opened = None
-                folder = wanted[0] and str(Path(wanted[0]).expanduser())
+                self._opened = None  # and not closed: another thread's answer may still need it
+                folder = wanted[0] and os.path.expanduser(wanted[0])  # noqa: PTH111  a Path's has no ./, and ./owner/name is no hub id
                 self._opened = Opened.from_pretrained(folder, wanted[1], prefix_cache=PREFIX_CACHE)
                 self._opened_from = wanted
             return self._opened
@@ -124,6 +125,8 @@ def messages_of(prompt: llm.Prompt) -> tuple[list[dict[str, Any]], list[Any]]:
         items: list[dict[str, str]] = [{"type": "image"} for _ in pictures]  # in front of the text, as `generate` puts them
         messages.append({"role": message.role, "content": [*items, {"type": "text", "text": "\n".join(texts)}]})
         images += pictures
+    if not messages:
+        raise llm.ModelError("The prompt is empty. Write a question, or attach a picture.")
     return messages, images
 
 
@@ -153,10 +156,10 @@ def generation_options(options: Any) -> dict[str, Any]:
         "do_image_splitting": options.split,
     }
     chosen = {name: value for name, value in named.items() if value is not None}
-    if options.temperature == 0:
-        del chosen["temperature"]
+    if options.temperature == 0:  # whatever else was set, maybe as a default
+        chosen = {name: value for name, value in chosen.items() if name not in _DRAWING}
         chosen["do_sample"] = False
-    elif {"temperature", "top_p", "top_k"} & {*chosen}:
+    elif _DRAWING & {*chosen}:
         chosen["do_sample"] = True
     return chosen
 

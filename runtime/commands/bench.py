@@ -58,8 +58,9 @@ def bench(
     images: list[Any] = []
     texts: list[Any] = []
     with Bars() as bars:
-        bars.start("measuring", 2 * len(pixels) + len(lengths) * len(batches or (1, 4)))
-        for image_speed in speeds.image_speeds(opened, pixels, (False, True), rounds):
+        splits = 2 if opened.processor.image_processor.can_split else 1
+        bars.start("measuring", splits * len(pixels) + len(lengths) * len(batches or (1, 4)))
+        for image_speed in speeds.image_speeds(opened, pixels, rounds):
             images.append(image_speed)
             bars.advance(1)
         for text_speed in speeds.text_speeds(opened, batches or (1, 4), lengths, new_tokens, rounds):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...graphs.errors import ModelFolderError
 from ..devices.sessions import open_sessions
-from ..engine.engine import Engine
+from ..engine.opening import open_engine
 from ..errors import ProviderError
 from ..folder import ModelFolder
 from ..generation.host_files import HostFiles
@@ -39,7 +39,7 @@ def check_folder(folder: ModelFolder, device: str = "auto", on_bytes: Callable[[
         yield "not run: the graphs, which are bf16 and need CUDA"
         return
     yield f"interfaces: as in the contract, on {sessions.providers[0]}"
-    probe = Probe.of(Engine.open(folder, sessions))
+    probe = Probe.of(open_engine(folder, sessions))
     logits = np.concatenate([probe.prompt_logits[:, -1:], probe.step_logits])
     for graph, values in {"vision.onnx": probe.features, "embedding.onnx": probe.embeds, "decoder.onnx": logits}.items():
         if not np.isfinite(values).all():

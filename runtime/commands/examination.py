@@ -17,7 +17,7 @@ from ..devices.libraries import advice, clashing_packages, library_versions, mis
 from ..devices.machine import BF16_UNITS, INT8_UNITS, Machine
 from ..devices.placement import placement
 from ..devices.sessions import open_sessions
-from ..engine.engine import Engine
+from ..engine.opening import open_engine
 from ..errors import Idefics2OnnxError, ProviderError
 from ..folder import ModelFolder
 from ..outside.requirement import Requirement, install, own_version, requirements
@@ -157,7 +157,7 @@ def _providers(asked: str) -> Iterator[Finding]:
 
 def _numbers(folder: ModelFolder, device: str) -> NDArray[np.float32]:
     """Logits of a small prompt with a picture."""
-    return Probe.of(Engine.open(folder, open_sessions(folder, device))).prompt_logits
+    return Probe.of(open_engine(folder, open_sessions(folder, device))).prompt_logits
 
 
 def _placement(source: str | Path | None, device: str) -> Iterator[Finding]:

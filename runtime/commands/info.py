@@ -35,20 +35,34 @@ def info(folder: str | None, as_json: bool) -> None:
     click.echo(f"  attention   {manifest.attention}, opset {manifest.opset}")
     for graph, entry in facts["graphs"].items():
         click.echo(f"  {graph:10}  {entry['precision']}  {as_bytes(entry['bytes'])}")
-    click.echo(f"  image       {prompt['tokens_per_image']} tokens, {prompt['tokens_per_split_image']} when split")
+    click.echo(f"  image       {_image_line(prompt)}")
     window = f", window {manifest.model.sliding_window:,}" if manifest.model.sliding_window else ""
     click.echo(f"  longest     {manifest.model.max_positions:,} tokens{window}")
     click.echo(f"  cache       {as_bytes(prompt['cache_bytes_per_token'])} per token")
-    tokens = prompt["tokens_per_split_image"] + _EXAMPLE_TOKENS
-    cost = as_bytes(tokens * prompt["cache_bytes_per_token"])
-    click.echo(f"  example     a split image and {_EXAMPLE_TOKENS} tokens of text: {tokens} tokens, {cost} of cache")
+    tokens = prompt.get("tokens_per_split_image", prompt["tokens_per_image"]) + _EXAMPLE_TOKENS
+    cost = as_bytes(tokens * prompt["cache_bytes_per_token"] + prompt.get("cache_bytes_per_image", 0))
+    image = "a split image" if "tokens_per_split_image" in prompt else "an image"
+    click.echo(f"  example     {image} and {_EXAMPLE_TOKENS} tokens of text: {tokens} tokens, {cost} of cache")
+
+
+def _image_line(prompt: dict[str, Any]) -> str:
+    count = prompt["tokens_per_image"]
+    line = f"{count} token{'s' * (count != 1)}"
+    if "tokens_per_split_image" in prompt:
+        return f"{line}, {prompt['tokens_per_split_image']} when split"
+    return f"{line}, and {as_bytes(prompt['cache_bytes_per_image'])} of keys and values"
 
 
 def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
     from ..image_tokens import tiles_per_image
 
     model = manifest.model
-    per_token = 2 * model.num_layers * model.num_key_value_heads * model.head_dim
+    per_layer = 2 * model.num_key_value_heads * model.head_dim * (4 if manifest.dtype == "fp32" else 2)
+    prompt = {"tokens_per_image": model.tokens_per_image, "cache_bytes_per_token": per_layer * model.num_layers}
+    if model.image_size is None:  # images of any size, whole or split
+        prompt["tokens_per_split_image"] = tiles_per_image(split=True) * model.tokens_per_image
+    else:
+        prompt["cache_bytes_per_image"] = per_layer * model.num_cross_layers * model.image_seq_len
     return {
         "folder": str(path),
         "architecture": manifest.architecture,
@@ -64,10 +78,6 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
             }
             for graph in manifest.graphs
         },
-        "prompt": {
-            "tokens_per_image": model.tokens_per_image,
-            "tokens_per_split_image": tiles_per_image(split=True) * model.tokens_per_image,
-            "cache_bytes_per_token": per_token * (4 if manifest.dtype == "fp32" else 2),
-        },
+        "prompt": prompt,
         "tools": manifest.tools,
     }

@@ -14,16 +14,16 @@ from .options import MODEL_VARIABLE, pairs_of
 from .output import say
 
 if TYPE_CHECKING:
-    from ..model import Idefics2
+    from ..model import Idefics, Idefics2
 
 
-def open_model(named: str | None, device: str, gpu: tuple[str, ...], **options: Any) -> Idefics2:
+def open_model(named: str | None, device: str, gpu: tuple[str, ...], **options: Any) -> Idefics2 | Idefics:
     """The model, opened; says on stderr what "auto" chose."""
     from ..devices.gpu_options import GpuOptions
-    from ..model import Idefics2
+    from ..model import load
 
     gpu_options = GpuOptions(**pairs_of(gpu, GpuOptions, "GPU option"))
-    opened = Idefics2.from_pretrained(choose_model(named), device, gpu_options=gpu_options, **options)
+    opened = load(choose_model(named), device, gpu_options=gpu_options, **options)
     if device == "auto":
         passed_over = opened.engine.sessions.passed_over
         say(f"Running on {opened.providers[0]}.{f' {passed_over}' if passed_over else ''}")

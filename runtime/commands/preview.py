@@ -35,7 +35,7 @@ def preview(
     """Draw what the model sees of the IMAGEs: tiles, padding, tokens."""
     from ..folder import ModelFolder
     from ..inputs import preview as previews
-    from ..inputs.processor import Idefics2Processor
+    from ..inputs.processors import processor_class
     from .own_picture import mark
 
     if not as_json and any(os.path.realpath(image) == os.path.realpath(output) for image in images):
@@ -44,7 +44,8 @@ def preview(
         check_output(output, force, "-o")
     limit_pixels(max_image_pixels)
     pictures = [picture(image) for image in images]
-    processor = Idefics2Processor.from_pretrained(ModelFolder.open(choose_model(model)).path)
+    folder = ModelFolder.open(choose_model(model))
+    processor = processor_class(folder.manifest.model).from_pretrained(folder.path)
     shown = previews.preview(processor, pictures, **({"do_image_splitting": False} if no_split else {}))
     if as_json:
         click.echo(json_text(shown.to_dict()))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.engine import Engine
-from ..engine.prefill import embed_prompts
 from ..sample import Sample
 
 
@@ -30,14 +29,17 @@ class Probe:
     def of(cls, engine: Engine) -> Probe:
         """Run each graph once."""
         sizes = engine.sizes
-        side = sizes.patch_size * min(sizes.positions_per_side, 4)
+        side = sizes.image_size or sizes.patch_size * min(sizes.positions_per_side, 4)
         pixels = np.random.default_rng(0).uniform(-1, 1, (3, side, side)).astype(np.float32)
         text = [i for i in range(min(8, sizes.vocab_size)) if i != sizes.image_token_id]
-        sample = Sample([*[sizes.image_token_id] * sizes.tokens_per_image, *text], [pixels])
+        ids = [*[sizes.image_token_id] * sizes.tokens_per_image, *text]
+        sample = Sample(ids, [pixels], seen=np.ones((len(ids), 1), np.int64) if sizes.num_cross_layers else None)
         features = engine.encode_images([pixels])
-        embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
+        embeds = engine.embed_prompts([sample], features, 0, sample.tokens)
         cache = engine.new_cache(1, sample.tokens + 1)
         positions = np.arange(sample.tokens)[None]
-        prompt = engine.decode(embeds, np.array([sample.tokens]), cache, positions, graph="prompt")
+        sight = engine.look([sample], features)
+        prompt = engine.decode(embeds, np.array([sample.tokens]), cache, positions, graph="prompt", sight=sight)
+        engine.keep_sight(cache, 0, [sample], sight)
         step = engine.decode(engine.embed(np.array([text[:1]])), np.array([1]), cache, np.zeros((1, 1), np.int64))
         return cls(features[0].read(), embeds.read(), prompt, step)

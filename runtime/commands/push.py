@@ -12,8 +12,8 @@ from .output import Bars, as_bytes, say
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("repository")
-@click.option("--revision", help="Branch of the repository [default: main].")
-@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@click.option("--revision", help="Branch of the repository, which has to be there [default: main].")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is new; stop if it is public.")
 @click.option("--dry-run", is_flag=True, help="Say what would be uploaded, and do nothing.")
 def push(folder: Path, repository: str, revision: str | None, private: bool, dry_run: bool) -> None:
     """Upload a model FOLDER to a REPOSITORY on the Hugging Face hub, owner/name, or to a folder inside of it, owner/name:int8.

@@ -15,7 +15,7 @@ from PIL import Image
 from ...graphs.errors import ModelFolderError
 from ..engine.timings import Timings
 from ..generation.generator import Generator
-from ..model import Idefics2
+from ..model import Idefics, Idefics2
 from ..outside.requirement import install
 from ..sample import Sample
 from .own_picture import SOFTWARE
@@ -53,9 +53,10 @@ class TextSpeed:
     cache_bytes: int
 
 
-def image_speeds(model: Idefics2, sizes: Sequence[tuple[int, int]], splits: Sequence[bool], rounds: int) -> Iterator[ImageSpeed]:
-    """Medians of so many rounds, after one that does not count; sizes are (width, height)."""
+def image_speeds(model: Idefics2 | Idefics, sizes: Sequence[tuple[int, int]], rounds: int) -> Iterator[ImageSpeed]:
+    """Medians of so many rounds, after one that does not count, whole and split if the model can; sizes are (width, height)."""
     random, engine, processor = np.random.default_rng(0), model.engine, model.processor.image_processor
+    splits = (False, True) if processor.can_split else (False,)
     for width, height in sizes:
         image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
         for split in splits:
@@ -80,7 +81,7 @@ def image_speeds(model: Idefics2, sizes: Sequence[tuple[int, int]], splits: Sequ
 
 
 def text_speeds(
-    model: Idefics2, batches: Sequence[int], lengths: Sequence[int], new_tokens: int, rounds: int
+    model: Idefics2 | Idefics, batches: Sequence[int], lengths: Sequence[int], new_tokens: int, rounds: int
 ) -> Iterator[TextSpeed]:
     """Medians of so many rounds, after one that does not count.
 

@@ -17,7 +17,7 @@ from ..devices.device import CUDA, TENSORRT
 from ..devices.libraries import missing_libraries
 from ..errors import Idefics2OnnxError, ProviderError
 from ..image_tokens import IMAGE
-from ..model import Idefics2
+from ..model import load
 
 UNUSABLE = 3
 
@@ -28,7 +28,7 @@ def main(folder: str | None = None, device: str = "cpu") -> int:
         return 0
     picture = Image.linear_gradient("L").convert("RGB")
     try:
-        model = Idefics2.from_pretrained(folder, device)
+        model = load(folder, device)
         model.generate(f"{IMAGE}What is this?", picture, raw=True, do_image_splitting=False, max_new_tokens=2)
     except Idefics2OnnxError as error:
         is_here = device == "cpu" or not isinstance(error, ProviderError)

@@ -54,7 +54,7 @@ def graph_devices(name: str) -> dict[GraphName, Device]:
     first, *others = name.split(",")
     device = Device.parse(first)
     beside = Device(_BESIDE.get(device.kind, device.kind), device.index)
-    found: dict[GraphName, Device] = {graph: device if graph == "vision" else beside for graph in (*GRAPHS, "prompt")}
+    found: dict[GraphName, Device] = {graph: device if graph == "vision" else beside for graph in (*GRAPHS, "cross", "prompt")}
     for other in others:
         graph, equals, own = other.partition("=")
         if graph not in GRAPHS or not equals:
@@ -63,7 +63,7 @@ def graph_devices(name: str) -> dict[GraphName, Device]:
             )
         found[graph] = Device.parse(own)
         if graph == "decoder":
-            found["prompt"] = found[graph]
+            found["prompt"] = found["cross"] = found[graph]
     if others and (any(one.kind == "auto" for one in found.values()) or len({(d.memory, d.index) for d in found.values()}) > 1):
         raise ProviderError(
             f"The device {name!r:.60} spreads the graphs over several memories. Keep to one GPU, or to the processor."

@@ -135,12 +135,15 @@ def _tables(name: GraphName, sizes: ModelSizes) -> dict[str, tuple[int | None, .
     """Shapes of the weights whose sizes no input or output shows; None for any."""
     if name == "vision":
         embeddings, side = "vision_model.embeddings", sizes.patch_size
-        return {
-            f"{embeddings}.patch_embedding.weight": (None, 3, side, side),
-            f"{embeddings}.position_embedding.weight": (sizes.positions_per_side**2, None),
+        patches = {f"{embeddings}.patch_embedding.weight": (None, 3, side, side)}
+        positions = sizes.positions_per_side**2
+        if sizes.image_size is not None:  # images of one size; one position more, of the class token
+            return patches | {f"{embeddings}.position_embedding.weight": (positions + 1, None)}
+        return patches | {
+            f"{embeddings}.position_embedding.weight": (positions, None),
             "positions": (sizes.max_patches + 1, sizes.max_patches),
         }
-    if name == "embedding":
+    if name in ("embedding", "cross"):
         return {}
     return dict.fromkeys(("cos", "sin"), (sizes.max_positions, sizes.head_dim // 2))
 

@@ -53,6 +53,8 @@ class Sessions:
     """Images that the vision graph takes at most."""
     passed_over: str = ""
     """Why "auto" did not take a better device."""
+    cross: ort.InferenceSession | None = None
+    """IDEFICS' keys and values of images."""
 
 
 def open_sessions(

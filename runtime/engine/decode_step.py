@@ -48,9 +48,7 @@ class DecodeStep:
         embeds = storage.buffer(batch, 1, 1, hidden).rows(0, batch, (batch, 1, hidden))
 
         self._embedding = Bound(engine.sessions.embedding)
-        self._embedding.input("input_ids", self._ids.value)
-        self._embedding.input("feature_rows", HostInput((batch, 1), storage, -1).value)
-        self._embedding.input("image_features", storage.buffer(0, 1, 1, hidden).rows(0, 0, (0, hidden)))
+        engine.bind_tokens(self._embedding, self._ids.value, batch)
         self._embedding.output("inputs_embeds", embeds)
         self._decoder = Bound(engine.sessions.decoder)
         self._decoder.input("inputs_embeds", embeds)
@@ -58,6 +56,7 @@ class DecodeStep:
         self._decoder.input("logit_positions", HostInput((batch, 1), storage).value)
         self._decoder.output("logits", self._logits.value)
         cache.bind(self._decoder, 0, batch)
+        engine.bind_images(self._decoder, cache, 0, batch, 1)
         self._recording = self._record() if engine.sessions.gpu_options.cuda_graph else None
 
     def __call__(self, tokens: list[int]) -> NDArray[np.float32]:

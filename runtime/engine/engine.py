@@ -1,32 +1,32 @@
-"""The three graphs as verbs: encode images, embed tokens, decode over a cache. What lies between stays on the device.
+"""The graphs as verbs: encode images, embed tokens, decode over a cache. What lies between stays on the device.
+
+What a model's images do to its tokens is said by a class of its own: `Idefics2Engine`, `IdeficsEngine`.
 
 A DecodeStep binds the embedding and the decoder by itself, once for all the steps of an answer.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from ...graphs.errors import ModelFolderError
-from ..devices.device import CPU, CUDA, on_gpu
 from ..devices.machine import total_memory
 from ..devices.sessions import Sessions
 from ..errors import PromptError
-from ..folder import ModelFolder
 from ..memory.bound import Bound
 from ..memory.buffer import Buffer, Storage
 from ..memory.feature_cache import FeatureCache, tile_digest
 from ..memory.host import HostOutput
 from ..memory.key_value_cache import KeyValueCache
 from ..parallel import in_parallel
-from ..sample import Tile
-from .argmax import open_argmax
+from ..sample import Sample, Tile
 from .call import run
 from .timings import Timings
 
@@ -38,8 +38,15 @@ PATCHES_PER_CALL = 4 * 70 * 70
 _PIXELS: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
+class Sight(Protocol):
+    """What the tokens of some prompts see besides tokens, for one decoder call."""
+
+    def between(self, begin: int, end: int) -> Self:
+        """The same for a piece of the prompts."""
+
+
 @dataclass
-class Engine:
+class Engine(ABC):
     """Runs the graphs of one model. Safe to use from several threads."""
 
     sessions: Sessions
@@ -51,13 +58,6 @@ class Engine:
     storage: Storage = field(init=False)
     pixel_type: type[np.generic] = field(init=False)
     """What the vision graph takes."""
-
-    @classmethod
-    def open(cls, folder: ModelFolder, sessions: Sessions, image_cache: int = 0) -> Engine:
-        argmax = None
-        if sessions.memory == "cuda" and sessions.gpu_options.argmax:
-            argmax = open_argmax([(CUDA, on_gpu(sessions.gpu)), CPU])
-        return cls(sessions, folder.manifest.model, folder.manifest.precision, FeatureCache(image_cache), argmax)
 
     def __post_init__(self) -> None:
         self.storage = Storage.of(self.sessions.vision, self.sessions.memory, self.sessions.gpu)
@@ -92,15 +92,6 @@ class Engine:
             timings.images_reused += len(tiles) - len(missing)
         return [features for index in first if (features := found[index])]
 
-    def gather(self, features: Sequence[Buffer]) -> Buffer:
-        """Features of several tiles, one after another: [tiles, 1, image_seq_len, hidden]."""
-        if len(features) == 1:
-            return features[0]
-        together = self._feature_buffer(len(features))
-        for row, part in enumerate(features):
-            together.copy(row, part, 0, 0, self.sizes.image_seq_len)
-        return together
-
     def features_from(self, values: NDArray[Any]) -> Buffer:
         """Features of one tile [image_seq_len, hidden] that the caller has."""
         self._check_range(values, "image_features")
@@ -108,20 +99,41 @@ class Engine:
         buffer.write(values)
         return buffer
 
-    def embed(self, ids: NDArray[np.int64], features: Buffer | None = None, rows: NDArray[np.int64] | None = None) -> Buffer:
-        """Token ids [batch, seq] → inputs_embeds [batch, 1, seq, hidden]; `rows` as the contract's feature_rows."""
-        batch, seq = ids.shape
-        hidden = self.sizes.hidden_size
-        embeds = self.storage.buffer(batch, 1, seq, hidden)
-        features = features or self._feature_buffer(0)
-        tiles = features.shape[0]
-        bound = Bound(self.sessions.embedding)
-        self._bind(bound, "input_ids", ids)
-        self._bind(bound, "feature_rows", np.full_like(ids, -1) if rows is None else rows)
-        bound.input("image_features", features.rows(0, tiles, (tiles * self.sizes.image_seq_len, hidden)))
-        bound.output("inputs_embeds", embeds.rows(0, batch, (batch, seq, hidden)))
-        run("embedding", self.sessions.embedding, bound.binding)
-        return embeds
+    @abstractmethod
+    def embed(self, ids: NDArray[np.int64]) -> Buffer:
+        """Token ids [batch, seq], none of which stands for an image → inputs_embeds [batch, 1, seq, hidden]."""
+
+    @abstractmethod
+    def bind_tokens(self, bound: Bound, ids: ort.OrtValue, batch: int) -> None:
+        """Bind what the embedding takes for one token id per row, none of which stands for an image."""
+
+    @abstractmethod
+    def embed_ids(self, samples: Sequence[Sample], features: Sequence[Buffer], begin: int, end: int) -> Buffer:
+        """`embed_prompts` of samples that have ids."""
+
+    def embed_prompts(self, samples: Sequence[Sample], features: Sequence[Buffer], begin: int, end: int) -> Buffer:
+        """Right-padded embeddings of the tokens begin to end of some samples, whose tiles' features are given in order."""
+        if samples[0].embeds is None:
+            return self.embed_ids(samples, features, begin, end)
+        embeds = np.zeros((len(samples), end - begin, self.sizes.hidden_size), np.float32)
+        for row, sample in enumerate(samples):
+            assert sample.embeds is not None
+            embeds[row, : sample.tokens - begin] = sample.embeds[begin:end]
+        return self.embeds_from(embeds)
+
+    @abstractmethod
+    def look(self, samples: Sequence[Sample], features: Sequence[Buffer]) -> Sight | None:
+        """What the tokens of some prompts see, whose tiles' features are given in order; None where images are among tokens."""
+
+    @abstractmethod
+    def keep_sight(self, cache: KeyValueCache, first_row: int, samples: Sequence[Sample], sight: Sight | None) -> None:
+        """Have new tokens of rows of a cache see what the last ones of their prompts do."""
+
+    @abstractmethod
+    def bind_images(
+        self, bound: Bound, cache: KeyValueCache, first_row: int, batch: int, seq: int, sight: Sight | None = None, first: int = 0
+    ) -> None:
+        """Bind what `seq` new tokens of some rows see: by `sight`, from its row `first` on, or without it by the cache."""
 
     def embeds_from(self, values: NDArray[Any]) -> Buffer:
         """Embeddings [batch, seq, hidden] that the caller has, in a buffer as `embed` gives it."""
@@ -166,6 +178,7 @@ class Engine:
         positions: NDArray[np.int64],
         first_row: int = 0,
         graph: Literal["decoder", "prompt"] = "decoder",
+        sight: Sight | None = None,
     ) -> NDArray[np.float32]:
         """Run the decoder over right-padded embeddings, add their tokens to rows of the cache, and return logits.
 
@@ -176,6 +189,7 @@ class Engine:
             positions: where logits are wanted, counted from the first new token, int64 [batch, k].
             first_row: the cache's row of the first of them.
             graph: "prompt" for tokens of a prompt.
+            sight: what they see, of a prompt's; other tokens see what their rows of the cache do.
 
         Returns:
             float32 [batch, k, vocab].
@@ -184,9 +198,13 @@ class Engine:
         if batch > 1 and seq > 1 and cache.tokens[first_row : first_row + batch].any():
             # GroupQueryAttention takes several new tokens after a past for one row only.
             calls = [(row, slice(row, row + 1)) for row in range(batch)]
-            rows = [self._decode(embeds, row, 1, new[own], cache, positions[own], first_row + row, graph) for row, own in calls]
-            return np.concatenate(rows)
-        return self._decode(embeds, 0, batch, new, cache, positions, first_row, graph)
+            return np.concatenate(
+                [
+                    self._decode(embeds, row, 1, new[own], cache, positions[own], first_row + row, graph, sight)
+                    for row, own in calls
+                ]
+            )
+        return self._decode(embeds, 0, batch, new, cache, positions, first_row, graph, sight)
 
     def _decode(
         self,
@@ -198,6 +216,7 @@ class Engine:
         positions: NDArray[np.int64],
         first_row: int,
         graph: Literal["decoder", "prompt"],
+        sight: Sight | None,
     ) -> NDArray[np.float32]:
         """`decode` of some rows of the embeddings."""
         seq, hidden = int(new.max()) if batch == 1 else embeds.shape[2], self.sizes.hidden_size
@@ -208,6 +227,7 @@ class Engine:
         bound = Bound(session)
         bound.input("inputs_embeds", embeds.rows(first, first + batch, (batch, seq, hidden)))
         self._bind(bound, "attention_mask", (np.arange(width) < tokens[:, None]).astype(np.int64))
+        self.bind_images(bound, cache, first_row, batch, seq, sight, first)
         self._bind(bound, "logit_positions", positions)
         logits = HostOutput((*positions.shape, self.sizes.vocab_size), self.storage)
         bound.output("logits", logits.value)

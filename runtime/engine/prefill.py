@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..image_tokens import image_places
-from ..memory.buffer import Buffer
 from ..memory.key_value_cache import KeyValueCache
 from ..sample import Sample
-from .engine import Engine
+from .engine import Engine, Sight
 from .timings import Timings
 
 TOKENS_PER_CALL = 512
@@ -52,14 +50,19 @@ def read_prompts(
         features = [next(fresh) if t.ndim == 3 else engine.features_from(t) for s in samples for t in s.tiles]
     timings.images += clock() - start
     firsts = np.cumsum([0, *(len(sample.tiles) for sample in samples)])
+    sight: Sight | None = None
     for row, stop, begin, end in _calls(samples):
-        own = features[firsts[row] : firsts[stop]]
-        embeds = embed_prompts(engine, samples[row:stop], own, begin, end)
-        new = np.array([min(end, sample.tokens) - begin for sample in samples[row:stop]], np.int64)
+        together, own = samples[row:stop], features[firsts[row] : firsts[stop]]
+        if begin == together[0].reused:  # the first piece
+            sight = engine.look(together, own)
+        embeds = engine.embed_prompts(together, own, begin, end)
+        new = np.array([min(end, sample.tokens) - begin for sample in together], np.int64)
         every = np.broadcast_to(np.arange(new.max()), (len(new), int(new.max())))
         positions = np.ascontiguousarray(every) if everywhere else new[:, None] - 1
-        logits = engine.decode(embeds, new, cache, positions, row, "prompt")
+        logits = engine.decode(embeds, new, cache, positions, row, "prompt", sight and sight.between(begin, end))
         engine.check_finite(logits, own, "prompt")
+        if end == max(sample.tokens for sample in together):  # the last piece
+            engine.keep_sight(cache, row, together, sight)
         timings.prompt_tokens += int(new.sum())
         yield PromptLogits(row, begin, logits)
 
@@ -84,25 +87,3 @@ def _go_together(samples: Sequence[Sample]) -> bool:
     padded = len(samples) * max(lengths)
     fits = padded <= TOKENS_PER_CALL and padded - sum(lengths) <= PADDING_SHARE * padded
     return fits and not samples[-1].reused and (samples[-1].embeds is None) == (samples[0].embeds is None)
-
-
-def embed_prompts(engine: Engine, samples: Sequence[Sample], features: Sequence[Buffer], begin: int, end: int) -> Buffer:
-    """Right-padded embeddings of the tokens begin to end of some samples, whose tiles' features are given in order."""
-    if samples[0].embeds is not None:
-        embeds = np.zeros((len(samples), end - begin, engine.sizes.hidden_size), np.float32)
-        for row, sample in enumerate(samples):
-            assert sample.embeds is not None
-            embeds[row, : sample.tokens - begin] = sample.embeds[begin:end]
-        return engine.embeds_from(embeds)
-    ids = np.zeros((len(samples), end - begin), np.int64)
-    rows = np.full_like(ids, -1)
-    used = tile = 0
-    for row, sample in enumerate(samples):
-        piece = np.array(sample.ids[begin:end], np.int64)
-        ids[row, : len(piece)] = piece
-        read = len(image_places(sample.ids[sample.reused : begin], engine.sizes))
-        places = image_places(piece, engine.sizes)
-        rows[row, places] = tile * engine.sizes.image_seq_len + read + np.arange(len(places))
-        used += len(places)
-        tile += len(sample.tiles)
-    return engine.embed(ids, engine.gather(features) if used else None, rows)

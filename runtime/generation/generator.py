@@ -83,7 +83,7 @@ class Generator:
             rows = [self.answers[prompt * several] for prompt in order]
             for sequence in range(1, several):
                 for row, prompt in enumerate(order):
-                    cache.copy_row(len(rows), row)
+                    cache.take(len(rows), row)
                     rows.append(self.answers[prompt * several + sequence])
             yield from self._decode(cache, np.concatenate([logits] * several), rows)
 
@@ -248,7 +248,7 @@ class Generator:
                 if searches[running[place]].done:
                     self._finish(running[place], searches[running[place]])
                     for beam in reversed(range(beams)) if place != len(running) - 1 else ():
-                        cache.copy_row(place * beams + beam, (len(running) - 1) * beams + beam)
+                        cache.take(place * beams + beam, (len(running) - 1) * beams + beam)
                     running[place] = running[-1]
                     running.pop()
             self.timings.decode += time.perf_counter() - start

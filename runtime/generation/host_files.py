@@ -9,7 +9,8 @@ from ...graphs.contract import ModelSizes
 from ...graphs.errors import ModelFolderError
 from ..folder import find_json
 from ..image_tokens import IMAGE
-from ..inputs.processor import Idefics2Processor
+from ..inputs.processor import Processor
+from ..inputs.processors import processor_class
 from ..outside.hosts import AllowUrls
 from ..sampling.generation_options import GenerationOptions
 
@@ -19,7 +20,7 @@ class HostFiles:
     """The configs, the tokenizer and the chat template of a folder, read and found to suit its graphs."""
 
     options: GenerationOptions
-    processor: Idefics2Processor
+    processor: Processor
 
     @classmethod
     def read(cls, folder: Path, sizes: ModelSizes, allow_urls: AllowUrls = False) -> HostFiles:
@@ -29,7 +30,7 @@ class HostFiles:
             ModelFolderError: one of them cannot be used, or is of another model.
         """
         options = GenerationOptions.from_configs(find_json(folder, "generation_config.json"), find_json(folder, "config.json"))
-        processor = Idefics2Processor.from_pretrained(folder, allow_urls=allow_urls)
+        processor = processor_class(sizes).from_pretrained(folder, allow_urls=allow_urls)
         if processor.image_seq_len != sizes.tokens_per_image:
             raise ModelFolderError(
                 f"processor_config.json gives an image {processor.image_seq_len} tokens, the model {sizes.tokens_per_image}. "

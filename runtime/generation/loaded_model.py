@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..engine.engine import Engine
-from ..inputs.processor import Idefics2Processor
+from ..inputs.processor import Processor
 from ..memory.prefix_cache import PrefixCache
 from ..sampling.generation_options import GenerationOptions
 
@@ -18,7 +18,7 @@ class LoadedModel(Protocol):
         """Its graphs."""
 
     @property
-    def processor(self) -> Idefics2Processor:
+    def processor(self) -> Processor:
         """Its prompts, images and text."""
 
     @property

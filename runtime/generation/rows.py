@@ -11,7 +11,7 @@ def leave(rows: list[Answer], cache: KeyValueCache) -> list[Answer]:
     for row in reversed(range(len(rows))):
         if rows[row].finish_reason:
             if row != len(rows) - 1:
-                cache.copy_row(row, len(rows) - 1)
+                cache.take(row, len(rows) - 1)
             rows[row] = rows[-1]
             rows.pop()
     return rows
@@ -22,4 +22,4 @@ def spread(cache: KeyValueCache, prompts: int, beams: int) -> None:
     for row in reversed(range(prompts)):
         for beam in range(beams):
             if row * beams + beam != row:
-                cache.copy_row(row * beams + beam, row)
+                cache.take(row * beams + beam, row)

@@ -1,7 +1,7 @@
-"""The exact port of Idefics2's image processor: split, resize, rescale, normalise, pad.
+"""What the models' image processors share: options, and images → tiles of values.
 
-Source: transformers 5.23, Idefics2ImageProcessorPil. Equal to it bit for bit. Sizes are planned on integers first; then each tile
-is cut and resized, and its values are written straight to their place in the output, tiles in parallel.
+Source: transformers 5.23, the Pil classes. Equal to them bit for bit. Sizes are planned on integers first; then each tile is cut
+and resized, and its values are computed, tiles in parallel.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
 from ...graphs.errors import ModelFolderError
-from ..checks import is_one_of
 from ..errors import ImageError, PromptError
 from ..folder import find_json, processor_folder
 from ..outside.hosts import AllowUrls, Hosts
@@ -25,30 +24,36 @@ from ..sample import Tile
 from .file import upright_rgb
 from .geometry import Box, Size, tile_boxes
 from .options import ImageOptions
-from .padding import pad_pixels
 from .pixels import Picture, TilePixels, cut, picture_size, resize, to_picture, to_values, unresized
 from .source import ImageSource, open_image
 
 CONFIG = "preprocessor_config.json"
 
 
-class Idefics2ImageProcessor:
-    """Images → `pixel_values` and `pixel_attention_mask`.
-
-    Options can be given here, per call, or set as attributes (`processor.do_image_splitting = False`).
+class ImageProcessor:
+    """Images → values, by options that can be given here, per call, or set as attributes (`processor.resample = 2`).
 
     Args:
         allow_urls: whether images may be http(s) URLs, which are downloaded: True, or the names of hosts (`Hosts`). An app that
             passes on strangers' addresses names the hosts.
-        options: the reference's, by name (`ImageOptions`).
+        options: the reference's, by name.
 
     Raises:
         PromptError: an option does not exist or has an impossible value.
     """
 
+    defaults: ClassVar[ImageOptions]
+    """The reference's, and by their type which options there are."""
+    reference: ClassVar[str]
+    """The reference's class, as preprocessor_config.json names it."""
+    upright: ClassVar[bool]
+    """Whether the model's processor turns Pillow images upright and drops their transparency."""
+    can_split: ClassVar[bool]
+    """Whether the model may see an image in parts."""
+
     def __init__(self, *, allow_urls: AllowUrls = False, **options: Any) -> None:
         self.allow_urls = allow_urls
-        self.options = ImageOptions().replace(**options)
+        self.options = self.defaults.replace(**options)
 
     def __getattr__(self, name: str) -> Any:
         if name != "options" and hasattr(self.options, name):
@@ -65,19 +70,15 @@ class Idefics2ImageProcessor:
             self.options = self.options.replace(**{name: value})
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, *, subfolder: str = "", allow_urls: AllowUrls = False, **options: Any
-    ) -> Idefics2ImageProcessor:
+    def from_pretrained(cls, folder: str | Path, *, subfolder: str = "", allow_urls: AllowUrls = False, **options: Any) -> Self:
         """From the preprocessor_config.json of a model folder or checkpoint, or the one nested in processor_config.json."""
         folder = processor_folder(folder, subfolder)
         nested_options: Any = find_json(folder, "processor_config.json").get("image_processor")
         config: Any = nested_options or find_json(folder, CONFIG)
         if not config or not isinstance(config, dict):
             raise ModelFolderError(f"{folder} has no image options in {CONFIG}. Give a model folder or a checkpoint.")
-        # Configs also hold keys of other classes: processor_class, image_processor_type, …
-        known = {field.name for field in dataclasses.fields(ImageOptions)}
         try:
-            processor = cls(**{name: value for name, value in config.items() if name in known and value is not None})
+            processor = cls(**cls.defaults.among(config))
         except PromptError as error:
             place = f"{folder}'s {'processor_config.json' if nested_options else CONFIG}"
             raise ModelFolderError(
@@ -89,42 +90,12 @@ class Idefics2ImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """The options as preprocessor_config.json holds them."""
-        found = {name: value for name, value in dataclasses.asdict(self.options).items() if value is not None}
-        return {"image_processor_type": "Idefics2ImageProcessor"} | found
+        return {"image_processor_type": self.reference} | self.options.among(dataclasses.asdict(self.options))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write preprocessor_config.json, which the reference reads, too."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / CONFIG).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-    def __call__(
-        self, images: Any, *, return_tensors: Literal["np"] | None = "np", upright: bool = False, **options: Any
-    ) -> dict[str, Any]:
-        """Process one image, a list of images, or one list per prompt (some of which may be empty).
-
-        Returns:
-            pixel_values: [batch, num_tiles, channels, height, width], padded with zeros right, below and by whole tiles;
-                float32 unless neither rescaled nor normalised. With do_pad=False unpadded, and with return_tensors=None
-                then a list of lists of tiles. `upright` is explained at `tiles`.
-            pixel_attention_mask: int64 [batch, num_tiles, height, width], 1 where there is an image; only with do_pad.
-        """
-        if not is_one_of(return_tensors, ("np", None)):
-            raise PromptError(f"return_tensors is {return_tensors!r:.60}. Leave it out: arrays are NumPy's.")
-        chosen = self.options.replace(**options)
-        lists = nested(images)
-        tiles = iter(self._tile_pixels([image for own in lists for image in own], chosen, upright))
-        per_prompt = [[tile for _ in own for tile in next(tiles)] for own in lists]
-        if chosen.do_pad:
-            return pad_pixels(per_prompt, chosen.scale, chosen.mean_std)
-        values = [in_parallel(lambda tile: to_values(tile, chosen.scale, chosen.mean_std), own) for own in per_prompt]
-        if return_tensors is None:
-            return {"pixel_values": values}
-        shapes = {tile.shape for own in values for tile in own}
-        if len(shapes) != 1 or len({len(own) for own in values}) != 1:
-            raise ImageError(
-                "The tiles have different sizes or numbers and make no array. Set do_pad=True or return_tensors=None."
-            )
-        return {"pixel_values": np.array(values)}
 
     def tiles(
         self,
@@ -135,8 +106,7 @@ class Idefics2ImageProcessor:
     ) -> list[list[Tile]]:
         """The tiles of each image, in order, unpadded; five an image with splitting, else one. Of a type to the caller's taste.
 
-        `upright` first treats Pillow images as the reference's processor does, and its image processor alone does not: turned
-        upright by their EXIF orientation, transparency dropped.
+        `upright` first turns Pillow images upright by their EXIF orientation and drops their transparency, as files' pixels come.
         """
         chosen = options or self.options
         pixels = self._tile_pixels(images, chosen, upright)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from PIL import Image
 
@@ -42,9 +42,13 @@ class ImageOptions:
     input_data_format: Layout | None = None
     """Where an array's channels are; None infers it."""
 
-    def replace(self, **options: Any) -> ImageOptions:
+    def replace(self, **options: Any) -> Self:
         """These options with some changed; PromptError names one that does not exist or cannot be."""
-        return dataclasses.replace(self, **checked("image option", _CHECKS, options))
+        return dataclasses.replace(self, **checked("image option", CHECKS, options))
+
+    def among(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What of a config file is an option: those also hold keys of other classes (processor_class, …), and nulls."""
+        return {name: value for name, value in config.items() if name in CHECKS and value is not None}
 
     @property
     def scale(self) -> float | None:
@@ -104,7 +108,7 @@ def _factor(name: str, value: Any) -> float:
 
 
 _layout = choice("channels_first", "channels_last", None)
-_CHECKS: dict[str, Check] = {
+CHECKS: dict[str, Check] = {
     "do_convert_rgb": flag,
     "do_resize": flag,
     "size": _size,
@@ -119,4 +123,4 @@ _CHECKS: dict[str, Check] = {
     "data_format": _layout,
     "input_data_format": _layout,
 }
-assert list(_CHECKS) == [field.name for field in dataclasses.fields(ImageOptions)]
+assert list(CHECKS) == [field.name for field in dataclasses.fields(ImageOptions)]

@@ -52,14 +52,16 @@ def open_image(image: ImageSource, allow_urls: AllowUrls = False) -> Image.Image
         return open_file(file, name)
 
 
-def read_image(image: ImageSource, allow_urls: AllowUrls = False) -> bytes | Image.Image | NDArray[Any]:
-    """An image that no file, URL or later change stands behind: a file's bytes, an upright RGB image, or an array's copy.
+def read_image(image: ImageSource, allow_urls: AllowUrls = False, upright: bool = True) -> bytes | Image.Image | NDArray[Any]:
+    """An image that no file, URL or later change stands behind: a file's bytes, or a copy of an image or array.
+
+    `upright` turns a Pillow image upright and makes it RGB, as the model's processor does or does not.
 
     Raises:
         ImageError: as `open_image`.
     """
     if isinstance(image, Image.Image):
-        return upright_rgb(image).copy()
+        return upright_rgb(image).copy() if upright else image.copy()
     if isinstance(image, np.ndarray):
         return image.copy()
     with _opened(image, allow_urls) as (file, name):

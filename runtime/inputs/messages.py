@@ -49,7 +49,7 @@ def turn_with_images(text: str, images: Sequence[Any]) -> list[Message]:
     return [message | {"content": items}]
 
 
-def with_images_read(message: Message, allow_urls: AllowUrls) -> Message:
+def with_images_read(message: Message, allow_urls: AllowUrls, upright: bool) -> Message:
     """A message of the caller's with its images read, so that neither files nor arrays nor lists may change it later."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
@@ -58,7 +58,7 @@ def with_images_read(message: Message, allow_urls: AllowUrls) -> Message:
     for item in content:
         images = images_in([{"content": [item]}])
         if images:
-            items.append({"type": "image", "image": read_image(images[0], allow_urls)})
+            items.append({"type": "image", "image": read_image(images[0], allow_urls, upright)})
         elif isinstance(item, dict) and item.get("type") in TEXT_TYPES and isinstance(item.get("text"), str):
             items.append({"type": "text", "text": item["text"]})
         else:

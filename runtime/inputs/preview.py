@@ -14,7 +14,8 @@ from ..image_tokens import tokens_with_fakes
 from ..images.file import upright_rgb
 from ..images.geometry import Box, Size, tile_boxes
 from ..images.source import ImageSource, open_image
-from .processor import Idefics2Processor
+from ..sample import Tile
+from .processor import Processor
 
 PLACES = ("top left", "top right", "bottom left", "bottom right", "whole")
 _THUMBNAIL = 240
@@ -75,15 +76,15 @@ class Preview:
         }
 
 
-def preview(processor: Idefics2Processor, sources: Sequence[ImageSource], **image_options: Any) -> Preview:
+def preview(processor: Processor, sources: Sequence[ImageSource], **image_options: Any) -> Preview:
     """Process images as for one prompt. ImageError, PromptError as from the processor."""
-    opened = [open_image(source, processor.image_processor.allow_urls) for source in sources]
-    images = [upright_rgb(image) if isinstance(image, Image.Image) else image for image in opened]
-    plain = {"do_rescale": False, "do_normalize": False, "do_pad": True, "do_convert_rgb": True}
-    inputs = processor.image_processor([images], **image_options | plain)
-    pixels, mask = inputs["pixel_values"][0], inputs["pixel_attention_mask"][0]
+    reader = processor.image_processor
+    opened = [open_image(source, reader.allow_urls) for source in sources]
+    images = [upright_rgb(image) if reader.upright and isinstance(image, Image.Image) else image for image in opened]
+    options = reader.options.replace(**image_options | {"do_rescale": False, "do_normalize": False, "do_convert_rgb": True})
+    pixels, mask = _padded([tile for own in reader.tiles(images, options) for tile in own])
     sizes = iter([Size(int(own.any(1).sum()), int(own.any(0).sum())) for own in mask])
-    split = processor.image_processor.options.replace(**image_options).do_image_splitting
+    split = options.do_image_splitting
     found = []
     for image in images:
         height, width = (image.height, image.width) if isinstance(image, Image.Image) else _array_size(image)
@@ -93,6 +94,16 @@ def preview(processor: Idefics2Processor, sources: Sequence[ImageSource], **imag
         tokens = tokens_with_fakes(len(tiles), processor.image_seq_len)
         found.append(ImagePreview(Size(height, width), tiles, tokens))
     return Preview(found, Size(*mask.shape[1:]), pixels.astype(np.uint8), mask)
+
+
+def _padded(tiles: Sequence[Tile]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Tiles in one array, padded right and below, and its mask."""
+    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (1, 2))
+    pixels, mask = np.zeros((len(tiles), 3, height, width), np.float32), np.zeros((len(tiles), height, width), np.int64)
+    for place, tile in enumerate(tiles):
+        pixels[place, :, : tile.shape[1], : tile.shape[2]] = tile
+        mask[place, : tile.shape[1], : tile.shape[2]] = 1
+    return pixels, mask
 
 
 def draw(shown: Preview, names: Sequence[str]) -> Image.Image:

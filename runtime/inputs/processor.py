@@ -1,61 +1,56 @@
-"""The exact port of Idefics2's processor: prompts and images → the arrays the model takes, and ids → text.
+"""What the models' processors share: tokenizer, chat template, padding, and ids → text.
 
-Source: transformers 5.23, Idefics2Processor and ProcessorMixin.apply_chat_template.
+Source: transformers 5.23, ProcessorMixin.apply_chat_template and the tokenizer's calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ...graphs.contract import ModelSizes
 from ...graphs.errors import ModelFolderError
-from ..checks import flag, is_one_of, is_plain, is_whole, whole
+from ..checks import flag
 from ..errors import PromptError
 from ..folder import find_json, processor_folder
 from ..image_tokens import IMAGE, SPECIAL_TOKENS
-from ..images.image_processor import Idefics2ImageProcessor, nested
-from ..images.source import ImageSource
+from ..images.image_processor import ImageProcessor
 from ..outside.hosts import AllowUrls
+from ..sample import Sample
 from ..text.chat_template import ChatTemplate, load_chat_template
-from ..text.prompt import Message, check_image_count, check_text, expand_images, user_turn, with_tags
-from ..text.tokenizer import (
-    Padding,
-    Side,
-    Truncation,
-    check_side,
-    decode,
-    encode,
-    is_llama,
-    load_tokenizer,
-    pad_ids,
-    padded_width,
-    truncation_length,
-)
+from ..text.prompt import Message, check_image_count, check_text, user_turn, with_tags
+from ..text.tokenizer import Side, check_side, decode, encode, is_llama, load_tokenizer, pad_ids, padded_width
 from .arrays import Inputs
 from .call_options import image_options_among
 from .messages import images_in
+from .padding_options import PaddingOptions
 
 MAX_PADDED = 1 << 26
 """Tokens of padded prompts together: two arrays of 512 MiB."""
 
 
-class Idefics2Processor:
-    """Prompts and images → a dict of arrays, like the reference's class of this name, and back from ids to text.
+class Processor(ABC):
+    """Prompts and images → a dict of arrays, and back from ids to text.
 
     Attributes:
-        image_processor: used for the images; its options decide about splitting, in pixels and prompt alike.
+        image_processor: used for the images.
         tokenizer: a `tokenizers.Tokenizer`; its padding_side and truncation_side may be set.
         image_seq_len: tokens per tile.
         chat_template: None where the folder has none.
     """
 
+    image_processor_class: ClassVar[type[ImageProcessor]]
+    model_input_names: ClassVar[tuple[str, ...]]
+    """What the model takes in place of a prompt."""
+
     def __init__(
         self,
-        image_processor: Idefics2ImageProcessor,
+        image_processor: Any,
         tokenizer: Tokenizer,
         image_seq_len: int = 64,
         chat_template: ChatTemplate | None = None,
@@ -63,15 +58,17 @@ class Idefics2Processor:
         padding_side: Side = "left",
         truncation_side: Side = "right",
         bos_token: str | None = None,
+        eos_token: str | None = None,
     ) -> None:
         self.image_processor, self.tokenizer, self.image_seq_len = image_processor, tokenizer, image_seq_len
         self.chat_template, self.pad_token_id = chat_template, pad_token_id
-        self.padding_side, self.truncation_side, self.bos_token = padding_side, truncation_side, bos_token
+        self.padding_side, self.truncation_side = padding_side, truncation_side
+        self.bos_token, self.eos_token = bos_token, eos_token
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, *, subfolder: str = "", allow_urls: AllowUrls = False, **image_options: Any
-    ) -> Idefics2Processor:
+    ) -> Self:
         """From a model folder, or any folder or hub repository with the reference's processor files and a tokenizer.json.
 
         Args:
@@ -84,89 +81,29 @@ class Idefics2Processor:
         special = {name: _content(config[name]) for name in SPECIAL_TOKENS if config.get(name) is not None}
         tokenizer = load_tokenizer(folder)
         pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
-        image_seq_len = find_json(folder, "processor_config.json").get("image_seq_len", 64)
-        if not is_whole(image_seq_len) or image_seq_len < 1:
-            raise ModelFolderError(
-                f"{folder}'s processor_config.json has image_seq_len {image_seq_len!r:.60}. Download it again."
-            )
         try:
             padding_side = check_side(config.get("padding_side") or ("left" if is_llama(config) else "right"))
             truncation_side = check_side(config.get("truncation_side") or "right", "truncation_side")
         except PromptError as error:
             raise ModelFolderError(f"{folder}'s tokenizer_config.json cannot be used: {error}") from error
         return cls(
-            Idefics2ImageProcessor.from_pretrained(folder, allow_urls=allow_urls, **image_options),
+            cls.image_processor_class.from_pretrained(folder, allow_urls=allow_urls, **image_options),
             tokenizer,
-            image_seq_len,
+            cls.tokens_per_tile(folder),
             load_chat_template(folder, special),
             0 if pad is None else pad,
             padding_side,
             truncation_side,
             special.get("bos_token"),
+            special.get("eos_token"),
         )
 
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        *,
-        padding: Padding = False,
-        padding_side: Side | None = None,
-        pad_to_multiple_of: int | None = None,
-        truncation: Truncation = None,
-        max_length: int | None = None,
-        add_special_tokens: bool = True,
-        return_tensors: Literal["np"] | None = "np",
-        **image_options: Any,
-    ) -> Inputs:
-        """Prompts with image tags, and their images.
+    @staticmethod
+    @abstractmethod
+    def tokens_per_tile(folder: Path) -> int:
+        """Image tokens that each tile takes in a prompt, by a folder's files."""
 
-        Args:
-            text: one prompt or several, with one ``<image>`` per image.
-            images: one image, the images of all prompts in order, or one list per prompt.
-            padding: True (or "longest") pads shorter prompts, "max_length" all of them to `max_length`.
-            truncation: cut prompts to `max_length` tokens; a prompt whose image tokens would be cut is refused. None cuts
-                where `max_length` is given and padding is not.
-            image_options: options of the image processor for this call, do_image_splitting among them; the reference's other
-                options may be given with values that change nothing.
-
-        Returns:
-            input_ids, attention_mask: int64 [batch, seq], with text.
-            pixel_values: float32 [batch, num_tiles, 3, height, width], and pixel_attention_mask: int64, with images.
-
-        Raises:
-            PromptError, ImageError: tags and images do not match, or one of them cannot be used.
-        """
-        if text is None and images is None:
-            raise PromptError("Neither text nor images were given. Give at least one of them.")
-        if not is_one_of(return_tensors, ("np", None)):
-            raise PromptError(f"return_tensors is {return_tensors!r:.60}. Leave it out: arrays are NumPy's.")
-        given = {"padding": padding, "padding_side": padding_side, "truncation": truncation, "max_length": max_length}
-        for name, value in given.items():
-            if not is_plain(value):
-                raise PromptError(f"{name} is {value!r:.60}. Give one of the reference's values, or leave it out.")
-        flag("add_special_tokens", add_special_tokens)
-        multiple = None if pad_to_multiple_of is None else whole(1)("pad_to_multiple_of", pad_to_multiple_of)
-        image_options = image_options_among(image_options)
-        if text is None:
-            return Inputs(self.image_processor(images, return_tensors=return_tensors, upright=True, **image_options))
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) for t in texts):
-            raise PromptError("text is not a string or a list of strings. Use apply_chat_template for messages.")
-        own = share_images(texts, images)
-        limit = truncation_length(truncation, max_length, padding)
-        # The tiles are made in one go with their padding, so only the ids are asked for here.
-        split = self.image_processor.options.replace(**image_options).do_image_splitting
-        ids = self.ids(texts, own, split, add_special_tokens, limit)
-        width = padded_width([len(row) for row in ids], padding, max_length, multiple)
-        if width is not None and len(ids) * width > MAX_PADDED:
-            raise PromptError(f"The {len(ids)} prompts would be padded to {width:,} tokens each. Pad to fewer.")
-        side = check_side(padding_side or self._side("padding_side"))
-        inputs = Inputs(pad_ids(ids, self.pad_token_id, side, width))
-        if any(own):
-            inputs.update(self.image_processor(own, return_tensors=return_tensors, upright=True, **image_options))
-        return inputs
-
+    @abstractmethod
     def ids(
         self,
         texts: Sequence[str],
@@ -175,14 +112,43 @@ class Idefics2Processor:
         add_special_tokens: bool = True,
         max_length: int | None = None,
     ) -> list[list[int]]:
-        """Token ids of tagged prompts with so many images; the images are not looked at."""
-        for text, own in zip(texts, images, strict=True):
-            check_text(text)
-            check_image_count(text, len(own))
-        expanded = [expand_images(text, self.image_seq_len, split) for text in texts]
+        """Token ids of prompts with one image tag per image; the images are not looked at."""
+
+    @abstractmethod
+    def tagged_inputs(self, texts: list[str], images: list[list[Any]], **options: Any) -> Inputs:
+        """The arrays of prompts with one image tag per image."""
+
+    @abstractmethod
+    def sample(self, ids: list[int], tiles: list[NDArray[Any]], reused: int = 0, skipped: int = 0) -> Sample:
+        """A prompt for the model.
+
+        Args:
+            tiles: values or features of its images' tiles, in order, without those of the first `skipped` images.
+            reused: tokens at the start whose keys and values are in the cache.
+        """
+
+    @abstractmethod
+    def samples(self, inputs: Mapping[str, Any], sizes: ModelSizes) -> list[Sample]:
+        """What this processor returns, padded on either side, → prompts for the model."""
+
+    @abstractmethod
+    def image_of(self, ids: Sequence[int], split: bool) -> list[int]:
+        """For each token of a prompt, which image its keys and values follow from by themselves; −1 for none."""
+
+    @abstractmethod
+    def image_of_answers(self, image_of: Sequence[int]) -> int:
+        """The same for the tokens that are generated after a prompt."""
+
+    @abstractmethod
+    def resume(self, ids: Sequence[int], length: int, split: bool) -> tuple[int, int]:
+        """Of the first `length` tokens of a prompt, which are cached, how many serve, and how many of its first images the tokens
+        behind those do without."""
+
+    def tokenized(self, expanded: Sequence[str], add_special_tokens: bool, max_length: int | None = None) -> list[list[int]]:
+        """Token ids of texts with all of their images' tokens; PromptError where some of those would be cut off."""
         encodings = encode(self.tokenizer, expanded, add_special_tokens, max_length, self._side("truncation_side"))
         image_token = self.tokenizer.token_to_id(IMAGE)
-        if image_token is None and any(images):
+        if image_token is None and any(IMAGE in text for text in expanded):
             raise ModelFolderError(f"The folder's tokenizer has no {IMAGE}, nor has the vocabulary room for it. Export it again.")
         for text, encoding in zip(expanded, encodings, strict=True):
             needed, kept = text.count(IMAGE), 0 if image_token is None else encoding.ids.count(image_token)
@@ -192,6 +158,14 @@ class Idefics2Processor:
                     "Raise max_length, or use fewer or unsplit images."
                 )
         return [encoding.ids for encoding in encodings]
+
+    def padded(self, ids: list[list[int]], options: PaddingOptions) -> Inputs:
+        """input_ids and attention_mask of prompts."""
+        width = padded_width([len(row) for row in ids], options.padding, options.max_length, options.pad_to_multiple_of)
+        if width is not None and len(ids) * width > MAX_PADDED:
+            raise PromptError(f"The {len(ids)} prompts would be padded to {width:,} tokens each. Pad to fewer.")
+        side = check_side(options.padding_side or self._side("padding_side"))
+        return Inputs(pad_ids(ids, self.pad_token_id, side, width))
 
     def apply_chat_template(
         self,
@@ -223,7 +197,7 @@ class Idefics2Processor:
             return texts if batch else texts[0]
         images = [images_in(conversation) for conversation in conversations]
         options.setdefault("add_special_tokens", not self.starts_with_bos(texts[0]))
-        inputs = self(images if any(images) else None, texts, **options)
+        inputs = self.tagged_inputs(texts, images, **options)
         return inputs if return_dict else inputs["input_ids"]
 
     def _side(self, name: Literal["padding_side", "truncation_side"]) -> Side:
@@ -287,23 +261,11 @@ class Idefics2Processor:
         return [self.decode(ids, skip_special_tokens) for ids in sequences]
 
 
-def share_images(texts: Sequence[str], images: Any) -> list[list[ImageSource]]:
-    """Images in any of the accepted nestings → one list per prompt; a flat list is shared out by the prompts' tags."""
-    if images is None:
-        return [[] for _ in texts]
-    lists = nested(images)
-    flat = not (isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple))
-    if flat and len(texts) > 1:
-        ends = list(accumulate((text.count(IMAGE) for text in texts), initial=0))
-        if ends[-1] != len(lists[0]):
-            raise PromptError(
-                f"The prompts have {ends[-1]} {IMAGE} together but {len(lists[0])} images were given. "
-                f"Put one {IMAGE} per image, or give one list of images per prompt."
-            )
-        return [lists[0][start:stop] for start, stop in pairwise(ends)]
-    if len(lists) != len(texts):
-        raise PromptError(f"There are {len(texts)} prompts but {len(lists)} lists of images. Give one list per prompt.")
-    return lists
+def check_tags(texts: Sequence[str], images: Sequence[Sequence[Any]]) -> None:
+    """Raise PromptError unless texts are valid and have one image tag per image."""
+    for text, own in zip(texts, images, strict=True):
+        check_text(text)
+        check_image_count(text, len(own))
 
 
 def _content(token: str | dict[str, Any]) -> str:

@@ -11,8 +11,9 @@ from ..errors import PromptError
 from ..image_tokens import TILES_OF_SPLIT_IMAGE
 from ..sample import Sample
 from .arrays import array_of, check_finite
+from .images_per_prompt import share_images
 from .messages import images_in
-from .processor import Idefics2Processor, share_images
+from .processor import Processor
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Request:
     """Text or a conversation each."""
     images: list[list[Any]]
     """Images of each prompt, or arrays of features [tiles, image_seq_len, hidden]."""
-    processor: Idefics2Processor
+    processor: Processor
     raw: bool
     split: bool
     encoded: bool
@@ -33,7 +34,7 @@ class Request:
     @classmethod
     def read(
         cls,
-        processor: Idefics2Processor,
+        processor: Processor,
         prompt: Any,
         images: Any = None,
         raw: bool = False,
@@ -81,9 +82,13 @@ class Request:
             tiles = [list(np.array(features, np.float32)) for features in flat]  # copies: a stream may read them later
         else:
             processor = self.processor.image_processor
-            tiles = processor.tiles(flat, processor.options.replace(do_image_splitting=self.split), True, pixel_type)
+            options = processor.options.replace(do_image_splitting=self.split)
+            tiles = processor.tiles(flat, options, processor.upright, pixel_type)
         each = iter(tiles)
-        return [Sample(row, [tile for _ in own for tile in next(each)]) for row, own in zip(ids, self.images, strict=True)]
+        return [
+            self.processor.sample(row, [tile for _ in own for tile in next(each)])
+            for row, own in zip(ids, self.images, strict=True)
+        ]
 
 
 def is_batch(prompt: Any) -> bool:

@@ -106,15 +106,16 @@ class Buffer:
         _, *rest = self.shape
         return self._part(start * int(np.prod(rest)), (stop - start, *rest) if shape is None else tuple(shape))
 
-    def copy(self, row: int, source: Buffer, source_row: int, start: int, stop: int) -> None:
-        """Take [:, start:stop] of a row from a row of another buffer, or of this one."""
+    def copy(self, row: int, source: Buffer, source_row: int, start: int, stop: int, at: int | None = None) -> None:
+        """Take [:, start:stop] of a row from a row of another buffer, or of this one, to the same place or to `at`."""
+        at = start if at is None else at
         if self._storage.device == "cpu":
-            self._array[row, :, start:stop] = source._array[source_row, :, start:stop]
+            self._array[row, :, at : at + stop - start] = source._array[source_row, :, start:stop]
             return
         if stop > start:
             line = (stop - start) * self.shape[3] * self._storage.item_bytes
             lines = source._lines(source_row, start)
-            cuda_runtime.copy_lines(self._lines(row, start), lines, line, self.shape[1], self._storage.gpu)
+            cuda_runtime.copy_lines(self._lines(row, at), lines, line, self.shape[1], self._storage.gpu)
 
     def write(self, values: NDArray[np.floating[Any]]) -> None:
         """Fill the buffer with as many numbers from the host."""

@@ -86,8 +86,17 @@ class KeyValueCache:
             buffer.copy(row, source._buffers[name], source_row, start, stop)
         self.keep(row, stop)
 
+    def take(self, row: int, source_row: int) -> None:
+        """Make a row the copy of another, with all that its next tokens need."""
+        self.copy_row(row, source_row)
+
+    @property
+    def token_bytes(self) -> int:
+        """What a token's keys and values take in one row."""
+        return sum(buffer.nbytes for buffer in self._buffers.values()) // (self.batch * self.capacity)
+
     def like(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache of the same model."""
+        """An empty cache of the same model, for tokens' keys and values alone."""
         return KeyValueCache(self._sizes, self._storage, batch, capacity)
 
     def reorder(self, first_row: int, sources: Sequence[int], start: int) -> None:

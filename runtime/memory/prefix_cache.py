@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from ...graphs.contract import ModelSizes
-from ..image_tokens import told_apart, whole_tiles
+from ..image_tokens import told_apart, told_by_sight, whole_tiles
 from ..sample import Sample, common_length
 from .feature_cache import tile_digest
 from .key_value_cache import KeyValueCache
@@ -52,7 +52,7 @@ class PrefixCache:
 
     def put(self, key: Key, cache: KeyValueCache, row: int, tokens: int) -> None:
         """Keep a copy of a row's keys and values, if it fits at all, in place of shorter ones it begins with."""
-        size = cache.nbytes // (cache.batch * cache.capacity) * tokens
+        size = cache.token_bytes * tokens
         with self._lock:
             if size > self.max_bytes or any(entry.key[:tokens] == key for entry in self._entries.values()):
                 return
@@ -70,4 +70,5 @@ def prompt_key(sample: Sample, sizes: ModelSizes) -> Key | None:
     """The key of a whole prompt; None for embeddings, which have no tokens."""
     if sample.embeds is not None:
         return None
-    return told_apart(sample.ids, [tile_digest(tile) for tile in sample.tiles], sizes)
+    digests = [tile_digest(tile) for tile in sample.tiles]
+    return told_apart(sample.ids, digests, sizes) if sample.seen is None else told_by_sight(sample.ids, digests, sample.seen)

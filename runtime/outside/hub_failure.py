@@ -1,4 +1,4 @@
-"""Why a download from the hub failed, in words, and what to do about it."""
+"""Why a call of the hub failed, in words, and what to do about it."""
 
 from __future__ import annotations
 
@@ -113,16 +113,17 @@ def _by_system(_hub_id: str, _revision: str | None, chain: Chain) -> Explanation
 
 
 def _by_status(_hub_id: str, _revision: str | None, chain: Chain) -> Explanation | None:
-    status = next(
-        (int(response.status_code) for error in chain if (response := getattr(error, "response", None)) is not None), None
-    )
-    if status is None:
+    answered = next((error for error in chain if getattr(error, "response", None) is not None), None)
+    if answered is None:
         return None
+    status = int(answered.response.status_code)  # type: ignore[attr-defined]
     name = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
+    said = str(getattr(answered, "server_message", None) or "").strip()
+    refused = f"{name}: {first_line(ValueError(said))}" if said else name
     if status == 401:
         return f"{name}: there is no token, or it is not valid", f"Make one at the hub and {_LOG_IN}"
     if status == 403:
-        return name, f"Look whether a proxy or the token forbids it, and {_LOG_IN}"
+        return refused, f"Look whether a proxy or the token forbids it, and {_LOG_IN}"
     if status == 404:
         return name, "Check the name, or give a folder; check HF_ENDPOINT if it is set"
     if status == 407:
@@ -131,7 +132,7 @@ def _by_status(_hub_id: str, _revision: str | None, chain: Chain) -> Explanation
         return f"{name} from this address", f"Wait some minutes, or {_LOG_IN}: that raises the limit"
     if status >= 500:
         return f"{name}: the hub has trouble", "Try again later"
-    return name, "Check the name and the connection"
+    return refused, "Check the name and the connection"
 
 
 def _no_answer(_hub_id: str, _revision: str | None, chain: Chain) -> Explanation | None:

@@ -6,8 +6,8 @@ import glob
 from collections.abc import Collection
 from pathlib import Path
 
-from ..errors import Idefics2OnnxError
-from .hub_failure import explain
+from ..errors import Idefics2OnnxError, first_line
+from .hub_failure import Explanation, explain
 
 
 class UploadError(Idefics2OnnxError):
@@ -26,7 +26,7 @@ def upload(
         names: of the files; nothing else is sent.
         subfolder: folder inside of the repository.
         revision: branch; None for the main one.
-        private: for a repository that is new.
+        private: for a repository that is new; one that is there has to be private, too.
 
     Raises:
         UploadError: it says why, and what to do.
@@ -36,6 +36,10 @@ def upload(
     api = HfApi()
     try:
         api.create_repo(hub_id, private=private or None, exist_ok=True)
+        if private and not api.model_info(hub_id).private:
+            raise UploadError(
+                f"{hub_id} is there already and is public: nothing was sent. Make it private on the hub, or leave --private out."
+            )
         commit = api.upload_folder(
             repo_id=hub_id,
             folder_path=folder,
@@ -44,7 +48,24 @@ def upload(
             allow_patterns=[glob.escape(name) for name in names],
             commit_message=f"Upload {subfolder or hub_id} with idefics2-onnx",
         )
+    except UploadError:
+        raise
     except Exception as error:  # of huggingface_hub, httpx, the system and, where something else answered, of any reader
-        reason, advice = explain(hub_id, revision, error)
+        reason, advice = _of_uploads(folder, revision, error) or explain(hub_id, revision, error)
         raise UploadError(f"{folder} could not be uploaded to {hub_id} ({reason}). {advice}; then push again.") from error
     return str(commit.commit_url)
+
+
+def _of_uploads(folder: Path, revision: str | None, error: Exception) -> Explanation | None:
+    """What an exception means for an upload alone."""
+    from huggingface_hub import errors
+
+    if isinstance(error, UnicodeDecodeError):
+        return "README.md is not UTF-8", "Save it as UTF-8"
+    if isinstance(error, ValueError) and (refused := str(error).partition("Invalid metadata in README.md.")[2]):
+        return f"the hub refuses the head of README.md: {first_line(ValueError(refused)).lstrip('- ')}", "Correct that file"
+    if isinstance(error, OSError) and error.filename and Path(str(error.filename)).is_relative_to(folder):
+        return first_line(error), "Let this user read the folder"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"it has no branch {revision!r:.100}", "Make the branch on the hub, or leave --revision out"
+    return None

@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from ...graphs.contract import MANIFEST
 from ...graphs.errors import ModelFolderError
+from ..checks import is_whole
 from ..errors import Idefics2OnnxError, PromptError, first_line
 from ..folder import find_file, find_json, read_json_object
 from .added_tokens import AddedTokens
@@ -45,10 +46,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(json.dumps(content))
         # A model folder says everything in the two files that every folder has, and its manifest vouches for no others.
         older = {} if find_file(folder, MANIFEST) else {name: find_json(folder, f"{name}.json") for name in _OLDER_FILES}
-        text_config = find_json(folder, "config.json").get("text_config")
-        vocab_size = text_config.get("vocab_size") if isinstance(text_config, dict) else None
+        vocab_size = _vocab_size(find_json(folder, "config.json"))
         AddedTokens(content, config, *(older.get(name, {}) for name in _OLDER_FILES)).add_to(tokenizer, vocab_size)
     return tokenizer
+
+
+def _vocab_size(config: dict[str, Any]) -> Any:
+    """Rows of the embedding table, by a config.json: Idefics2's has a text_config, IDEFICS' additional rows behind the base."""
+    text_config = config.get("text_config")
+    sizes = text_config if isinstance(text_config, dict) else config
+    base: Any = sizes.get("vocab_size")
+    additional: Any = sizes.get("additional_vocab_size")
+    return base + (additional if is_whole(additional) else 0) if is_whole(base) else None
 
 
 class _FolderFault:

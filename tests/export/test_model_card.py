@@ -62,8 +62,21 @@ def test_cards_that_name_no_licence(card, tmp_path, manifest):
     assert "names no licence" in found.text
 
 
+def test_nothing_is_said_of_a_card_without_a_head(tmp_path, manifest, monkeypatch):
+    said = []
+    monkeypatch.setattr("huggingface_hub.repocard.logger.warning", said.append)
+    written(tmp_path, manifest, b"no front matter")
+    assert said == []
+
+
+def test_names_are_no_markdown(manifest):
+    text = model_card(replace(manifest, source="a`b <i> [c](d) *e*"), {})
+    assert "\n# a\\`b \\<i\\> \\[c\\](d) \\*e\\* for ONNX Runtime, fp16\n" in text
+    assert "exported from `a b <i> [c](d) *e*` by" in text
+
+
 def test_names_cannot_leave_their_lines(tmp_path, manifest):
     card = written(tmp_path, replace(manifest, source="a\n---\nlicense: mit"), b'---\nlicense: "a\\nb: c"\n---\n')
     front = yaml.safe_load(card.content.split("---")[1])
     assert front["license"] == "a\\nb: c"
-    assert "\nlicense: mit" not in model_card(replace(manifest, source="a\nlicense: mit"), {}, "")
+    assert "\nlicense: mit" not in model_card(replace(manifest, source="a\nlicense: mit"), {})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from huggingface_hub import ModelCard
 from idefics2_onnx.export import export_model, transformers_js
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.quantisation.quantise import Quantisation
+from idefics2_onnx.runtime.folder import MODEL_CARD
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 
@@ -45,6 +48,17 @@ def test_its_sessions_compute_the_same(precision, checkpoint, exported, tmp_path
     feeds = {"inputs_embeds": embeds, "attention_mask": np.ones((2, 5), np.int64), **past}
     expected = opened(ours / "decoder.onnx").run(None, feeds | {"logit_positions": np.full((2, 1), 4)})
     assert all((a == b).all() for a, b in zip(decoder.run(None, feeds), expected, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", Quantisation("int4", target="cuda")], ids=str)
+def test_its_card_names_its_files_and_opens_them(precision, checkpoint, tmp_path):
+    export_model(checkpoint("plain"), tmp_path / "js", precision, verify="never", layout="transformers.js")
+    card = ModelCard.load(tmp_path / "js" / MODEL_CARD)
+    assert card.data.library_name == "transformers.js"
+    graphs = {f"onnx/{path.name}" for path in (tmp_path / "js" / "onnx").glob("*.onnx")}
+    assert set(re.findall(r"^\| (onnx/\S+) \|", card.text, re.M)) == graphs
+    dtypes = re.findall(r"(\w+): '(\w+)'", re.search(r"dtype: \{(.*?)\}", card.text)[1])
+    assert {f"onnx/{name}{'' if dtype == 'fp32' else f'_{dtype}'}.onnx" for name, dtype in dtypes} == graphs
 
 
 def test_a_change_of_layout_that_was_stopped_goes_on(checkpoint, tmp_path, monkeypatch):

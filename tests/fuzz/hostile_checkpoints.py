@@ -175,7 +175,7 @@ def _reading(rng: random.Random, place: Place, source: Path, adapter: Path | Non
 
     def read() -> object:
         model = SourceModel.open(source, None, adapter)
-        choose_attention(model.config, None)
+        choose_attention(model.sizes.head_dim, None)
         with processor_source(model.checkpoint, model.config, model.adapter) as (processor, _):
             write_processor_files(processor, model.config, out)
         check_files(out, model.checkpoint, model.sizes)

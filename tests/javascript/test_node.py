@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from idefics2_onnx.demo.checkpoint_files import CHAT_TEMPLATE
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.images.image_processor import Idefics2ImageProcessor
+from idefics2_onnx.runtime.images.idefics2_image_processor import Idefics2ImageProcessor
 from idefics2_onnx.runtime.images.source import open_image
-from idefics2_onnx.runtime.inputs.processor import Idefics2Processor
+from idefics2_onnx.runtime.inputs.idefics2_processor import Idefics2Processor
 from idefics2_onnx.runtime.text.chat_template import ChatTemplate
 from idefics2_onnx.runtime.text.prompt import user_turn
 from idefics2_onnx.runtime.text.text_stream import TextStream

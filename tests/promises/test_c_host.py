@@ -6,7 +6,9 @@ the one that Python has.
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from idefics2_onnx.graphs.contract import MANIFEST
 from idefics2_onnx.runtime.folder import DEMO
-from idefics2_onnx.runtime.inputs.request import Request
 from idefics2_onnx.runtime.model import Idefics2
 
 HEADERS = Path(os.environ.get("ONNXRUNTIME_INCLUDE", "/usr/include/onnxruntime"))
 LIBRARIES = sorted(Path(ort.__file__).parent.glob("capi/libonnxruntime.so*"))
+arguments = runpy.run_path("examples/c/inputs.py")["arguments"]
 TOOLS = all(map(shutil.which, ("cmake", "cc")))
 
 pytestmark = pytest.mark.skipif(
@@ -40,22 +43,11 @@ def host(tmp_path_factory):
     return folder / "host"
 
 
-def answered(host, model, prompt, images, tmp_path, most=40):
+def answered(host, folder, question, pictures, tmp_path, most=40):
     """Ids from the program."""
-    (sample,) = Request.read(model.processor, prompt, images).samples(model.engine.pixel_type)
-    options = model.options
-    np.array(sample.ids, np.int64).tofile(tmp_path / "ids")
-    tiles = []
-    for number, tile in enumerate(sample.tiles):
-        tile.tofile(tmp_path / f"tile{number}")
-        tiles += [*map(str, tile.shape[1:]), str(tmp_path / f"tile{number}")]
-    never = ",".join(str(word[0]) for word in options.bad_words_ids or [] if len(word) == 1) or "-"
-    command = [
-        host, model.folder.path, str(model.engine.sizes.image_token_id), str(most), ",".join(map(str, options.eos_token_id)) or "-", never,
-        tmp_path / "ids", *tiles,
-    ]  # fmt: skip
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [int(line) for line in found.split()]
+    given = arguments(folder, tmp_path, question, pictures, most)
+    found = subprocess.run([host, folder, *given], check=True, capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 QUESTIONS = [
@@ -70,7 +62,7 @@ QUESTIONS = [
 def test_the_demo_answers_the_same(prompt, images, host, tmp_path):
     model = Idefics2.from_pretrained(DEMO)
     expected = model.generate(prompt, images, max_new_tokens=40, do_sample=False)
-    assert answered(host, model, prompt, images, tmp_path) == expected.token_ids
+    assert answered(host, DEMO, prompt, images or [], tmp_path) == expected.token_ids
 
 
 @pytest.mark.parametrize(
@@ -79,11 +71,45 @@ def test_the_demo_answers_the_same(prompt, images, host, tmp_path):
 def test_folders_of_every_kind_answer_the_same(folder, host, model, tmp_path):
     ours = model(*folder)
     expected = ours.generate("What is it?", "examples/cat.jpg", max_new_tokens=12)
-    assert answered(host, ours, "What is it?", "examples/cat.jpg", tmp_path, 12) == expected.token_ids
+    assert answered(host, ours.folder.path, "What is it?", ["examples/cat.jpg"], tmp_path, 12) == expected.token_ids
 
 
-def test_mistakes_are_sentences(host, tmp_path):
-    for arguments in ([], ["nowhere", "3", "5", "-", "-", "ids"], [DEMO, "3", "5", "-", "-", tmp_path / "none"]):
-        done = subprocess.run([host, *arguments], capture_output=True, text=True)
-        assert done.returncode == 1
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({1: "nowhere"}, "nowhere"),
+        ({2: "image"}, "IMAGE_TOKEN_ID is no id"),
+        ({3: "many"}, "MAX_NEW_TOKENS is no number"),
+        ({3: "2305843009213693952"}, "MAX_NEW_TOKENS is no number"),  # times 8 it is 0
+        ({4: "x"}, "ENDS or NEVER is not ids"),
+        ({5: "3,,4"}, "ENDS or NEVER is not ids"),
+        ({6: "none"}, "cannot be read"),
+        ({6: "."}, "cannot be read"),
+        ({6: "empty"}, "does not hold int64s"),
+        ({6: "odd"}, "does not hold int64s"),
+        ({7: "-112", 8: "-112"}, "A HEIGHT or WIDTH is no number"),
+        ({7: "56"}, "is not [3, HEIGHT, WIDTH]"),
+        ({6: "short"}, "not as many image tokens"),
+        ({2: "3"}, "not as many image tokens"),
+    ],
+)
+def test_mistakes_are_sentences(changed, words, host, tmp_path):
+    sizes = json.loads((DEMO / MANIFEST).read_text())["model"]
+    ids = np.array([1, *[sizes["image_token_id"]] * sizes["tokens_per_image"], 5], np.int64)
+    for name, content in {"ids": ids, "empty": ids[:0], "odd": ids.view(np.int8)[:-3], "short": ids[:-2]}.items():
+        content.tofile(tmp_path / name)
+    np.zeros((3, 112, 112), np.float16).tofile(tmp_path / "tile")
+    command = [host, DEMO, str(sizes["image_token_id"]), "1", "-", "-", "ids", "112", "112", "tile"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    for place, value in changed.items():
+        command[place] = value
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert words in line
+    assert done.stdout == ""
+
+
+def test_without_arguments_it_says_which_there_are(host):
+    done = subprocess.run([host], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.split()[:2]) == (1, ["host", "FOLDER"])

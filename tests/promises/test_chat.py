@@ -82,7 +82,7 @@ def test_an_answer_that_reads_otherwise_as_text_is_read_again(model, letters):
     ours = model("plain")
     chat = ours.chat(**letters)
     for text, count in TURNS:
-        known = chat._cached_ids
+        known = [token for token, _ in chat._cached]
         answer = chat.send(text, pictures(min(count, 1), 0))
         assert answer.token_ids == ours.generate(chat.messages[:-1], **letters).token_ids
         assert answer.timings.prompt_tokens_reused == max(0, len(known) - 6)

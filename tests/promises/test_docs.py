@@ -34,6 +34,7 @@ ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.
 RUN = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 BESIDE_CODE = [
     "demo/README.md",
+    "examples/c/README.md",
     "examples/javascript/README.md",
     "examples/frozen/README.md",
     "integrations/llm/README.md",
@@ -43,6 +44,7 @@ READ = [*RUN, "CHANGELOG.md", *BESIDE_CODE, "tests/support/golden_files/README.m
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 MOST_NOT_RUN = 3
 MODEL_NAMES = ("idefics2-8b-fp16", "idefics2-8b-int8")
+OLDER = "idefics-9b-instruct-fp16"
 SHELL, PYTHON, TEXT = ("sh", "console", "bash"), ("python",), ("", "text", "ini")
 FOREIGN = {
     "--no-deps",
@@ -54,8 +56,9 @@ FOREIGN = {
     "--add-data",
     "--task",
     "--dtype",
+    "--build",
 }
-"""Options of pip, PyInstaller and optimum-cli."""
+"""Options of pip, PyInstaller, optimum-cli and CMake."""
 OTHERS = ("", "git", "cd", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller")
 """Programs that documents call and the tests do not: `make test-integrations` and `make test-frozen` do."""
 FILES = [
@@ -115,17 +118,20 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("document", RUN)
-def test_blocks_run(document, folder):
+def test_blocks_run(document, folder, request):
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
         place = f"{document}:{block.line}"
         if block.reason:
             continue
         assert block.language in (*SHELL, *PYTHON, *TEXT), f"{place}: a block of {block.language!r} is not known here"
-        for name in MODEL_NAMES:  # one at a time: `run` takes the only one that is here
+        for name in (*MODEL_NAMES, OLDER):  # one at a time: `run` takes the only one that is here
             (folder / name).unlink(missing_ok=True)
-        named = [name for name in MODEL_NAMES if name in block.text] or MODEL_NAMES[:1]
-        (folder / named[0]).symlink_to(DEMO, target_is_directory=True)
+        if block.language in PYTHON and OLDER in block.text:
+            (folder / OLDER).symlink_to(request.getfixturevalue("exported")("idefics"), target_is_directory=True)
+        else:
+            named = [name for name in MODEL_NAMES if name in block.text] or MODEL_NAMES[:1]
+            (folder / named[0]).symlink_to(DEMO, target_is_directory=True)
         if block.language in PYTHON:
             exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / document), "exec"), names)
         elif block.language in SHELL:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from idefics2_onnx.runtime.engine.prefill import embed_prompts
 from idefics2_onnx.runtime.images.padding import unpad_tiles
 from idefics2_onnx.runtime.sample import Sample
 from parity import assert_close, photos, tensors
@@ -59,7 +58,7 @@ def test_ladder(case, splitting, num_images, model, reference):
         with torch.no_grad():
             merged = torch.cat(theirs.model.get_image_features(**arrays).pooler_output)
         assert_close("vision", precision, engine.gather(features).read().reshape(merged.shape), merged.numpy())
-    embeds = embed_prompts(engine, [sample], features, 0, sample.tokens)
+    embeds = engine.embed_prompts([sample], features, 0, sample.tokens)
     with torch.no_grad():
         ids = torch.from_numpy(inputs["input_ids"])
         wanted = theirs.model.get_input_embeddings()(ids)

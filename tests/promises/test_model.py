@@ -7,7 +7,7 @@ import pytest
 from idefics2_onnx import ImageError
 from idefics2_onnx.runtime.errors import PromptError
 from idefics2_onnx.runtime.generation.answer import with_answers
-from idefics2_onnx.runtime.inputs.arrays import samples_of
+from idefics2_onnx.runtime.inputs.idefics2_arrays import samples_of
 from idefics2_onnx.runtime.model import Idefics2
 from parity import photo, photos
 

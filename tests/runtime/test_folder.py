@@ -35,6 +35,36 @@ def test_what_is_no_model_folder(tmp_path, folder):
     refused(tmp_path, "has no idefics2_onnx.json, so it is no model folder")
     (folder / MANIFEST).unlink()
     refused(folder, "so it is a checkpoint")
+    (folder / "onnx").mkdir()  # export --layout transformers.js
+    refused(folder, "so it is in the layout of another library")
+
+
+def test_a_path_is_no_hub_id(tmp_path, monkeypatch):
+    """Or a folder that is missing would be asked for under its name at the hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("idefics2_onnx.runtime.folder.download", None)
+    refused(Path("models/idefics2"), "models/idefics2 is not a folder")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "decoder.onnx"])
+def test_files_that_the_system_does_not_let_us_read(name, folder, monkeypatch):
+    opened = Path.open
+
+    def locked(path, *arguments, **options):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", locked)
+    refused(folder, f"{name}.*Permission denied")
+
+
+def test_a_folder_that_the_system_does_not_let_us_read(folder, monkeypatch):
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", locked)
+    refused(folder, r"cannot be read \(Permission denied\). Check its permissions")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DEMO.iterdir() if path.name != MODEL_CARD))

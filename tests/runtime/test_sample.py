@@ -40,7 +40,7 @@ def test_a_folder_of_another_architecture_is_refused(exported, tmp_path):
             (tmp_path / path.name).hardlink_to(path)
     manifest = json.loads((folder / MANIFEST).read_text())
     for architecture, words in (
-        ("idefics", "holds an idefics model"),
+        ("idefics", "precision.cross is None"),
         ("llava", "architecture is 'llava'"),
         (None, "architecture is None"),
     ):

@@ -17,6 +17,7 @@ class UploadHub:
     Attributes:
         sent: the large files that were sent, by their hashes, once for each time.
         refuses: how many large files are refused from now on.
+        answers: by the beginning of a path, what is said in place of the hub's own answer.
         token: what a caller has to bring.
     """
 
@@ -25,6 +26,7 @@ class UploadHub:
         self.private: dict[str, Any] = {}
         self.objects: dict[str, bytes] = {}
         self.sent: list[str] = []
+        self.answers: dict[str, tuple[int, Any]] = {}
         self.refuses, self.token = 0, token
         hub = self
 
@@ -52,6 +54,8 @@ class UploadHub:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
+                if "code" in content:
+                    self.send_header("X-Error-Code", content["code"])
                 self.end_headers()
                 self.wfile.write(text)
 
@@ -71,6 +75,8 @@ class UploadHub:
     def answer(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Any]:
         if method == "PUT":
             return self._take(path, body)
+        if answer := next((self.answers[start] for start in self.answers if path.startswith(start)), None):
+            return answer
         if authorization != f"Bearer {self.token}":
             return 401, {"error": "Invalid credentials"}
         if path == "/api/validate-yaml":
@@ -107,7 +113,7 @@ class UploadHub:
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?", path):
             if found[1] not in self.repositories:
                 return 404, {"error": "Repository not found"}
-            return 200, {"id": found[1], "sha": "d" * 40, "siblings": []}
+            return 200, {"id": found[1], "sha": "d" * 40, "siblings": [], "private": self.private[found[1]] in (True, "private")}
         return 404, {"error": f"no {path}"}
 
     def _take(self, path: str, body: bytes) -> tuple[int, Any]:

@@ -115,3 +115,46 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         f, "vision", "vision_model.embeddings.position_embedding.weight", lambda table: np.concatenate([table[1:2], table[1:]])
     ),
 }
+
+
+def _all_seen(model: onnx.ModelProto) -> None:
+    """No image is hidden from any token."""
+    for node in _nodes(model, "Constant"):
+        value = numpy_helper.to_array(node.attribute[0].t) if node.attribute[0].HasField("t") else np.zeros(0)
+        if value.size == 1 and value == -1e4:
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.zeros_like(value)))
+
+
+def _last_two_swapped(rows: np.ndarray) -> np.ndarray:
+    """Rows of the small model's 260th and 261st token, of 262, padding aside."""
+    return np.concatenate([rows[:260], rows[[261, 260]], rows[262:]])
+
+
+_GATED = "gated_cross_attn_layers.0"
+IDEFICS_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, str]]] = {
+    "a class token of zeros": (
+        lambda f: _weight(f, "vision", "vision_model.embeddings.class_embedding", np.zeros_like), ("vision", "patches")
+    ),
+    "no bias of a head's norm": (
+        lambda f: _weight(f, "vision", "perceiver_resampler.blocks.0.0.q_layer_norm.bias", np.zeros_like), ("vision", "perceiver 0")
+    ),
+    "two heads of keys swapped": (
+        lambda f: _weight(f, "cross", f"{_GATED}.cross_attn.k_proj.weight", _swapped_heads), ("cross", "cross.0.key")
+    ),
+    "additional tokens swapped": (
+        lambda f: _weight(f, "embedding", "embed_tokens.joined.weight", _last_two_swapped), ("embedding", "tokens")
+    ),
+    "additional words swapped": (
+        lambda f: _weight(f, "decoder", "lm_head.padded.weight", _last_two_swapped), ("decoder", "logits")
+    ),
+    "a gate shut": (lambda f: _weight(f, "decoder", f"{_GATED}.alpha_cross_attn", np.zeros_like), ("decoder", "gated layer 0")),
+    "every image seen": (lambda f: _graph(f, "decoder", _all_seen), ("decoder", "gated layer 0")),
+    "rows off by 2 %": (lambda f: _weight(f, "decoder", f"{_GATED}.mlp.down_proj.weight", _rows_off), ("decoder", "gated layer 0")),
+    "queries' norm off by 2 %": (
+        lambda f: _weight(f, "decoder", f"{_GATED}.cross_attn.q_layer_norm.weight", _rows_off), ("decoder", "gated layer 0")
+    ),
+    "a transposed matrix": (
+        lambda f: _weight(f, "decoder", "layers.1.self_attn.o_proj.weight", _transposed), ("decoder", "layer 1")
+    ),
+}  # fmt: skip
+"""Faults of the small IDEFICS, and the graph and piece that each is in."""

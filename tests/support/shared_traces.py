@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 from filelock import FileLock
 from idefics2_onnx.export import pipeline
-from idefics2_onnx.export.trace import TracedGraph, Weight, trace_graphs
+from idefics2_onnx.export.trace import OPERATORS, TracedGraph, Weight, trace_graphs
 from idefics2_onnx.graphs.contract import ModelSizes
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -33,7 +33,8 @@ def share_traces(folder: Path, patch: pytest.MonkeyPatch) -> None:
         """torch lists its thousand operators again for every graph."""
         return registries.get(opset_version) or registries.setdefault(opset_version, registry(opset_version))
 
-    def trace(config: Any, sizes: ModelSizes, *kind: Any) -> Iterator[TracedGraph]:
+    def trace(config: Any, sizes: ModelSizes, dtype: Any, attention: Any, quantised: bool) -> Iterator[TracedGraph]:
+        kind = dtype, attention, quantised and OPERATORS[attention].joins  # else it makes no difference
         key = hashlib.sha256(repr((_traced_of(config.to_dict()), replace(sizes, num_parameters=0), *kind)).encode()).hexdigest()
         if key not in found:
             file = folder / f"{key}.trace"

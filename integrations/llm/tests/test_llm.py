@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from idefics2_onnx.runtime.folder import DEMO
 from llm.cli import cli
 from llm.parts import ToolResultPart
 from llm_idefics2_onnx import VARIABLE, generation_options
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHAPES, SIGN = EXAMPLES / "shapes.png", EXAMPLES / "sign.png"
@@ -108,6 +110,13 @@ def test_pictures_as_bytes_and_from_standard_input():
     assert run_here.stdout == f"{ANSWER}\n"
 
 
+@pytest.mark.parametrize("name", ["grey.pgm", "black.pbm"])
+def test_the_other_kinds_of_ppm(name, tmp_path, reference):
+    Image.open(SHAPES).convert("1" if name == "black.pbm" else "L").save(tmp_path / name)
+    expected = reference.generate(QUESTION, [tmp_path / name]).text
+    assert run("-m", "idefics2", QUESTION, "-a", tmp_path / name).stdout == f"{expected}\n"
+
+
 def test_a_url_that_the_user_gave_is_downloaded_and_a_url_in_a_prompt_is_not():
     asked = []
 
@@ -142,10 +151,22 @@ def test_the_folder_comes_from_the_option_then_the_variable_then_the_demo(tmp_pa
     assert str(tmp_path / "third") in run("-m", "idefics2", QUESTION).output
 
 
+def test_threads_may_ask_of_different_folders(tmp_path):
+    shutil.copytree(DEMO, tmp_path / "own")
+    model = llm.get_model("idefics2")
+
+    def answer(folder):
+        return model.prompt(QUESTION, attachments=[llm.Attachment(path=str(SHAPES))], folder=folder).text()
+
+    with ThreadPoolExecutor(2) as threads:
+        assert set(threads.map(answer, [None, str(tmp_path / "own")] * 4)) == {ANSWER}
+
+
 def test_options_have_their_names_in_generate(reference):
     options = llm.get_model("idefics2").Options
     assert generation_options(options()) == {}
     assert generation_options(options(temperature=0)) == {"do_sample": False}
+    assert generation_options(options(temperature=0, top_p=0.5, top_k=3, seed=1)) == {"do_sample": False, "seed": 1}
     assert generation_options(options(max_tokens=5, temperature=0.8, seed=1, stop="end", split=True)) == {
         "max_new_tokens": 5,
         "temperature": 0.8,
@@ -171,6 +192,9 @@ def test_a_system_prompt_is_the_first_message(reference):
         ((QUESTION, "-o", "max_tokens", 10**9), "1000000000"),
         ((QUESTION, "-o", "device", "abacus"), "abacus"),
         ((QUESTION, "-o", "temperature", -1), "greater than or equal to 0"),
+        (("",), "The prompt is empty."),
+        ((QUESTION, "-o", "folder", "./owner/name"), "./owner/name is not a folder."),
+        ((QUESTION, "-o", "folder", "~no-such-user/model"), "~no-such-user/model is not a folder."),
         (("What is <image>?",), "The prompt has 1 <image> but 0 images were given."),
         ((QUESTION, "-a", EXAMPLES / "questions.json"), "does not support attachments of type"),
     ],

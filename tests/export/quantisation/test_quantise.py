@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from idefics2_onnx.cli import main
 from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.errors import CheckpointError
+from idefics2_onnx.export.models.family import Worth
 from idefics2_onnx.export.source.source_model import SourceModel
 from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.whole import compare_whole
@@ -106,7 +107,7 @@ def test_groups_of_embeddings_divide_rows_for_cuda(group, quantised):
     assert scales.dims[1] * size == table.dims[1]
     stored = type("Stored", (), {"shape": (8, 24)})()
     with pytest.raises(CheckpointError, match="24 numbers, which groups of 16 do not divide"):
-        Quantisation("int4", "cuda", group).packing("embedding", "embed_tokens", stored, torch.float16, 2)
+        Quantisation("int4", "cuda", group).packing("embedding", stored, torch.float16, Worth())
 
 
 def test_the_smallest_may_read_prompts_fast(quantised):

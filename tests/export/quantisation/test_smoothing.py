@@ -17,15 +17,13 @@ from safetensors.torch import load_file, save_file
 
 
 def shown(checkpoint, model, folder=None):
-    return CalibrationSet.load(
-        folder, checkpoint / "tokenizer.json", model.config.vision_config.image_size, model.sizes.vocab_size
-    )
+    return CalibrationSet.load(folder, checkpoint / "tokenizer.json", model.sizes)
 
 
 @torch.no_grad()
 def logits(model, pictures):
     layered = LayeredCheckpoint(model)
-    ids, rows = pictures.sequence(model.sizes)
+    ids, rows = pictures.sequence(model.family, model.sizes)
     return layered.logits(ids, layered.features(pictures.pixels), rows)
 
 

@@ -25,7 +25,7 @@ from small_models import SMALL_MODELS
     ("changes", "match"),
     [
         ({"model_type": "idefics3"}, "'idefics3'"),
-        ({"model_type": "idefics"}, "'idefics'"),
+        ({"model_type": "llava"}, "'llava'"),
         ({"text_config__model_type": "llama"}, "'llama' text model"),
         ({"text_config__rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"text_config__rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [1.0] * 8, "factor": 2.0, "original_max_position_embeddings": 64}}, "'longrope'"),
@@ -213,3 +213,26 @@ def test_hub_ids_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="could not be downloaded from the hub"):
         export_model("nobody/no-such-checkpoint", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "preprocessor_config.json"])
+def test_files_that_the_system_does_not_let_us_read(name, checkpoint, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def locked(path, *arguments, **options):
+        if path.name == name and path.parent == source:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    source = checkpoint("plain")
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read \(Permission denied\)"):
+        export_model(source, tmp_path / "out", verify="never")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("idefics2_onnx.export.source.checkpoint.download", None)
+    with pytest.raises(CheckpointError, match="models/idefics2 is neither a folder nor a hub id"):
+        Checkpoint.open(Path("models/idefics2"))

@@ -148,7 +148,10 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(ours, monkeypatch):
 def test_ctrl_c_before_an_answer_keeps_the_pictures(ours, monkeypatch):
     screen = Screen(ours, max_new_tokens=3)
     screen.type(f"/image {CAT}")
-    for place in ("runtime.engine.engine.Engine.encode_images", "runtime.images.image_processor.Idefics2ImageProcessor.tiles"):
+    for place in (
+        "runtime.engine.engine.Engine.encode_images",
+        "runtime.images.idefics2_image_processor.Idefics2ImageProcessor.tiles",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"idefics2_onnx.{place}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             screen.type("What is it?")

@@ -69,7 +69,7 @@ def test_a_dry_run_asks_nobody(hub, folder):
 def test_an_upload_that_broke_off_goes_on(hub, folder):
     hub.refuses = 1
     result = push(folder, "me/demo", exit_code=1)
-    assert "could not be uploaded to me/demo (403 Forbidden)" in result.stderr
+    assert "could not be uploaded to me/demo (403 Forbidden: broken off)" in result.stderr
     assert hub.repositories == {"me/demo": {}}  # all or nothing
     push(folder, "me/demo")
     assert hub.repositories == {"me/demo": contents(folder)}
@@ -97,6 +97,50 @@ def test_only_whole_folders_are_uploaded(hub, folder, checkpoint):
     assert "decoder.onnx is damaged" in push(folder, "me/demo", exit_code=1).stderr
     assert "so it is a checkpoint" in push(checkpoint("plain"), "me/demo", exit_code=1).stderr
     assert not hub.repositories
+
+
+def test_the_hubs_own_reason_is_told(hub, folder):
+    refused = {"errors": [{"message": '"license" must be one of [mit]'}], "warnings": []}
+    for start, answer, words in (
+        ("/api/repos/create", (403, {"error": "You have no rights under me"}), "(403 Forbidden: You have no rights under me)"),
+        (
+            "/api/validate-yaml",
+            (400, refused),
+            'the hub refuses the head of README.md: "license" must be one of [mit]). Correct that file; ',
+        ),
+        (
+            "/api/models/me/demo/preupload",
+            (404, {"code": "RevisionNotFound"}),
+            "(it has no branch 'dev'). Make the branch on the hub, or",
+        ),
+        ("/api/models/me/demo/commit", (409, {"error": "Another commit came"}), "(409 Conflict: Another commit came)"),
+    ):
+        hub.answers = {start: answer}
+        assert words in push(folder, "me/demo", "--revision", "dev", exit_code=1).stderr
+    assert not hub.repositories.get("me/demo")
+
+
+def test_a_card_that_is_no_text(hub, folder):
+    (folder / MODEL_CARD).write_bytes(b"\xff\xfe")
+    assert "(README.md is not UTF-8). Save it as UTF-8; then push again." in push(folder, "me/demo", exit_code=1).stderr
+
+
+def test_a_file_that_cannot_be_read(hub, folder, monkeypatch):
+    def unreadable(*_, **__):
+        raise PermissionError(13, "Permission denied", str(folder / MODEL_CARD))
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", unreadable)
+    error = push(folder, "me/demo", exit_code=1).stderr
+    assert f"Permission denied: '{folder / MODEL_CARD}'). Let this user read the folder; then push again." in error
+
+
+def test_what_is_public_stays_untouched_where_private_was_asked_for(hub, folder):
+    hub.repositories["me/demo"], hub.private["me/demo"] = {}, None
+    assert "me/demo is there already and is public: nothing was sent" in push(folder, "me/demo", "--private", exit_code=1).stderr
+    assert hub.repositories == {"me/demo": {}}
+    hub.private["me/demo"] = True
+    push(folder, "me/demo", "--private")
+    assert hub.repositories == {"me/demo": contents(folder)}
 
 
 def test_without_a_token(hub, folder, monkeypatch):

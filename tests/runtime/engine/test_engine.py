@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from idefics2_onnx.graphs.errors import ModelFolderError
-from idefics2_onnx.runtime.engine.engine import Engine
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.model import Idefics2
 from manifest_edits import listed
@@ -45,7 +44,7 @@ def test_the_graph_that_read_the_prompt_is_the_one_that_is_blamed(images, monkey
     """In a folder with one for prompts, text alone included."""
     ours = Idefics2.from_pretrained(DEMO)
     sessions = replace(ours.engine.sessions, prompt=ours.engine.sessions.embedding)
-    ours._engine = Engine(sessions, ours.engine.sizes, ours.engine.precision | {"prompt": "int8"})
+    ours._engine = type(ours.engine)(sessions, ours.engine.sizes, ours.engine.precision | {"prompt": "int8"})
     monkeypatch.setattr(ours.engine, "decode", lambda *_: np.full((1, 1, ours.engine.sizes.vocab_size), np.nan, np.float32))
     with pytest.raises(ModelFolderError, match=r"prompt.onnx \(int8\) computed numbers that are not finite"):
         ours.generate("What?", images)

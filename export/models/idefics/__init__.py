@@ -1,0 +1,1 @@
+"""IDEFICS, the first."""

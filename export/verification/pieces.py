@@ -1,0 +1,106 @@
+"""Pieces of a graph, each given the reference's own input and compared alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from ..heap import trim
+from .cut import Cut
+from .difference import Difference
+from .graphs import opened, run
+from .reference import COPIES, Reference
+
+Compute = Callable[..., Tensor]
+Layer = Callable[[Any], Any]
+"""Takes a model and gives one of its layers."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A graph whose pieces are compared one after another."""
+
+    cut: Cut
+    reference: Reference
+    call: dict[str, Tensor]
+    """Inputs of the graph that every piece gets."""
+
+    def compare(
+        self, what: str, given: dict[str, Tensor], output: str, compute: Compute, like: Compute | None = None
+    ) -> tuple[Difference, Tensor]:
+        """The piece from values of the graph to another, beside compute(model, *values); with the truth about it.
+
+        `like` computes what the sizes of the output's channels are taken from, where they are not its own.
+        """
+        part = self.cut.part(list(self.call | given), [output])
+        types = {value.name: value.dtype for value in part.graph.inputs}
+        halves = {name: x.to(torch.float16 if types[name] == ir.DataType.FLOAT16 else torch.float32) for name, x in given.items()}
+        truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
+        part.graph.name = self.cut.graph
+        trim()
+        with opened(part) as session:
+            needed = {spec.name for spec in session.get_inputs()}
+            feeds = {name: x for name, x in (self.call | halves).items() if name in needed}
+            (found,) = run(session, **feeds)
+        sizes = like(self.reference.truth, *(x.double() for x in halves.values())) if like is not None else None
+        return self.reference.compare(part, what, found, truth, own, sizes), truth
+
+
+def encoder(pieces: Pieces, x: Tensor, borders: list[str]) -> Generator[Difference, None, Tensor]:
+    """The layers of an encoder of images, between borders, from what enters the first; returns the truth about what leaves the
+    last. CLIP's and SigLIP's have the same names.
+    """
+    for index, (border, following) in enumerate(itertools.pairwise(borders)):
+
+        def layer(model: Any, index: int = index) -> Any:
+            return model.model.vision_model.encoder.layers[index]
+
+        def attend(model: Any, x: Tensor, layer: Any = layer) -> Tensor:
+            attended = layer(model).self_attn(hidden_states=layer(model).layer_norm1(x), attention_mask=None)[0]
+            return x + attended
+
+        def feed(model: Any, x: Tensor, layer: Any = layer) -> Tensor:
+            fed: Tensor = x + layer(model).mlp(layer(model).layer_norm2(x))
+            return fed
+
+        middle = pieces.cut.input_of(f"vision_model.encoder.layers.{index}.layer_norm2.weight")
+        found, x = pieces.compare(f"layer {index}, attention", {border: x}, middle, attend)
+        yield found
+        found, x = pieces.compare(f"layer {index}, MLP", {middle: x}, following, feed)
+        yield found
+    return x
+
+
+def swiglu(
+    pieces: Pieces, what: str, at: str, border: str, x: Tensor, following: str, layer: Layer, gate_of: Tensor | None = None
+) -> tuple[list[Difference], Tensor]:
+    """A residual SwiGLU in two pieces, of two matrices and of one; with the truth about its result.
+
+    `gate_of`: the parameter whose tanh its result is multiplied with before it is added.
+    """
+
+    def gate(model: Any, x: Tensor) -> Tensor:
+        mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
+        gated: Tensor = mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+        return gated
+
+    def ungated(model: Any, x: Tensor) -> Tensor:
+        """An activation is right to a share of what it reads: of a large negative number it leaves nothing but rounding."""
+        mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
+        product: Tensor = mlp.gate_proj(normed) * mlp.up_proj(normed)
+        return product
+
+    def down(model: Any, x: Tensor, gated: Tensor) -> Tensor:
+        fed: Tensor = layer(model).mlp.down_proj(gated)
+        return x + (fed if gate_of is None else gate_of.to(x.dtype).tanh() * fed)
+
+    middle = pieces.cut.input_of(f"{at}.mlp.down_proj.weight")
+    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate, ungated)
+    second, result = pieces.compare(f"{what}, down", {border: x, middle: gated}, following, down)
+    return [first, second], result
