@@ -1,10 +1,10 @@
-"""Train a small IDEFICS on the demo's easiest tasks, for prompts in which pictures and text alternate on weights that mean something.
+"""Train a small IDEFICS on the demo's easiest tasks: prompts in which pictures and text alternate, on weights that mean something.
 
     python benchmarks/train_idefics.py FOLDER [--steps 5000]
 
-It learns as the demo model does (`idefics2_onnx.demo.train`), from the same pictures and with the same side tasks, of which it has one
-tile each, squeezed to a square. A run can be stopped at any time and goes on from its last save; FOLDER/log.jsonl grows by a line now
-and then, and at the end the checkpoint is in FOLDER/checkpoint.
+It learns as the demo model does (`idefics2_onnx.demo.train`), from the same pictures and with the same side tasks; a picture is
+one tile, squeezed to a square. A run can be stopped at any time and goes on from its last save. FOLDER/log.jsonl grows by a line
+now and then; at the end the checkpoint is in FOLDER/checkpoint. Not run to its end yet.
 """
 
 from __future__ import annotations
