@@ -1,4 +1,4 @@
-"""Train a small IDEFICS on the demo's easiest tasks: prompts in which pictures and text alternate, on weights that mean something.
+"""Train a small IDEFICS on the demo's easiest tasks: pictures and text in turns, on weights that mean something.
 
     python benchmarks/train_idefics.py FOLDER [--steps 5000]
 
