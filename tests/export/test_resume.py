@@ -40,8 +40,10 @@ def test_interrupted_export(how, checkpoint, shared, tmp_path):
     while not (part / "folder" / "embedding.onnx").exists():
         assert process.is_alive()
         time.sleep(0.01)
-    os.kill(process.pid, how)
-    process.join(60)
+    for _ in range(6):  # Python drops a Ctrl-C that comes inside of a destructor
+        if process.is_alive():
+            os.kill(process.pid, how)
+            process.join(10)
     assert process.exitcode
     assert not target.exists()
 
