@@ -24,6 +24,7 @@ from idefics2_onnx.demo.checkpoint_files import set_generation_config
 from idefics2_onnx.demo.pictures import mark_classes
 from idefics2_onnx.demo.tasks import Case, case
 from idefics2_onnx.demo.tokenizer import demo_tokenizer
+from idefics2_onnx.demo.train import SIDE_WEIGHTS, optimisers, share_of_rate
 from idefics2_onnx.demo.trainee import Recall, blind_mask, initialise, side_loss
 from idefics2_onnx.demo.turn import Turn
 from idefics2_onnx.runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMAGE
@@ -37,7 +38,7 @@ from transformers.models.idefics.image_processing_pil_idefics import IdeficsImag
 SHARES = {"shapes": 0.25, "counting": 0.3, "reading": 0.45}
 EYES, EYES_SHARES = 900, {"page": 0.5, "counting": 0.25, "reading": 0.25}
 """Steps in which only encoder and perceiver learn, and what they see."""
-RAMP, WARM_UP, DECAY = 800, 150, 0.35
+RAMP = 800
 WIDTH = 192
 FAST_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 """Elsewhere bfloat16 is many times slower than fp32."""
@@ -192,26 +193,8 @@ class IdeficsTrainee(nn.Module):
         return logits, torch.stack([side, recall, gaze / (wanted >= 0).sum().clamp(min=1)])
 
 
-def optimisers(trainee: IdeficsTrainee) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the matrices inside the layers, AdamW for everything else; with their highest learning rates."""
-    inside = {
-        name for name, parameter in trainee.named_parameters()
-        if parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
-    }  # fmt: skip
-    inside -= {name for name in inside if not name.startswith("model.")}
-    matrices = [parameter for name, parameter in trainee.named_parameters() if name in inside]
-    others = [parameter for name, parameter in trainee.named_parameters() if name not in inside]
-    return [
-        (torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"), 4e-3),
-        (torch.optim.AdamW(others, weight_decay=0.02, betas=(0.9, 0.98)), 2e-3),
-    ]
-
-
-def share_of_rate(step: int, steps: int) -> float:
-    """The share of the highest learning rate: up, level; up to half once there are answers, level, and down to nothing."""
-    if step < EYES:
-        return min(1.0, (step + 1) / WARM_UP)
-    return 0.5 * max(0.0, min(1.0, (step - EYES + 1) / WARM_UP, (steps - step) / (DECAY * steps)))
+def in_layers(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and name.startswith("model.") and any(part.isdigit() for part in name.split("."))
 
 
 def exact(trainee: IdeficsTrainee, batches: list[Batch]) -> dict[str, float]:
@@ -237,7 +220,7 @@ def main(folder: Path, steps: int, batch_size: int, save_every: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     trainee = IdeficsTrainee()
-    learning = optimisers(trainee)
+    learning = optimisers(trainee, in_layers)
     state, done, seconds = folder / "state.pt", 0, 0.0
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -260,11 +243,11 @@ def main(folder: Path, steps: int, batch_size: int, save_every: int) -> None:
                 loss = functional.cross_entropy(
                     logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=-100
                 )
-        (loss + sides @ torch.tensor((0.5, 0.5, 0.3))).backward()
+        (loss + sides @ torch.tensor(SIDE_WEIGHTS)).backward()
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         for optimiser, rate in learning:
             for group in optimiser.param_groups:
-                group["lr"] = rate * share_of_rate(step - 1, steps)
+                group["lr"] = rate * share_of_rate(step - 1, steps, EYES)
             optimiser.step()
             optimiser.zero_grad()
         losses.append((loss.item(), *sides.tolist()))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -42,25 +42,25 @@ SIDE_WEIGHTS = 0.5, 0.5, 0.3
 """Weights of the side tasks' losses: under each patch, recalled from the latents, gaze."""
 
 
-def optimisers(trainee: Trainee) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the matrices inside the layers, AdamW for everything else; with their highest learning rates."""
-    inside = {
-        name for name, parameter in trainee.named_parameters()
-        if (parameter.ndim == 2 and ".layers." in name) or "modality_projection" in name
-    }  # fmt: skip
-    matrices = [parameter for name, parameter in trainee.named_parameters() if name in inside]
-    others = [parameter for name, parameter in trainee.named_parameters() if name not in inside]
+def optimisers(trainee: nn.Module, inside: Callable[[str, nn.Parameter], bool]) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the matrices `inside` the layers, AdamW for everything else; with their highest learning rates."""
+    matrices = [parameter for name, parameter in trainee.named_parameters() if inside(name, parameter)]
+    others = [parameter for name, parameter in trainee.named_parameters() if not inside(name, parameter)]
     return [
         (torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"), 4e-3),
         (torch.optim.AdamW(others, weight_decay=0.02, betas=(0.9, 0.98)), 2e-3),
     ]
 
 
-def share_of_rate(step: int, steps: int) -> float:
+def in_layers(name: str, parameter: nn.Parameter) -> bool:
+    return (parameter.ndim == 2 and ".layers." in name) or "modality_projection" in name
+
+
+def share_of_rate(step: int, steps: int, eyes: int = EYES) -> float:
     """The share of the highest learning rate: up, level; up to half once there are answers, level, and down to nothing."""
-    if step < EYES:
+    if step < eyes:
         return min(1.0, (step + 1) / WARM_UP)
-    return 0.5 * max(0.0, min(1.0, (step - EYES + 1) / WARM_UP, (steps - step) / (DECAY * steps)))
+    return 0.5 * max(0.0, min(1.0, (step - eyes + 1) / WARM_UP, (steps - step) / (DECAY * steps)))
 
 
 def exact(trainee: Trainee, batches: Iterator[Batch]) -> dict[str, float]:
@@ -87,7 +87,7 @@ def main(folder: Path, steps: int, batch_size: int, save_every: int, compiled: b
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     trainee = Trainee()
-    learning = optimisers(trainee)
+    learning = optimisers(trainee, in_layers)
     state, done, seconds = folder / "state.pt", 0, 0.0
     if state.exists():
         saved = torch.load(state, weights_only=True)

@@ -135,7 +135,7 @@ class VisionLanguageModel:
             cache_bytes(name, size)
         if folder.manifest.architecture != cls.architecture:
             raise ModelFolderError(
-                f"{folder.path} holds an {folder.manifest.architecture} model, and {cls.__name__} is another. Open it with load."
+                f"{folder.path} holds an {folder.manifest.architecture} model, which {cls.__name__} does not open. Use load."
             )
         files = HostFiles.read(folder.path, folder.manifest.model, allow_urls)  # first, as it takes less time than the graphs
         sessions = open_sessions(folder, device, providers, session_options, gpu_options)

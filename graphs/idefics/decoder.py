@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.models.idefics.modeling_idefics import IdeficsForVisionText2Text
 
 from ..head import rows_at
-from ..joined_attention import JoinedAttention
+from ..joined_attention import attended
 from ..operators import CachedAttention, DecoderCall, Operators
 from .head_norm import head_norm
 
@@ -57,12 +57,8 @@ class Decoder(nn.Module):
             if index % self.interval == 0:
                 number = index // self.interval
                 x = self._look(self.gated_cross_attn_layers[number], x, cross[number], bias, sees)
-            attention, h = layer.self_attn, self._norm(x, layer.input_layernorm)
-            if isinstance(attention, JoinedAttention):
-                output, *present = attend(attention.qkv_proj(h), None, None, cache)
-            else:
-                output, *present = attend(attention.q_proj(h), attention.k_proj(h), attention.v_proj(h), cache)
-            x = x + attention.o_proj(output)
+            added, *present = attended(layer.self_attn, self._norm(x, layer.input_layernorm), attend, cache)
+            x = x + added
             x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
             presents += present
         wanted = self._norm(rows_at(x, logit_positions), self.norm)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditionalGeneration
 
 from ..head import rows_at
-from ..joined_attention import JoinedAttention
+from ..joined_attention import attended
 from ..operators import CachedAttention, DecoderCall, Operators
 
 
@@ -37,12 +37,8 @@ class Decoder(nn.Module):
         attend = self.operators.cached_attention(self.sizes, call)
         x, presents = inputs_embeds, []
         for layer, cache in zip(self.text_model.layers, past, strict=True):
-            attention, h = layer.self_attn, self._norm(x, layer.input_layernorm)
-            if isinstance(attention, JoinedAttention):
-                output, *present = attend(attention.qkv_proj(h), None, None, cache)
-            else:
-                output, *present = attend(attention.q_proj(h), attention.k_proj(h), attention.v_proj(h), cache)
-            x = x + attention.o_proj(output)
+            added, *present = attended(layer.self_attn, self._norm(x, layer.input_layernorm), attend, cache)
+            x = x + added
             x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
             presents += present
         wanted = self._norm(rows_at(x, logit_positions), self.text_model.norm)

@@ -288,7 +288,7 @@ def test_prompts_people_type(ours, model):
 def test_each_folder_is_opened_by_its_own_class(ours, exported, tmp_path):
     assert type(load()) is Idefics2
     for wrong, folder in ((Idefics2, exported("idefics")), (Idefics, DEMO)):
-        with pytest.raises(ModelFolderError, match=r"holds an idefics2? model.*Open it with load"):
+        with pytest.raises(ModelFolderError, match=r"holds an idefics2? model.*Use load"):
             wrong.from_pretrained(folder)
     manifest = json.loads((exported("idefics") / "idefics2_onnx.json").read_text())
     shutil.copytree(exported("idefics"), tmp_path / "model")

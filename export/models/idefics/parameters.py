@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from ....graphs.contract import GraphName, ModelSizes
 from ....graphs.head import padded_outputs
 from ..family import Block, Rows, Shapes
+from ..joined import is_of_the_other_form, joined_projection
 
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _MORE = ("model.embed_tokens.additional_embedding.weight", "lm_head.additional_fc.weight")
 """The additional tokens' rows, which the reference keeps apart."""
 _TABLE, _HEAD = "model.embed_tokens.joined.weight", "lm_head.padded.weight"
-_JOINED = "qkv"
 _PLACES: tuple[tuple[GraphName | None, str], ...] = (
     (None, r"model\.vision_model\.post_layernorm\."),  # of what the reference pools, and nothing reads
     ("vision", r"model\.(vision_model|perceiver_resampler)\."),
@@ -33,9 +33,7 @@ def made_of(shapes: Shapes, sizes: ModelSizes) -> dict[str, Rows | Block]:
         _HEAD: Rows(head, padded_outputs(sizes.vocab_size)),
     }
     for layer in range(sizes.num_layers):
-        at = f"model.layers.{layer}.self_attn"
-        parts = tuple(f"{at}.{letter}_proj.weight" for letter in _JOINED)
-        found[f"{at}.{_JOINED}_proj.weight"] = Rows(parts, sum(shapes[part][0] for part in parts))
+        found |= joined_projection(f"model.layers.{layer}.self_attn", shapes)
     return found
 
 
@@ -52,8 +50,7 @@ def parameters(graph: GraphName, names: list[str], joined: bool) -> Iterator[str
 
 def _stands_otherwise(name: str, joined: bool) -> bool:
     """Whether the decoder has another parameter in this one's place."""
-    letters = _JOINED if joined else (_JOINED,)
-    return name.startswith("model.layers.") and any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in letters)
+    return name.startswith("model.layers.") and is_of_the_other_form(name, joined)
 
 
 def parameter_of(weight: str) -> str:

@@ -8,10 +8,10 @@ from ....graphs.contract import GraphName, ModelSizes
 from ....graphs.head import padded_outputs
 from ....graphs.idefics2.vision import projection_blocks
 from ..family import Block, Rows, Shapes
+from ..joined import is_of_the_other_form, joined_projection
 
 TABLES = ("model.text_model.embed_tokens.weight", "lm_head.weight")
 PROJECTION = "model.connector.modality_projection"
-_JOINED = "qkv"
 _STARTS: dict[GraphName, tuple[str, ...]] = {
     "vision": ("model.vision_model.", "model.connector."),
     "embedding": TABLES[:1],
@@ -34,9 +34,7 @@ def made_of(shapes: Shapes, sizes: ModelSizes) -> dict[str, Rows | Block]:
             found[f"{PROJECTION}.blocks.{index}.{kind}_proj.weight"] = Block(name, rows, columns)
     found["lm_head.padded.weight"] = Rows(TABLES[1:], padded_outputs(sizes.vocab_size))
     for layer in range(sizes.num_layers):
-        at = f"model.text_model.layers.{layer}.self_attn"
-        parts = tuple(f"{at}.{letter}_proj.weight" for letter in _JOINED)
-        found[f"{at}.{_JOINED}_proj.weight"] = Rows(parts, sum(shapes[part][0] for part in parts))
+        found |= joined_projection(f"model.text_model.layers.{layer}.self_attn", shapes)
     return found
 
 
@@ -52,8 +50,7 @@ def parameters(graph: GraphName, names: list[str], joined: bool) -> Iterator[str
 def _stands_otherwise(name: str, joined: bool) -> bool:
     """Whether a graph has another parameter, or another graph has this one."""
     if name.startswith("model.text_model."):
-        letters = _JOINED if joined else (_JOINED,)
-        return name == TABLES[0] or any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in letters)
+        return name == TABLES[0] or is_of_the_other_form(name, joined)
     return name == TABLES[1] or (name.startswith(f"{PROJECTION}.") and not name.startswith(f"{PROJECTION}.blocks."))
 
 
