@@ -2,6 +2,8 @@
 
     python benchmarks/cpu.py CHECKPOINT int8=FOLDER int4=FOLDER,openvino … [--rounds 5] [--alone] [--json FILE]
 
+Of IDEFICS, which has images of one size: an image, the first token of an answer about it, and 32 of them.
+
 CHECKPOINT is what the folders were made from; weights of any size and depth will do (`make_checkpoint.py`). Every contestant is
 a process of its own that stays; each round asks all of them in turn, so that the machine's moods meet all alike. Where the memory
 does not hold all of them, `--alone` starts each anew in every round.
@@ -20,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT, PROMPT, NEW = 980, 735, 384, 64
 TASKS = ("image", "prompt", "step", "answer")
+IDEFICS_TASKS, IDEFICS_NEW = ("image", "first", "answer"), 32
 
 
 class Ours:
@@ -104,9 +108,87 @@ class Theirs:
         )  # fmt: skip
 
 
-def work(kind: str, source: str, device: str) -> None:
+def idefics_ids(image_token: int) -> NDArray[np.int64]:
+    """A prompt about one image, of 104 tokens [1, seq]."""
+    random = np.random.default_rng(0)
+    return np.array([[1, image_token - 1, image_token, image_token - 1, *random.integers(3, 200, 100)]])
+
+
+class OurIdefics:
+    """A model folder of IDEFICS."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        from idefics2_onnx import load
+
+        start = time.perf_counter()
+        self.model = load(folder, device, image_cache=0)
+        self.opening = time.perf_counter() - start
+        sizes = self.model.engine.sizes
+        self.layers = sizes.num_layers
+        random = np.random.default_rng(0)
+        self.tile = random.uniform(-1, 1, (3, sizes.image_size, sizes.image_size)).astype(np.float32)
+        self.ids = idefics_ids(sizes.image_token_id)
+        self.seen = (self.ids == sizes.image_token_id).cumsum(1)[..., None]
+
+    def image(self) -> None:
+        self.model.engine.encode_images([self.tile])
+
+    def first(self) -> None:
+        self._answer(1)
+
+    def answer(self) -> None:
+        self._answer(IDEFICS_NEW)
+
+    def _answer(self, new: int) -> None:
+        inputs = {"input_ids": self.ids, "pixel_values": self.tile[None, None], "image_attention_mask": self.seen}
+        self.model.generate(**inputs, max_new_tokens=new, eos_token_id=[])
+
+
+class TheirIdefics:
+    """transformers in bf16."""
+
+    def __init__(self, checkpoint: str, _: str) -> None:
+        import torch
+        from transformers import IdeficsForVisionText2Text
+
+        start = time.perf_counter()
+        kind = IdeficsForVisionText2Text
+        self.model = kind.from_pretrained(checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+        self.opening = time.perf_counter() - start
+        torch.set_grad_enabled(False)
+        config = self.model.config
+        self.layers, side = config.num_hidden_layers, config.vision_config.image_size
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = (torch.rand(1, 1, 3, side, side, generator=generator) * 2 - 1).bfloat16()
+        self.ids = torch.from_numpy(idefics_ids(config.image_token_id))
+        self.seen = (self.ids == config.image_token_id).cumsum(1)[..., None]
+
+    def image(self) -> None:
+        self.model.model.perceiver_resampler(self.model.model.vision_model(pixel_values=self.pixels[0]).last_hidden_state)
+
+    def first(self) -> None:
+        self._answer(1)
+
+    def answer(self) -> None:
+        self._answer(IDEFICS_NEW)
+
+    def _answer(self, new: int) -> None:
+        self.model.generate(
+            input_ids=self.ids, attention_mask=self.ids.new_ones(self.ids.shape), pixel_values=self.pixels,
+            image_attention_mask=self.seen, do_sample=False, max_new_tokens=new, min_new_tokens=new,
+        )  # fmt: skip
+
+
+CONTESTANTS: dict[str, tuple[type, type, tuple[str, ...]]] = {
+    "idefics2": (Ours, Theirs, TASKS),
+    "idefics": (OurIdefics, TheirIdefics, IDEFICS_TASKS),
+}
+"""By a checkpoint's kind of model."""
+
+
+def work(model_type: str, kind: str, source: str, device: str) -> None:
     """Answer tasks named on stdin by their seconds, and "end" by the memory they took."""
-    contestant: Any = (Theirs if kind == "theirs" else Ours)(source, device)
+    contestant: Any = CONTESTANTS[model_type][kind == "theirs"](source, device)
     print(json.dumps({"opening": contestant.opening, "layers": contestant.layers}), flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
@@ -161,16 +243,17 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("folders", nargs="+", help="NAME=FOLDER[,DEVICE]")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--tasks", help="Some of them, between commas.")
     parser.add_argument("--alone", action="store_true", help="One contestant in memory at a time.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    contestants = {"transformers bf16": ("theirs", options.checkpoint, "")}
+    model_type = json.loads((Path(options.checkpoint) / "config.json").read_text())["model_type"]
+    contestants = {"transformers bf16": (model_type, "theirs", options.checkpoint, "")}
     for named in options.folders:
         name, _, place = named.partition("=")
         folder, _, device = place.partition(",")
-        contestants[name] = ("ours", folder, device or "cpu")
-    tasks = options.tasks.split(",")
+        contestants[name] = (model_type, "ours", folder, device or "cpu")
+    tasks = options.tasks.split(",") if options.tasks else CONTESTANTS[model_type][2]
     results: dict[str, Any] = {
         name: {"opening": [], "memory": [], "seconds": {task: [] for task in tasks}} for name in contestants
     }
@@ -189,7 +272,8 @@ def main() -> None:
                     _ask(worker, task, results[name])
         for name, worker in workers.items():
             worker.end(results[name])
-    text = {"machine": _machine(), "width": WIDTH, "height": HEIGHT, "prompt": PROMPT, "new": NEW, "results": results}
+    shape = {"width": WIDTH, "height": HEIGHT, "prompt": PROMPT, "new": NEW} if model_type == "idefics2" else {"new": IDEFICS_NEW}
+    text = {"machine": _machine(), "model": model_type, **shape, "results": results}
     if options.json:
         options.json.write_text(json.dumps(text, indent=1) + "\n")
     peer = results["transformers bf16"]

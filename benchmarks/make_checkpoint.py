@@ -1,23 +1,28 @@
 """Write a synthetic checkpoint with the real model's widths, streaming: one tensor in memory at a time.
 
-    python benchmarks/make_checkpoint.py FOLDER [--text-layers 32] [--vision-layers 27] [--dtype bf16] [--no-outliers]
+    python benchmarks/make_checkpoint.py FOLDER [--model idefics2-8b] [--text-layers 32] [--vision-layers 27] [--dtype bf16]
+                                         [--no-outliers]
 
-Weights are random, drawn so that activations keep a standard deviation near 1; all layers: 16.8 GB in bf16. Some channels are
-made as loud as real decoders have them: a few of the residual stream (in embeddings and image features), a few neurons of each
-MLP, a few channels of each norm of the encoder.
+Weights are random, drawn so that activations keep a standard deviation near 1. All layers in bf16 take 16.8 GB for idefics2-8b
+and 17.9 GB for idefics-9b, which has the sizes of the first model's instruct checkpoint (32 text and 32 vision layers). Some
+channels are made as loud as real decoders have them: a few of the residual stream (in embeddings and image features), a few
+neurons of each MLP, a few channels of each norm of the encoder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from idefics2_onnx.demo import random_idefics
 from idefics2_onnx.demo.random_model import CHAT_TEMPLATE, byte_tokenizer
 from idefics2_onnx.export.source.architecture import model_sizes
-from transformers import Idefics2Config
+from transformers import Idefics2Config, IdeficsConfig
 
+Config = Idefics2Config | IdeficsConfig
 DTYPES = {"fp32": (torch.float32, "F32"), "fp16": (torch.float16, "F16"), "bf16": (torch.bfloat16, "BF16")}
 SHARD = 2_500_000_000
 """Bytes a shard, about; the real model has seven in bf16."""
@@ -62,7 +67,30 @@ def real_config(text_layers: int = 32, vision_layers: int = 27) -> Idefics2Confi
     )
 
 
-def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers: bool = True, device: str = "cpu") -> None:
+def real_idefics_config(text_layers: int = 32, vision_layers: int = 32) -> IdeficsConfig:
+    """HuggingFaceM4/idefics-9b-instruct's config, with as many layers as asked for, a multiple of four of the text's."""
+    return IdeficsConfig(
+        image_token_id=260,  # the checkpoints' own lack it; what loads one takes the tokenizer's
+        vocab_size=32000,
+        additional_vocab_size=3,
+        num_hidden_layers=text_layers,
+        cross_layer_interval=4,
+        qk_layer_norms=True,
+        use_resampler=True,
+        pad_token_id=0,
+        vision_config={"embed_dim": 1280, "num_hidden_layers": vision_layers},
+        perceiver_config={"qk_layer_norms_perceiver": True},
+    )
+
+
+CONFIGS: dict[str, tuple[Callable[[int, int], Config], int, int]] = {
+    "idefics2-8b": (real_config, 32, 27),
+    "idefics-9b": (real_idefics_config, 32, 32),
+}
+"""Of each model: its config by the number of layers, and how many it has of the text's and the encoder's."""
+
+
+def write_checkpoint(folder: Path, config: Config, dtype: str, outliers: bool = True, device: str = "cpu") -> None:
     """config, tokenizer, processor files and safetensors shards with an index; goes on where it was interrupted.
 
     `device` draws the numbers; each device draws others.
@@ -87,6 +115,14 @@ def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers:
         _write_shard(folder / name, shard, dtype, index, outliers, device)
     weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    if isinstance(config, IdeficsConfig):
+        random_idefics.write_processor_files(folder, config)
+    else:
+        _write_processor_files(folder, config)
+    config.save_pretrained(folder)  # last: with it the checkpoint is whole
+
+
+def _write_processor_files(folder: Path, config: Idefics2Config) -> None:
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     files = {
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<unk>", "padding_side": "left"},
@@ -97,7 +133,6 @@ def write_checkpoint(folder: Path, config: Idefics2Config, dtype: str, outliers:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
-    config.save_pretrained(folder)  # last: with it the checkpoint is whole
 
 
 def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], dtype: str, seed: int, outliers: bool, device: str) -> None:
@@ -146,11 +181,11 @@ def _loud(name: str, shape: tuple[int, ...]) -> list[tuple[int, list[int], float
         return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: max(1, count // 700)].tolist()
 
     layer = int(next((part for part in name.split(".") if part.isdigit()), "0"))
-    if "text_model.embed_tokens" in name:
+    if "embed_tokens" in name:
         return [(1, some(shape[1], 0), 40.0)]
-    if "perceiver_resampler.norm" in name:
+    if "perceiver_resampler.norm" in name or ("perceiver_resampler.layer_norm" in name and len(shape) == 1):
         return [(0, some(shape[0], 0), 40.0)]
-    if "text_model" in name and ("gate_proj" in name or "up_proj" in name):
+    if "vision" not in name and "connector" not in name and ("gate_proj" in name or "up_proj" in name):
         return [(0, some(shape[0], layer + 1), 6.0)]
     if "vision_model" in name and "layer_norm" in name:
         return [(0, some(shape[0], layer + 1), 8.0)]
@@ -160,15 +195,17 @@ def _loud(name: str, shape: tuple[int, ...]) -> list[tuple[int, list[int], float
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--text-layers", type=int, default=32)
-    parser.add_argument("--vision-layers", type=int, default=27)
+    parser.add_argument("--model", choices=CONFIGS, default="idefics2-8b")
+    parser.add_argument("--text-layers", type=int)
+    parser.add_argument("--vision-layers", type=int)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--no-outliers", action="store_true")
     parser.add_argument("--device", default="cpu", help="What draws the numbers, a GPU 20 times as fast.")
     options = parser.parse_args()
+    make, text_layers, vision_layers = CONFIGS[options.model]
     write_checkpoint(
         options.folder,
-        real_config(options.text_layers, options.vision_layers),
+        make(options.text_layers or text_layers, options.vision_layers or vision_layers),
         options.dtype,
         not options.no_outliers,
         options.device,

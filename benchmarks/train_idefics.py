@@ -2,9 +2,10 @@
 
     python benchmarks/train_idefics.py FOLDER [--steps 5000]
 
-It learns as the demo model does (`idefics2_onnx.demo.train`), from the same pictures and with the same side tasks; a picture is
-one tile, squeezed to a square. A run can be stopped at any time and goes on from its last save. FOLDER/log.jsonl grows by a line
-now and then; at the end the checkpoint is in FOLDER/checkpoint. Not run to its end yet.
+As the first model was, it is made of an encoder and a language model that have been trained before, the demo's; what is new are
+the perceiver and the gated layers. It learns as the demo did (`idefics2_onnx.demo.train`), from the same pictures and with the
+same side tasks; a picture is one tile, squeezed to a square. A run can be stopped at any time and goes on from its last save.
+FOLDER/log.jsonl grows by a line now and then; at the end the checkpoint is in FOLDER/checkpoint.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from idefics2_onnx.runtime.image_tokens import END_OF_UTTERANCE, FAKE_IMAGE, IMA
 from idefics2_onnx.runtime.images.geometry import Size, tile_boxes
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import _muon
 from torch.utils.data import DataLoader, Dataset
-from transformers import IdeficsConfig, IdeficsForVisionText2Text
+from transformers import Idefics2ForConditionalGeneration, IdeficsConfig, IdeficsForVisionText2Text
 from transformers.models.idefics.image_processing_pil_idefics import IdeficsImageProcessorPil
 
 SHARES = {"shapes": 0.25, "counting": 0.3, "reading": 0.45}
-EYES, EYES_SHARES = 900, {"page": 0.5, "counting": 0.25, "reading": 0.25}
+EYES, EYES_SHARES = 400, {"page": 0.5, "counting": 0.25, "reading": 0.25}
 """Steps in which only encoder and perceiver learn, and what they see."""
 RAMP = 800
-WIDTH = 192
+WIDTH, HEAD = 192, 32
+DEMO = Path(__file__).parents[1] / "demo" / "checkpoint"
 FAST_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 """Elsewhere bfloat16 is many times slower than fp32."""
 IMAGE_OPTIONS = {"image_size": SIDE, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -60,7 +63,7 @@ def config() -> IdeficsConfig:
         use_resampler=True,
         alpha_initializer="ones",
         max_position_embeddings=1024,
-        rms_norm_eps=1e-6,
+        rms_norm_eps=1e-5,
         pad_token_id=0,
         vision_config={
             "embed_dim": WIDTH,
@@ -115,8 +118,11 @@ class IdeficsEncoder(Encoder):
         return Batch(ids, positions, parts, labels, gaze, [tiles], [one.task for one in cases])
 
 
-class IdeficsBatches(Dataset[Batch]):
-    """Batch number i of a run: its cases follow from i alone. Some prompts show up to three pictures, each with its question."""
+class IdeficsBatches(Dataset[list[Batch]]):
+    """Batch number i of a run, its short rows and its long ones apart: half of a common rectangle would be padding.
+
+    Its cases follow from i alone. Some prompts show up to three pictures, each with its question.
+    """
 
     def __init__(self, steps: int, size: int, held_out: bool = False) -> None:
         self._steps, self._size, self._held_out = steps, size, held_out
@@ -125,7 +131,7 @@ class IdeficsBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> list[Batch]:
         self._encoder = self._encoder or IdeficsEncoder()
         random = np.random.default_rng([11, step])
         shares = EYES_SHARES if step < EYES and not self._held_out else SHARES
@@ -134,11 +140,45 @@ class IdeficsBatches(Dataset[Batch]):
         for _ in range(self._size):
             several = 1 if step < EYES and not self._held_out else int(random.choice([1, 1, 2, 3]))
             tasks = random.choice(list(shares), several, p=list(shares.values())).tolist()
-            made = [case(task, "held-out" if self._held_out else "training", number + i, ease) for i, task in enumerate(tasks)]
+            made = [self._case(task, number + i, ease) for i, task in enumerate(tasks)]
             number += several
             last = replace(made[-1], turns=[turn for one in made for turn in one.turns])
             cases.append(replace(last, others=[]) if self._held_out else last)
-        return self._encoder.batch(cases)
+        cases.sort(key=lambda one: (len(one.turns), len(one.others)))
+        return [self._encoder.batch(part) for part in (cases[: self._size // 2], cases[self._size // 2 :])]
+
+    def _case(self, task: str, number: int, ease: float) -> Case:
+        made = case(task, "held-out" if self._held_out else "training", number, ease)
+        while task == "page" and made.turns[0].images[0].width > 140:  # a page that only splitting makes legible
+            number += 1_000_000_000
+            made = case(task, "training", number, ease)
+        return made
+
+
+def take_from_demo(model: IdeficsForVisionText2Text) -> None:
+    """Give a model the demo's encoder, decoder, table and head."""
+    given = Idefics2ForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).state_dict()
+    words, own = model.config.vocab_size, model.state_dict()
+    taken: dict[str, Tensor] = {}
+    for name, weight in given.items():
+        if name.startswith("model.vision_model.encoder."):
+            taken[name] = weight
+        elif name.startswith("model.text_model."):
+            if ".k_proj." in name or ".v_proj." in name:  # heads in groups, which LLaMA's are not
+                groups = len(weight) // HEAD
+                weight = weight.unflatten(0, (groups, HEAD)).repeat_interleave(WIDTH // HEAD // groups, 0).flatten(0, 1)
+            taken[name.replace(".text_model.", ".")] = weight
+    table, head = taken["model.embed_tokens.weight"], given["lm_head.weight"]
+    taken |= {"model.embed_tokens.weight": table[:words], "model.embed_tokens.additional_embedding.weight": table[words:]}
+    taken |= {"lm_head.weight": head[:words], "lm_head.additional_fc.weight": head[words:]}
+    patches, places = (
+        "model.vision_model.embeddings." + name for name in ("patch_embedding.weight", "position_embedding.weight")
+    )
+    taken[patches] = given[patches]
+    shift = given[patches.replace("weight", "bias")]  # the patches' own bias, which this encoder has not
+    taken[places] = torch.cat([own[places][:1], given[places] + shift])
+    assert all(own[name].shape == weight.shape for name, weight in taken.items())
+    model.load_state_dict(own | taken)
 
 
 class IdeficsTrainee(nn.Module):
@@ -148,8 +188,9 @@ class IdeficsTrainee(nn.Module):
         super().__init__()
         self.model = IdeficsForVisionText2Text(config())
         initialise(self.model)
+        take_from_demo(self.model)
         self.model.set_attn_implementation("eager")
-        self.side = nn.Linear(WIDTH, 2 * mark_classes())
+        self.side = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * mark_classes()))
         self.recall = Recall(WIDTH)
         self.gaze = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * (SIDE // PATCH)))
         self.image_token: int = demo_tokenizer().token_to_id(IMAGE) or 0
@@ -193,6 +234,21 @@ class IdeficsTrainee(nn.Module):
         return logits, torch.stack([side, recall, gaze / (wanted >= 0).sum().clamp(min=1)])
 
 
+def orthogonal(gradient: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """torch's Newton-Schulz iteration for Muon, in the gradient's own type instead of bfloat16."""
+    linear, cubic, quintic = coefficients
+    wide = gradient.T if len(gradient) > gradient.shape[1] else gradient
+    wide = wide / wide.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), wide, beta=linear)
+    return wide.T if len(gradient) > gradient.shape[1] else wide
+
+
+if not FAST_BF16:
+    _muon._zeropower_via_newtonschulz = orthogonal
+
+
 def in_layers(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and name.startswith("model.") and any(part.isdigit() for part in name.split("."))
 
@@ -231,26 +287,28 @@ def main(folder: Path, steps: int, batch_size: int, save_every: int) -> None:
     batches = IdeficsBatches(steps, batch_size)
     loader = DataLoader(batches, batch_size=None, sampler=range(done, steps), num_workers=1, prefetch_factor=4)
     held_out = IdeficsBatches(steps, batch_size, held_out=True)
-    checks = [held_out[i] for i in range(6)]
+    checks = [part for i in range(6) for part in held_out[i]]
     click.echo(f"{sum(p.numel() for p in trainee.model.parameters()):,} parameters, steps {done} to {steps}", err=True)
     start, losses = time.perf_counter() - seconds, []
-    for step, batch in enumerate(loader, done + 1):
-        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BF16):
-            if step <= EYES:
-                loss, sides = torch.zeros(()), torch.stack([*trainee.see(batch)[1:], torch.zeros(())])
-            else:
-                logits, sides = trainee(batch)
-                loss = functional.cross_entropy(
-                    logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=-100
-                )
-        (loss + sides @ torch.tensor(SIDE_WEIGHTS)).backward()
+    for step, parts in enumerate(loader, done + 1):
+        answers = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in parts)
+        for batch in parts:
+            with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BF16):
+                if step <= EYES:
+                    loss, sides = torch.zeros(()), torch.stack([*trainee.see(batch)[1:], torch.zeros(())])
+                else:
+                    logits, sides = trainee(batch)
+                    loss = functional.cross_entropy(
+                        logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+                    )
+            (loss / answers + sides @ torch.tensor(SIDE_WEIGHTS) / len(parts)).backward()
+            losses.append((loss.item() * len(parts) / answers, *sides.tolist()))
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         for optimiser, rate in learning:
             for group in optimiser.param_groups:
                 group["lr"] = rate * share_of_rate(step - 1, steps, EYES)
             optimiser.step()
             optimiser.zero_grad()
-        losses.append((loss.item(), *sides.tolist()))
         if step % save_every == 0 or step == steps:
             means = np.mean(losses, 0).round(4).tolist()
             losses.clear()

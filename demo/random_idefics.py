@@ -74,6 +74,11 @@ def write_checkpoint(
     model = random_model(config, seed)
     model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    write_processor_files(folder, config, chat_template)
+
+
+def write_processor_files(folder: Path, config: IdeficsConfig, chat_template: str | None = None) -> None:
+    """Tokenizer and processor's files as the hub's checkpoints have them."""
     byte_tokenizer(config.additional_vocab_size).save(str(folder / "tokenizer.json"))
     files: dict[str, dict[str, Any]] = {
         "tokenizer_config.json": {
