@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .graphs.errors import Idefics2OnnxError, ModelFolderError
     from .runtime.devices.gpu_options import GpuOptions
-    from .runtime.errors import ImageError, PromptError, ProviderError
+    from .runtime.errors import Cancelled, ImageError, Overloaded, PromptError, ProviderError
     from .runtime.generation.answer import Generation
+    from .runtime.generation.scheduler import Scheduler
     from .runtime.images.idefics2_image_processor import Idefics2ImageProcessor
     from .runtime.images.idefics_image_processor import IdeficsImageProcessor
     from .runtime.inputs.idefics2_processor import Idefics2Processor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cancelled": "runtime.errors",
     "GpuOptions": "runtime.devices.gpu_options",
     "Generation": "runtime.generation.answer",
     "Idefics": "runtime.model",
@@ -35,12 +37,15 @@ _HOMES = {
     "IdeficsProcessor": "runtime.inputs.idefics_processor",
     "ImageError": "runtime.errors",
     "ModelFolderError": "graphs.errors",
+    "Overloaded": "runtime.errors",
     "PromptError": "runtime.errors",
     "ProviderError": "runtime.errors",
+    "Scheduler": "runtime.generation.scheduler",
     "load": "runtime.model",
 }
 
 __all__ = [
+    "Cancelled",
     "Generation",
     "GpuOptions",
     "Idefics",
@@ -52,8 +57,10 @@ __all__ = [
     "IdeficsProcessor",
     "ImageError",
     "ModelFolderError",
+    "Overloaded",
     "PromptError",
     "ProviderError",
+    "Scheduler",
     "load",
 ]
 

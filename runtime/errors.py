@@ -14,6 +14,22 @@ class PromptError(Idefics2OnnxError, ValueError):
     """A prompt, a conversation or an option of a call cannot be used."""
 
 
+class Overloaded(Idefics2OnnxError):
+    """A scheduler's queue is full.
+
+    Attributes:
+        waiting: how many requests it holds.
+    """
+
+    def __init__(self, message: str, waiting: int) -> None:
+        super().__init__(message)
+        self.waiting = waiting
+
+
+class Cancelled(Idefics2OnnxError):
+    """A request was cancelled before its answer was whole."""
+
+
 class ImageError(Idefics2OnnxError, ValueError):
     """An image cannot be read or processed."""
 
@@ -43,9 +59,11 @@ def shown(name: object, longest: int = 200) -> str:
 
 
 __all__ = [
+    "Cancelled",
     "Idefics2OnnxError",
     "ImageError",
     "ModelFolderError",
+    "Overloaded",
     "PromptError",
     "ProviderError",
     "first_line",

@@ -45,6 +45,10 @@ class Sample:
         passed = count_tiles(self.ids[self.reused : reused], sizes)
         return replace(self, tiles=self.tiles[passed:], reused=reused)
 
+    def without_pixels(self) -> Sample:
+        """This sample when its images have been encoded: as many tiles, which take no memory."""
+        return replace(self, tiles=[np.empty((0, 0), np.float32)] * len(self.tiles))
+
     def check(self, sizes: ModelSizes, max_new_tokens: int) -> None:
         """Raise PromptError unless image tokens match tiles and everything fits the model."""
         if not self.tokens:

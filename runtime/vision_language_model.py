@@ -224,7 +224,7 @@ class VisionLanguageModel:
             return with_answers(inputs.get("input_ids"), [answer.token_ids for answer in generator.answers], chosen)
         request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
         generator = self._finished(request.samples(self.engine.pixel_type), chosen)
-        results = [answer.result(generator.timings) for answer in generator.answers]
+        results = [answer.result() for answer in generator.answers]
         return results if request.batch or len(results) > 1 else results[0]
 
     @overload

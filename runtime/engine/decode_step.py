@@ -33,9 +33,15 @@ class DecodeStep:
     allocated. The mask is as wide as the cache, zero after each row's tokens.
     """
 
-    def __init__(self, engine: Engine, cache: KeyValueCache, batch: int, never: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cache: KeyValueCache,
+        batch: int,
+        never: NDArray[np.int64] = np.empty(0, np.int64),  # noqa: B008
+    ) -> None:
         """`never`: tokens that `greedy` does not choose."""
-        self._engine, self._cache, self.batch, self.capacity = engine, cache, batch, cache.capacity
+        self._engine, self._cache, self.batch, self.capacity, self.never = engine, cache, batch, cache.capacity, never
         storage, hidden = engine.storage, engine.sizes.hidden_size
         self._ids = HostInput((batch, 1), storage)
         self._mask = HostInput((batch, cache.capacity), storage)
@@ -44,7 +50,7 @@ class DecodeStep:
         self._logits = HostOutput((batch, 1, engine.sizes.vocab_size), storage)
         self._argmax = None
         if engine.argmax:
-            self._argmax = Argmax(engine.argmax, self._logits.value, np.empty(0, np.int64) if never is None else never, storage)
+            self._argmax = Argmax(engine.argmax, self._logits.value, never, storage)
         embeds = storage.buffer(batch, 1, 1, hidden).rows(0, batch, (batch, 1, hidden))
 
         self._embedding = Bound(engine.sessions.embedding)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..memory.buffer import Buffer
 from ..memory.key_value_cache import KeyValueCache
 from ..sample import Sample
-from .engine import Engine, Sight
+from .engine import Engine
 from .timings import Timings
 
 TOKENS_PER_CALL = 512
@@ -31,6 +32,50 @@ class PromptLogits:
     """[rows, k, vocab], right-padded: k new tokens, or the last one only."""
 
 
+class Prompts:
+    """Prompts that go through the decoder together, piece by piece, each after what its row of a cache holds.
+
+    Attributes:
+        read: tokens of each that the cache holds.
+        tokens: of the longest.
+    """
+
+    def __init__(
+        self, engine: Engine, samples: Sequence[Sample], features: Sequence[Buffer], timings: Timings, everywhere: bool = False
+    ) -> None:
+        """`features` are those of all the samples' tiles, in order; `everywhere`, whether to give logits of every token."""
+        self._engine, self._samples, self._features, self._timings = engine, samples, features, timings
+        self._everywhere, self._sight = everywhere, engine.look(samples, features)
+        self.read, self.tokens = samples[0].reused, max(sample.tokens for sample in samples)
+
+    def next(self, cache: KeyValueCache, first_row: int, most: int) -> PromptLogits:
+        """Read so many tokens of each at most, into as many rows from the first on."""
+        engine, begin = self._engine, self.read
+        end = min(self.tokens, begin + most)
+        embeds = engine.embed_prompts(self._samples, self._features, begin, end)
+        new = np.array([min(end, sample.tokens) - begin for sample in self._samples], np.int64)
+        every = np.broadcast_to(np.arange(new.max()), (len(new), int(new.max())))
+        positions = np.ascontiguousarray(every) if self._everywhere else new[:, None] - 1
+        sight = self._sight and self._sight.between(begin, end)
+        logits = engine.decode(embeds, new, cache, positions, first_row, "prompt", sight)
+        engine.check_finite(logits, self._features, "prompt")
+        if end == self.tokens:
+            engine.keep_sight(cache, first_row, self._samples, self._sight)
+        self._timings.prompt_tokens += int(new.sum())
+        self.read = end
+        return PromptLogits(first_row, begin, logits)
+
+
+def encode_tiles(engine: Engine, samples: Sequence[Sample], timings: Timings) -> list[Buffer]:
+    """Features of all tiles of some samples, in order; those that are features already are taken as they are."""
+    start = time.perf_counter()
+    tiles = [tile for sample in samples for tile in sample.tiles]
+    encoded = iter(engine.encode_images([tile for tile in tiles if tile.ndim == 3], timings))
+    features = [next(encoded) if tile.ndim == 3 else engine.features_from(tile) for tile in tiles]
+    timings.images += time.perf_counter() - start
+    return features
+
+
 def read_prompts(
     engine: Engine, samples: Sequence[Sample], cache: KeyValueCache, timings: Timings, *, everywhere: bool = False
 ) -> Iterator[PromptLogits]:
@@ -42,43 +87,23 @@ def read_prompts(
         samples: row by row of the cache, shorter ones first.
         everywhere: give logits of every token; else the last ones, and of pieces in between something of no meaning.
     """
-    clock = time.perf_counter
-    start = clock()
-    features = encoded = engine.encode_images([t for s in samples for t in s.tiles if t.ndim == 3], timings)
-    if any(tile.ndim == 2 for sample in samples for tile in sample.tiles):
-        fresh = iter(encoded)
-        features = [next(fresh) if t.ndim == 3 else engine.features_from(t) for s in samples for t in s.tiles]
-    timings.images += clock() - start
+    features = encode_tiles(engine, samples, timings)
     firsts = np.cumsum([0, *(len(sample.tiles) for sample in samples)])
-    sight: Sight | None = None
-    for row, stop, begin, end in _calls(samples):
-        together, own = samples[row:stop], features[firsts[row] : firsts[stop]]
-        if begin == together[0].reused:  # the first piece
-            sight = engine.look(together, own)
-        embeds = engine.embed_prompts(together, own, begin, end)
-        new = np.array([min(end, sample.tokens) - begin for sample in together], np.int64)
-        every = np.broadcast_to(np.arange(new.max()), (len(new), int(new.max())))
-        positions = np.ascontiguousarray(every) if everywhere else new[:, None] - 1
-        logits = engine.decode(embeds, new, cache, positions, row, "prompt", sight and sight.between(begin, end))
-        engine.check_finite(logits, own, "prompt")
-        if end == max(sample.tokens for sample in together):  # the last piece
-            engine.keep_sight(cache, row, together, sight)
-        timings.prompt_tokens += int(new.sum())
-        yield PromptLogits(row, begin, logits)
+    for row, stop in _together(samples):
+        prompts = Prompts(engine, samples[row:stop], features[firsts[row] : firsts[stop]], timings, everywhere)
+        while prompts.read < prompts.tokens:
+            yield prompts.next(cache, row, TOKENS_PER_CALL)
 
 
-def _calls(samples: Sequence[Sample]) -> Iterator[tuple[int, int, int, int]]:
-    """Rows from, to, and tokens from, to of each decoder call."""
+def _together(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+    """Rows from, to, that go through the decoder together: one alone in pieces, or several in one call."""
     row = 0
     while row < len(samples):
         first, stop = samples[row], row + 1
-        if first.reused or first.tokens > TOKENS_PER_CALL:
-            for begin in range(first.reused, first.tokens, TOKENS_PER_CALL):
-                yield row, stop, begin, min(first.tokens, begin + TOKENS_PER_CALL)
-        else:
+        if not first.reused and first.tokens <= TOKENS_PER_CALL:
             while stop < len(samples) and _go_together(samples[row : stop + 1]):
                 stop += 1
-            yield row, stop, 0, max(sample.tokens for sample in samples[row:stop])
+        yield row, stop
         row = stop
 
 

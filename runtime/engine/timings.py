@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class Timings:
     """Seconds, counts and bytes of one call, shared by the answers of a batch."""
 
+    waiting: float = 0.0
+    """Seconds before the prompt was begun, in a scheduler; images are read and encoded in that time."""
     images: float = 0.0
     """Seconds of encoding images."""
     prefill: float = 0.0

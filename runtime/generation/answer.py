@@ -14,7 +14,7 @@ from ..engine.timings import Timings
 from ..sample import Sample
 from ..sampling.generation_options import GenerationOptions
 from ..sampling.scores import log_softmax
-from ..sampling.token_chooser import History
+from ..sampling.token_chooser import History, TokenChooser
 from ..text.text_stream import TextStream
 from ..text.tokenizer import decode
 
@@ -47,10 +47,14 @@ class Answer:
     Attributes:
         prompt: index of its prompt.
         prompt_tokens: that prompt's length.
+        options: its call's.
+        chooser: chooses its tokens by those, and the tokens of the call's other answers.
+        timings: what the call took so far.
         history: prompt and answer, for options that look back.
         random: its own source of numbers, the same in every batch.
         token_ids: the answer so far.
         finish_reason: None while it runs.
+        error: what ended it instead, if something did.
     """
 
     def __init__(
@@ -59,13 +63,15 @@ class Answer:
         sample: Sample,
         sequence: int,
         limit: int,
-        options: GenerationOptions,
+        chooser: TokenChooser,
         tokenizer: Tokenizer,
+        timings: Timings,
         streamed: bool = False,
     ) -> None:
         """`sequence` is which of the prompt's answers it is; `streamed`, whether `take` will be called."""
         self.prompt, self.prompt_tokens, self._prompt_ids = prompt, sample.tokens, sample.ids
         self.history = history_of(sample)
+        self.options, self.chooser, self.timings = (options := chooser.options), chooser, timings
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, options.stop_strings) if streamed or options.stop_strings else None
         self.random = np.random.default_rng(None if options.seed is None else [options.seed, sequence])
@@ -76,33 +82,46 @@ class Answer:
         self.finish_reason: FinishReason | None = None
         self.logprobs: list[float | None] = []
         self.top_logprobs: list[dict[int, float]] = []
+        self.error: Exception | None = None
         self._pieces: list[str] = []
-        self._options = options
 
     def push(self, token: int, raw: NDArray[np.float32] | None = None) -> None:
         """Take a token, with the model's own logits [vocab] if their probabilities are asked for."""
+        self.timings.first_tokens += not self.token_ids
+        self.timings.new_tokens += 1
         self.token_ids.append(token)
         self.history.append(token)
         if raw is not None:
             logs = log_softmax(raw)
             self.logprobs.append(float(logs[token]))
-            if self._options.top_logprobs:
-                best = np.argsort(-logs, kind="stable")[: self._options.top_logprobs].tolist()
+            if self.options.top_logprobs:
+                best = np.argsort(-logs, kind="stable")[: self.options.top_logprobs].tolist()
                 self.top_logprobs.append({i: float(logs[i]) for i in best})
         if self._text is not None and (piece := self._text.push(token)):
             self._pieces.append(piece)
-        if token in self._options.eos_token_id or (self._text is not None and self._text.stopped):
+        if token in self.options.eos_token_id or (self._text is not None and self._text.stopped):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit or (self._ends_at is not None and time.monotonic() > self._ends_at):
             self.finish_reason = "length"
-        elif self._options.stopping_criteria and self._is_stopped():
+        elif self.options.stopping_criteria and self._is_stopped():
             self.finish_reason = "stop"
         if self.finish_reason and self._text is not None and (piece := self._text.close()):
             self._pieces.append(piece)
 
+    def fail(self, error: Exception) -> None:
+        """End with an error."""
+        self.error, self.finish_reason = error, self.finish_reason or "stop"
+
     def _is_stopped(self) -> bool:
         ids = np.array([self.history.ids], np.int64)
-        return any(bool(np.all(criterion(ids, None))) for criterion in self._options.stopping_criteria)
+        return any(bool(np.all(criterion(ids, None))) for criterion in self.options.stopping_criteria)
+
+    def note_prompt(self, start: int, logits: NDArray[np.float32]) -> None:
+        """Take log-probabilities of an echoed prompt's tokens from the logits [tokens, vocab] of those from `start` on."""
+        ids = self._prompt_ids[start + 1 : start + 1 + len(logits)]
+        found = log_softmax(logits[: len(ids)])[np.arange(len(ids)), ids].tolist()
+        self.logprobs += ([] if start else [None]) + found
+        self.top_logprobs += [{} for _ in range(len(ids) + (not start))]
 
     def take(self) -> str:
         """The text that became certain since the last call."""
@@ -111,22 +130,22 @@ class Answer:
 
     def echoed(self) -> str:
         """With echo, the prompt's text as it stands in front of this answer; else nothing."""
-        if not self._options.echo:
+        if not self.options.echo:
             return ""
         whole = self._decoded([*self._prompt_ids, *self.token_ids])
         return whole[: len(whole) - len(self._decoded(self.token_ids))]
 
-    def result(self, timings: Timings) -> Generation:
-        """The answer so far, and what its call took."""
+    def result(self) -> Generation:
+        """The answer so far."""
         text = self._text.text if self._text is not None and self._text.stopped else self._decoded(self.token_ids)
         return Generation(
             self.echoed() + text,
-            (self._prompt_ids if self._options.echo else []) + self.token_ids,
+            (self._prompt_ids if self.options.echo else []) + self.token_ids,
             self.finish_reason or "length",
             self.prompt_tokens,
-            timings,
-            list(self.logprobs) if self._options.logprobs else None,
-            list(self.top_logprobs) if self._options.top_logprobs else None,
+            self.timings,
+            list(self.logprobs) if self.options.logprobs else None,
+            list(self.top_logprobs) if self.options.top_logprobs else None,
         )
 
     def _decoded(self, token_ids: list[int]) -> str:

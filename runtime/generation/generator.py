@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +17,11 @@ from ..memory.prefix_cache import prompt_key
 from ..sample import Sample
 from ..sampling.beam_search import BeamSearch
 from ..sampling.generation_options import GenerationOptions
-from ..sampling.prompt_lookup import draft
-from ..sampling.scores import log_softmax
 from ..sampling.token_chooser import TokenChooser
 from ..text.text_stream import TextStream
 from .answer import Answer, history_of
 from .loaded_model import LoadedModel
-from .rows import leave, spread
+from .rows import Rows, spread
 
 
 class Generator:
@@ -64,7 +62,7 @@ class Generator:
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
-            Answer(prompt, sample, sequence, limit, options, tokenizer, streamed)
+            Answer(prompt, sample, sequence, limit, self._chooser, tokenizer, self.timings, streamed)
             for prompt, (sample, limit) in enumerate(zip(samples, limits, strict=True))
             for sequence in range(options.num_return_sequences)
         ]
@@ -80,12 +78,12 @@ class Generator:
         if self._options.num_beams > 1:
             yield from self._search(cache, logits, order)
         else:
-            rows = [self.answers[prompt * several] for prompt in order]
+            answers = [self.answers[prompt * several] for prompt in order]
             for sequence in range(1, several):
                 for row, prompt in enumerate(order):
-                    cache.take(len(rows), row)
-                    rows.append(self.answers[prompt * several + sequence])
-            yield from self._decode(cache, np.concatenate([logits] * several), rows)
+                    cache.take(len(answers), row)
+                    answers.append(self.answers[prompt * several + sequence])
+            yield from self._decode(cache, np.concatenate([logits] * several), answers)
 
     def free(self) -> None:
         """Let go of what only generating needs."""
@@ -116,7 +114,7 @@ class Generator:
         samples = [self._samples[prompt] for prompt in order]
         sizes = self._engine.sizes
         cache.reserve(max(sample.tokens for sample in samples), sizes.max_positions)
-        echoed = self._options.echo and self._options.logprobs
+        echoed, several = self._options.echo and self._options.logprobs, self._options.num_return_sequences
         prefixes = None if echoed else self._prefixes
         keys = [prompt_key(sample, sizes) if prefixes else None for sample in samples]
         for row, key in enumerate(keys):
@@ -130,7 +128,8 @@ class Generator:
             for row, logits in enumerate(part.logits, part.first_row):
                 if echoed:
                     logits = logits[: samples[row].tokens - part.start]
-                    self._note_prompt(order[row], part.start, logits)
+                    for answer in self.answers[order[row] * several : (order[row] + 1) * several]:
+                        answer.note_prompt(part.start, logits)
                 last[row] = logits[-1]
         for row, key in enumerate(keys):
             if prefixes and key:
@@ -139,87 +138,26 @@ class Generator:
         self.timings.prefill = time.perf_counter() - start - self.timings.images
         return last
 
-    def _note_prompt(self, prompt: int, start: int, logits: NDArray[np.float32]) -> None:
-        """Log-probabilities of an echoed prompt's tokens, by the logits in front of each."""
-        ids = self._samples[prompt].ids[start + 1 : start + 1 + len(logits)]
-        found = log_softmax(logits[: len(ids)])[np.arange(len(ids)), ids].tolist()
-        for answer in self.answers:
-            if answer.prompt == prompt:
-                answer.logprobs += ([] if start else [None]) + found
-                answer.top_logprobs += [{} for _ in range(len(ids) + (not start))]
-
-    def _decode(self, cache: KeyValueCache, logits: NDArray[np.float32], rows: list[Answer]) -> Iterator[None]:
+    def _decode(self, cache: KeyValueCache, logits: NDArray[np.float32], answers: list[Answer]) -> Iterator[None]:
         """Greedy and sampled answers: choose, let the ended ones leave, step."""
         start = time.perf_counter()
-        self._accept(logits, rows)
-        self.timings.first_tokens = len(rows)
+        rows = Rows(self._engine, cache, answers)
+        rows.accept(logits, rows.answers)
+        self._raise()
         self.timings.prefill += time.perf_counter() - start
         yield
-        step: DecodeStep | None = None
-        while leave(rows, cache):
-            start = time.perf_counter()
-            drafts = [self._draft(answer) for answer in rows]
-            tokens = int(cache.tokens[: len(rows)].max()) + 1 + max(map(len, drafts))
-            cache.reserve(tokens, self._room(rows))
-            if any(drafts):
-                for row, (answer, guesses) in enumerate(zip(rows, drafts, strict=True)):
-                    self._verify(cache, row, answer, guesses)
-            else:
-                if step is None or (step.batch, step.capacity) != (len(rows), cache.capacity):
-                    step = DecodeStep(self._engine, cache, len(rows), self._chooser.never)
-                self._step(step, rows)
-            self.timings.cache_bytes = cache.peak_bytes
-            self.timings.decode += time.perf_counter() - start
+        rows.leave()
+        while rows.answers:
+            rows.step()
+            self._raise()
             yield
+            rows.leave()
 
-    def _room(self, rows: Sequence[Answer]) -> int:
-        """Tokens of the longest row if it goes on to its limit."""
-        return max(answer.prompt_tokens + answer.limit for answer in rows)
-
-    def _accept(self, logits: NDArray[np.float32], rows: Sequence[Answer]) -> None:
-        """Choose the next token of every row."""
-        self._engine.check_finite(logits)
-        raw = logits.copy() if self._options.logprobs else [None] * len(rows)
-        self._push(rows, self._chooser.choose(logits, [(answer.history, answer.random) for answer in rows]), raw)
-
-    def _step(self, step: DecodeStep, rows: Sequence[Answer]) -> None:
-        """Read every row's last token and choose the next, where the logits are if nothing else looks at them."""
-        last = [answer.token_ids[-1] for answer in rows]
-        chosen = step.greedy(last) if self._chooser.takes_likeliest and not self._options.logprobs else None
-        if chosen is None:
-            self._accept(step(last), rows)
-        else:
-            self._push(rows, chosen, [None] * len(rows))
-        self.timings.steps += 1
-
-    def _push(self, rows: Sequence[Answer], tokens: Sequence[int], raw: Iterable[NDArray[np.float32] | None]) -> None:
-        for answer, token, own in zip(rows, tokens, raw, strict=True):
-            answer.push(token, own)
-        self.timings.new_tokens += len(rows)
-
-    def _draft(self, answer: Answer) -> list[int]:
-        asked = self._options.prompt_lookup_num_tokens
-        return draft(answer.history.ids, min(asked, answer.limit - len(answer.token_ids) - 1)) if asked else []
-
-    def _verify(self, cache: KeyValueCache, row: int, answer: Answer, guesses: list[int]) -> None:
-        """Read the last token and the guesses after it in one call, and keep what the model would have said."""
-        held = int(cache.tokens[row])
-        ids = np.array([[answer.token_ids[-1], *guesses]], np.int64)
-        logits = self._engine.decode(
-            self._engine.embed(ids), np.array([ids.size]), cache, np.arange(ids.size)[None], first_row=row
-        )
-        # At every moment the cache counts no guess that the answer does not have: an interruption must not leave others' keys.
-        cache.keep(row, held + 1)
-        right = 0
-        for place, guess in enumerate([*guesses, None]):
-            self._accept(logits[:, place], [answer])
-            if answer.finish_reason or answer.token_ids[-1] != guess:
-                break
-            right += 1
-            cache.keep(row, held + 1 + right)
-        self.timings.steps += 1
-        self.timings.drafted += len(guesses)
-        self.timings.accepted += right
+    def _raise(self) -> None:
+        """Raise what ended an answer."""
+        for answer in self.answers:
+            if answer.error is not None:
+                raise answer.error
 
     def _search(self, cache: KeyValueCache, logits: NDArray[np.float32], order: Sequence[int]) -> Iterator[None]:
         """Beam search: every prompt has `num_beams` rows of the cache, side by side."""
@@ -272,5 +210,3 @@ class Generator:
         for answer, tokens in zip(answers, search.best(several), strict=True):
             for token in tokens:
                 answer.push(token)
-            self.timings.new_tokens += len(tokens)
-            self.timings.first_tokens += 1

@@ -42,7 +42,7 @@ class TokenStream:
     @property
     def result(self) -> Generation:
         """The answer so far."""
-        return self._generator.answers[0].result(self._generator.timings)
+        return self._generator.answers[0].result()
 
 
 def _pieces(generator: Generator, on_end: OnEnd) -> Pieces[str, None, None]:
@@ -57,5 +57,5 @@ def _pieces(generator: Generator, on_end: OnEnd) -> Pieces[str, None, None]:
         if not begun and (echoed := answer.echoed()):
             yield echoed
     finally:
-        on_end(answer.result(generator.timings))
+        on_end(answer.result())
         generator.free()

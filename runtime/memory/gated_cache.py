@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +41,22 @@ class GatedCache(KeyValueCache):
         """Let a row's new tokens see these images of a row of keys and values [rows, heads, image_rows, head_dim]."""
         if len(images) > self.seen.shape[1]:
             self._widen(len(images))
+        self.bound_as = object()  # a step's mask is written once
         self.seen[row] = np.arange(self.seen.shape[1]) < len(images)
         rows = self._sizes.image_seq_len
         for name, buffer in self._cross.items():
             for slot, image in enumerate(images.tolist()):
                 buffer.copy(row, cross[name], source_row, image * rows, (image + 1) * rows, slot * rows)
 
-    def take(self, row: int, source_row: int) -> None:
-        super().take(row, source_row)
-        self.seen[row] = self.seen[source_row]
-        for buffer in self._cross.values():
-            buffer.copy(row, buffer, source_row, 0, buffer.shape[2])
+    def take_from(self, row: int, source: Self, source_row: int) -> None:
+        super().take_from(row, source, source_row)
+        if source.seen.shape[1] > self.seen.shape[1]:
+            self._widen(source.seen.shape[1])
+        self.bound_as = object()
+        self.seen[row] = 0
+        self.seen[row, : source.seen.shape[1]] = source.seen[source_row]
+        for name, buffer in self._cross.items():
+            buffer.copy(row, source._cross[name], source_row, 0, source._cross[name].shape[2])
 
     def _widen(self, slots: int) -> None:
         """Make room for so many images a row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ class KeyValueCache:
 
     Attributes:
         tokens: how many each row holds, int64 [batch]; to be read only.
+        bound_as: another object as soon as what is bound of the cache is other memory.
     """
 
     def __init__(self, sizes: ModelSizes, storage: Storage, batch: int, capacity: int) -> None:
@@ -31,7 +33,7 @@ class KeyValueCache:
         self.batch, self.capacity = batch, capacity
         self.tokens: NDArray[np.int64] = np.zeros(batch, np.int64)
         self._buffers = {name: self._buffer(capacity) for name in key_value_names(sizes.num_layers, "past_key_values")}
-        self.peak_bytes = self.nbytes
+        self.peak_bytes, self.bound_as = self.nbytes, object()
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +65,7 @@ class KeyValueCache:
         if tokens <= self.capacity:
             return
         capacity = max(tokens, min(limit, max(self.capacity + GROWTH, self.capacity * 5 // 4)))
+        self.bound_as = object()
         try:
             for name, old in self._buffers.items():
                 new = self._buffer(capacity)
@@ -76,6 +79,19 @@ class KeyValueCache:
         self.capacity = capacity
         self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
+    def reshape(self, batch: int, capacity: int) -> None:
+        """Have so many rows with room for so many tokens each, of which the first keep theirs. Nothing is lost where the memory
+        does not hold both the old and the new buffers.
+        """
+        kept = min(batch, self.batch)
+        assert int(self.tokens[:kept].max(initial=0)) <= capacity, "the rows that stay fit"
+        new = type(self)(self._sizes, self._storage, batch, capacity)
+        for row in range(kept):
+            new.take_from(row, self, row)
+        peak = max(self.peak_bytes, new.nbytes)
+        self.__dict__.update(new.__dict__)
+        self.peak_bytes = peak
+
     def copy_row(
         self, row: int, source_row: int, source: KeyValueCache | None = None, start: int = 0, stop: int | None = None
     ) -> None:
@@ -88,7 +104,11 @@ class KeyValueCache:
 
     def take(self, row: int, source_row: int) -> None:
         """Make a row the copy of another, with all that its next tokens need."""
-        self.copy_row(row, source_row)
+        self.take_from(row, self, source_row)
+
+    def take_from(self, row: int, source: Self, source_row: int) -> None:
+        """The same from another cache."""
+        self.copy_row(row, source_row, source)
 
     @property
     def token_bytes(self) -> int:

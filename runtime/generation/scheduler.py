@@ -1,0 +1,440 @@
+"""Continuous batching: requests come and go while one decoder call after another gives every running answer a token.
+
+A thread of the scheduler's own has the decoder and the cache to itself. Each of its turns admits what is ready, first come first
+served, reads a piece of a prompt, and steps all running answers. Other threads prepare what waits: read images, encode them. What
+a request may need of the cache is reserved when it is admitted, so no answer is ever cut short or begun again for want of room.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import Any
+
+import numpy as np
+
+from ..engine.prefill import TOKENS_PER_CALL, Prompts, encode_tiles
+from ..engine.timings import Timings
+from ..errors import Cancelled, Overloaded, PromptError
+from ..inputs.request import Request, is_batch
+from ..memory.key_value_cache import KeyValueCache
+from ..memory.prefix_cache import Key, prompt_key
+from ..sample import Sample
+from ..sampling.generation_options import GenerationOptions
+from ..sampling.token_chooser import TokenChooser
+from .answer import Answer
+from .handle import Handle
+from .loaded_model import LoadedModel
+from .rows import Rows
+
+DEFAULT_ROWS, DEFAULT_QUEUE = 16, 1024
+PIECE = 64
+"""Tokens of prompts that are read between two steps: on CPUs more of them are hardly faster, and running answers wait longer."""
+USUAL_TOKENS = 2048
+"""Room that the cache has by default for each row."""
+_log = logging.getLogger("idefics2_onnx")
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request inside of the scheduler."""
+
+    handle: Handle
+    read: Callable[[], Request]
+    options: GenerationOptions
+    chooser: TokenChooser
+    timings: Timings = field(default_factory=Timings)
+    submitted: float = field(default_factory=time.perf_counter)
+    error: Exception | None = None
+    key: Key | None = None
+    prefix: tuple[KeyValueCache, int] | None = None
+    """A cache that holds the prompt's beginning in its first row, and how many tokens of it."""
+    sample: Sample | None = None
+    limit: int = 0
+    prompts: Prompts | None = None
+    answers: list[Answer] = field(default_factory=list)
+    first_token: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        return self.options.num_return_sequences
+
+    @property
+    def tokens(self) -> int:
+        """What each row may come to hold: the last token is not read any more."""
+        assert self.sample is not None
+        return self.sample.tokens + self.limit - 1
+
+
+class Scheduler:
+    """Answers many requests at once with one model: each as it would be answered alone.
+
+    It is a context manager, which finishes what it was given before it closes. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        rows: int = DEFAULT_ROWS,
+        queue: int = DEFAULT_QUEUE,
+        cache_bytes: int | None = None,
+        prepare_threads: int = 2,
+    ) -> None:
+        """Start it.
+
+        Args:
+            rows: answers that run at once at most.
+            queue: requests that wait at most.
+            cache_bytes: what the running answers' keys and values may take; None: room for `rows` of 2,048 tokens, and at least
+                for one as long as the model takes.
+            prepare_threads: how many requests are prepared at once.
+        """
+        for name, value in (("rows", rows), ("queue", queue), ("prepare_threads", prepare_threads)):
+            if not isinstance(value, int) or value < 1:
+                raise PromptError(f"{name} is {value!r:.60}. Give a whole number from 1.")
+        self._model, self._engine = copy(model), model.engine  # a copy stays open when the model is closed
+        self._max_rows, self._max_queue = rows, queue
+        sizes, token = self._engine.sizes, self._engine.cache_bytes_per_token
+        usual = max(rows * min(USUAL_TOKENS, sizes.max_positions), sizes.max_positions) * token
+        self._max_bytes = usual if cache_bytes is None else cache_bytes
+        self._changed = Condition()
+        self._waiting: deque[_Job] = deque()
+        self._prepared: list[_Job] = []  # being prepared or ready, in the order they came
+        self._reading: _Job | None = None
+        self._jobs: dict[Answer, _Job] = {}
+        self._closing = self._cancelling = False
+        self._rows = Rows(self._engine, self._engine.new_cache(1, 1))
+        self._threads = [Thread(target=self._prepare_all, name=f"prepare-{i}", daemon=True) for i in range(prepare_threads)]
+        self._threads.append(Thread(target=self._run, name="scheduler", daemon=True))
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self.close, 0)
+
+    def submit(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        raw: bool = False,
+        do_image_splitting: bool | None = None,
+        image_features: Any = None,
+        **options: Any,
+    ) -> Handle:
+        """Take a request as `generate` takes one prompt, and come back at once.
+
+        Raises:
+            Overloaded: as many requests as may are waiting.
+            PromptError: an option is wrong, or one that a scheduler does not take.
+        """
+        chosen = self._model.options.replace(**options)
+        if chosen.num_beams > 1:
+            raise PromptError(
+                f"num_beams is {chosen.num_beams}, and a scheduler gives answers as they grow. Give num_beams=1, or use generate."
+            )
+        if chosen.num_return_sequences > self._max_rows:
+            raise PromptError(
+                f"num_return_sequences is {chosen.num_return_sequences}, and this scheduler has {self._max_rows} rows. Lower it."
+            )
+        if is_batch(prompt):
+            raise PromptError(f"submit takes one prompt, and {len(prompt)} were given. Submit each of them.")
+
+        chooser = TokenChooser(chosen, self._engine.sizes.vocab_size)
+
+        def read() -> Request:
+            return Request.read(self._model.processor, prompt, images, raw, do_image_splitting, image_features)
+
+        with self._changed:
+            if self._closing:
+                raise PromptError("The scheduler is closed. Make a new one.")
+            waiting = self.waiting
+            if waiting >= self._max_queue:
+                raise Overloaded(f"{waiting:,} requests are waiting, as many as may. Try again later.", waiting)
+            job = _Job(Handle(self._cancel, waiting), read, chosen, chooser)
+            self._waiting.append(job)
+            self._changed.notify_all()
+        return job.handle
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not admitted yet."""
+        return len(self._waiting) + len(self._prepared)
+
+    @property
+    def running(self) -> int:
+        """Answers that are running, or whose prompt is being read."""
+        reading = self._reading
+        return len(self._rows.answers) + (reading.rows if reading else 0)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the running answers' keys and values take now."""
+        return self._rows.cache.nbytes
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more requests, finish those that were taken, and stop; after so many seconds, cancel what is left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._threads[-1].join(timeout)
+        with self._changed:
+            self._cancelling = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(None if kind is None else 0)
+
+    # Any thread.
+
+    def _cancel(self, handle: Handle) -> None:
+        with self._changed:
+            handle._cancelled = True
+            job = next((job for job in self._waiting if job.handle is handle), None)
+            if job is not None:
+                self._waiting.remove(job)
+            self._changed.notify_all()
+        if job is not None:
+            _end(job, _cancelled())
+
+    # Preparing threads.
+
+    def _prepare_all(self) -> None:
+        while (job := self._next_waiting()) is not None:
+            try:
+                self._prepare(job)
+            except Exception as error:  # whatever it is, it is this request's
+                job.error = error
+            with self._changed:
+                job.handle._enter("ready")
+                self._changed.notify_all()
+
+    def _next_waiting(self) -> _Job | None:
+        """The request to prepare next, as soon as there is one and few are prepared already; None at the end."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._cancelling or (self._waiting and len(self._prepared) < self._max_rows)
+                or (self._closing and not self._waiting)
+            )  # fmt: skip
+            if self._cancelling or not self._waiting:
+                return None
+            job = self._waiting.popleft()
+            self._prepared.append(job)
+        job.handle._enter("preparing")
+        return job
+
+    def _prepare(self, job: _Job) -> None:
+        """Everything that needs no cache."""
+        engine, sizes, prefixes = self._engine, self._engine.sizes, self._model.prefix_cache
+        (sample,) = job.read().samples(engine.pixel_type)
+        job.limit = job.options.new_tokens(sample.tokens, sizes.max_positions)
+        sample.check(sizes, job.limit)
+        job.sample = sample
+        needed = job.rows * job.tokens * engine.cache_bytes_per_token
+        if needed > self._max_bytes:
+            raise PromptError(
+                f"The prompt and its answers need {needed:,} bytes of keys and values, and this scheduler has "
+                f"{self._max_bytes:,}. Lower max_new_tokens or num_return_sequences, or raise cache_bytes."
+            )
+        echoed = job.options.echo and job.options.logprobs
+        if prefixes is not None and not echoed and (key := prompt_key(sample, sizes)):
+            job.key, job.prefix = key, prefixes.find(key)
+            sample = sample.after(job.prefix[1], sizes) if job.prefix else sample
+        features = encode_tiles(engine, [sample], job.timings)
+        job.timings.prompt_tokens_reused = sample.reused
+        job.sample = sample.without_pixels()
+        job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)
+
+    # The scheduler's thread.
+
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self._drop_cancelled()
+                self._read_prompts()
+                self._step()
+            except Exception as error:  # not one request's, nor the decoder's: a fault in here
+                _log.exception("The scheduler failed, and goes on without what was running.")
+                self._fail_all(error)
+        self._fail_all(_cancelled())
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; False at the end."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._rows.answers or self._reading or self._cancelling or any(map(_is_ready, self._prepared))
+                or (self._closing and not self._waiting and not self._prepared)
+            )  # fmt: skip
+            busy = self._rows.answers or self._reading or self._waiting or self._prepared
+            return bool(busy) and not self._cancelling
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            over = [job for job in self._prepared if _is_ready(job) and (job.error or job.handle._cancelled)]
+            self._prepared = [job for job in self._prepared if job not in over]
+            self._changed.notify_all()
+        for job in over:
+            _end(job, job.error or _cancelled())
+        if self._reading is not None and self._reading.handle._cancelled:
+            job, self._reading = self._reading, None
+            _end(job, _cancelled())
+        for answer, job in self._jobs.items():
+            if job.handle._cancelled:
+                answer.fail(_cancelled())
+        self._settle()
+
+    def _read_prompts(self) -> None:
+        """One piece, of one prompt or of several short ones."""
+        left = PIECE if self._rows.answers else TOKENS_PER_CALL
+        while left > 0 and (job := self._reading or self._admit()):
+            start = time.perf_counter()
+            try:
+                left -= self._read_piece(job, left)
+            except Exception as error:  # the other rows are whole
+                self._reading = None
+                _end(job, error)
+            job.timings.prefill += time.perf_counter() - start
+
+    def _admit(self) -> _Job | None:
+        """Give rows to the first request that is ready, unless it has to wait for room."""
+        with self._changed:
+            job = next(filter(_is_ready, self._prepared), None)
+        if job is None or not (job.error or self._make_room(job)):
+            return None
+        with self._changed:
+            self._prepared.remove(job)
+            self._reading = None if job.error else job
+            self._changed.notify_all()
+        if job.error:
+            _end(job, job.error)
+            return self._admit()
+        job.handle._enter("reading")
+        job.timings.waiting = time.perf_counter() - job.submitted
+        assert job.sample is not None
+        tokenizer = self._model.processor.tokenizer
+        job.answers = [
+            Answer(0, job.sample, sequence, job.limit, job.chooser, tokenizer, job.timings, streamed=True)
+            for sequence in range(job.rows)
+        ]
+        row, cache = len(self._rows.answers), self._rows.cache
+        cache.keep(row, 0)
+        if job.prefix is not None:
+            prefix, tokens = job.prefix
+            cache.copy_row(row, 0, prefix, stop=tokens)
+        return job
+
+    def _make_room(self, job: _Job) -> bool:
+        """Reserve what the running answers and this request may need, if that fits."""
+        cache, token = self._rows.cache, self._engine.cache_bytes_per_token
+        rows = len(self._rows.answers) + job.rows
+        tokens = max(job.tokens, *(self._jobs[answer].tokens for answer in self._rows.answers), 1)
+        if rows > self._max_rows or rows * tokens * token > self._max_bytes:
+            return False
+        if rows <= cache.batch and tokens <= cache.capacity:
+            return True
+        # Some more than is needed, so that not every request moves all others; less where that does not fit.
+        for batch, capacity in (
+            (max(cache.batch, min(2 * rows, self._max_rows)), max(cache.capacity, tokens + USUAL_TOKENS // 8)),
+            (max(cache.batch, rows), max(cache.capacity, tokens)),
+            (rows, tokens),
+        ):
+            capacity = min(capacity, self._engine.sizes.max_positions)
+            if batch * capacity * token <= self._max_bytes:
+                break
+        try:
+            cache.reshape(batch, capacity)
+        except Exception as error:  # no memory: the cache is as it was
+            job.error = error
+        return True
+
+    def _read_piece(self, job: _Job, most: int) -> int:
+        """How many tokens were read."""
+        rows, row, prompts = self._rows, len(self._rows.answers), job.prompts
+        assert prompts is not None
+        part = prompts.next(rows.cache, row, most)
+        if job.options.echo and job.options.logprobs:
+            for answer in job.answers:
+                answer.note_prompt(part.start, part.logits[0])
+        if prompts.read == prompts.tokens:
+            self._reading = None
+            if job.key and self._model.prefix_cache is not None:
+                self._model.prefix_cache.put(job.key, rows.cache, row, len(job.key))
+            for other in range(1, job.rows):
+                rows.cache.take(row + other, row)
+            rows.accept(np.repeat(part.logits[:, -1], job.rows, axis=0), job.answers)
+            rows.answers += job.answers
+            self._jobs |= dict.fromkeys(job.answers, job)
+            job.handle._enter("running")
+            for index, answer in enumerate(job.answers):
+                if echoed := answer.echoed():
+                    job.handle._put(index, echoed)
+            job.first_token = time.perf_counter()
+        return prompts.read - part.start
+
+    def _step(self) -> None:
+        """One token for all running answers."""
+        self._settle()
+        if self._rows.answers:
+            try:
+                self._rows.step()
+            except Exception as error:  # the decoder failed: no row of it is sure any more
+                for answer in self._rows.answers:
+                    answer.fail(error)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Hand over what is new, and let go of what ended."""
+        rows, before = self._rows, len(self._rows.answers)
+        for answer in rows.answers:
+            if piece := answer.take():
+                job = self._jobs[answer]
+                job.handle._put(job.answers.index(answer), piece)
+        left = rows.leave()
+        if left and self._reading is not None:
+            rows.cache.take(len(rows.answers), before)
+        for answer in left:
+            job = self._jobs.pop(answer)
+            if all(own.finish_reason for own in job.answers) and not any(own in self._jobs for own in job.answers):
+                _end(job, next((own.error for own in job.answers if own.error), None))
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._changed:
+            jobs = {*self._jobs.values(), *([self._reading] if self._reading else [])}
+            self._jobs, self._reading = {}, None
+            if self._cancelling:
+                jobs |= {*self._waiting, *self._prepared}
+                self._waiting.clear()
+                self._prepared.clear()
+            self._rows = Rows(self._engine, self._engine.new_cache(1, 1))
+        for job in jobs:
+            _end(job, error)
+
+
+def _is_ready(job: _Job) -> bool:
+    return job.handle.state == "ready"
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("The request was cancelled.")
+
+
+def _end(job: _Job, error: Exception | None) -> None:
+    """Give the handle its outcome."""
+    if error is None:
+        job.timings.decode = time.perf_counter() - job.first_token
+        results = [answer.result() for answer in job.answers]
+        job.handle._end(results if job.rows > 1 else results[0], None)
+    else:
+        job.handle._end(None, error)
+    job.prompts, job.answers = None, []
