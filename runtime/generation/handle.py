@@ -31,7 +31,6 @@ class Handle:
         self._cancel, self.waiting = cancel, waiting
         self._changed = Condition()
         self._state: State = "queued"
-        self._cancelled = False
         self._pieces: list[tuple[int, str]] = []
         self._results: Any = None
         self._error: Exception | None = None
@@ -139,8 +138,9 @@ class Handle:
     def _enter(self, state: State) -> None:
         """Of the scheduler: note where the request stands."""
         with self._changed:
-            self._state = state
-            self._tell()
+            if self._state not in OVER:
+                self._state = state
+                self._tell()
 
     def _put(self, index: int, piece: str) -> None:
         """Of the scheduler: hand a piece of text over."""
@@ -151,9 +151,10 @@ class Handle:
     def _end(self, results: Any, error: Exception | None) -> None:
         """Of the scheduler: the outcome."""
         with self._changed:
-            self._results, self._error = results, error
-            self._state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
-            self._tell()
+            if self._state not in OVER:
+                self._results, self._error = results, error
+                self._state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
+                self._tell()
 
     def _tell(self) -> None:
         self._changed.notify_all()

@@ -29,13 +29,13 @@ from ..sample import Sample
 from ..sampling.generation_options import GenerationOptions
 from ..sampling.token_chooser import TokenChooser
 from .answer import Answer
-from .handle import Handle
+from .handle import OVER, Handle
 from .loaded_model import LoadedModel
 from .rows import Rows
 
 DEFAULT_ROWS, DEFAULT_QUEUE = 16, 1024
 PIECE = 64
-"""Tokens of prompts that are read between two steps: on CPUs more of them are hardly faster, and running answers wait longer."""
+"""Tokens of prompts that a CPU reads between two steps: more of them are hardly faster, and running answers wait longer."""
 USUAL_TOKENS = 2048
 """Room that the cache has by default for each row."""
 _log = logging.getLogger("idefics2_onnx")
@@ -51,7 +51,8 @@ class _Job:
     chooser: TokenChooser
     timings: Timings = field(default_factory=Timings)
     submitted: float = field(default_factory=time.perf_counter)
-    error: Exception | None = None
+    ready: bool = False
+    """Whether it is prepared; where that failed, it is over."""
     key: Key | None = None
     prefix: tuple[KeyValueCache, int] | None = None
     """A cache that holds the prompt's beginning in its first row, and how many tokens of it."""
@@ -64,6 +65,11 @@ class _Job:
     @property
     def rows(self) -> int:
         return self.options.num_return_sequences
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its handle has an outcome already: it was cancelled, or could not be prepared."""
+        return self.handle.state in OVER
 
     @property
     def tokens(self) -> int:
@@ -182,13 +188,15 @@ class Scheduler:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._threads[-1].join(timeout)
-        with self._changed:
-            self._cancelling = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-        atexit.unregister(self.close)
+        try:
+            self._threads[-1].join(timeout)
+        finally:  # a Ctrl-C while it waits, too
+            with self._changed:
+                self._cancelling = True
+                self._changed.notify_all()
+            for thread in self._threads:
+                thread.join()
+            atexit.unregister(self.close)
 
     def __enter__(self) -> Scheduler:
         return self
@@ -199,14 +207,11 @@ class Scheduler:
     # Any thread.
 
     def _cancel(self, handle: Handle) -> None:
+        """End it for its owner; the threads let go of it when they come to it."""
+        handle._end(None, Cancelled("The request was cancelled."))
         with self._changed:
-            handle._cancelled = True
-            job = next((job for job in self._waiting if job.handle is handle), None)
-            if job is not None:
-                self._waiting.remove(job)
+            self._waiting = deque(job for job in self._waiting if job.handle is not handle)
             self._changed.notify_all()
-        if job is not None:
-            _end(job, _cancelled())
 
     # Preparing threads.
 
@@ -214,10 +219,11 @@ class Scheduler:
         while (job := self._next_waiting()) is not None:
             try:
                 self._prepare(job)
-            except Exception as error:  # whatever it is, it is this request's
-                job.error = error
-            with self._changed:
                 job.handle._enter("ready")
+            except Exception as error:  # whatever it is, it is this request's
+                job.handle._end(None, error)
+            with self._changed:
+                job.ready = True
                 self._changed.notify_all()
 
     def _next_waiting(self) -> _Job | None:
@@ -261,42 +267,38 @@ class Scheduler:
     def _run(self) -> None:
         while self._wait():
             try:
-                self._drop_cancelled()
+                self._drop_over()
                 self._read_prompts()
                 self._step()
             except Exception as error:  # not one request's, nor the decoder's: a fault in here
                 _log.exception("The scheduler failed, and goes on without what was running.")
                 self._fail_all(error)
-        self._fail_all(_cancelled())
+        self._fail_all(Cancelled("The scheduler was closed before the answer was whole."))
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False at the end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._rows.answers or self._reading or self._cancelling or any(map(_is_ready, self._prepared))
+                lambda: self._rows.answers or self._reading or self._cancelling or any(job.ready for job in self._prepared)
                 or (self._closing and not self._waiting and not self._prepared)
             )  # fmt: skip
             busy = self._rows.answers or self._reading or self._waiting or self._prepared
             return bool(busy) and not self._cancelling
 
-    def _drop_cancelled(self) -> None:
+    def _drop_over(self) -> None:
         with self._changed:
-            over = [job for job in self._prepared if _is_ready(job) and (job.error or job.handle._cancelled)]
-            self._prepared = [job for job in self._prepared if job not in over]
-            self._changed.notify_all()
-        for job in over:
-            _end(job, job.error or _cancelled())
-        if self._reading is not None and self._reading.handle._cancelled:
-            job, self._reading = self._reading, None
-            _end(job, _cancelled())
+            if any(job.ready and job.is_over for job in self._prepared):
+                self._prepared = [job for job in self._prepared if not (job.ready and job.is_over)]
+                self._changed.notify_all()
+        if self._reading is not None and self._reading.is_over:
+            self._reading = None
         for answer, job in self._jobs.items():
-            if job.handle._cancelled:
-                answer.fail(_cancelled())
-        self._settle()
+            if job.is_over:
+                answer.finish_reason = "stop"
 
     def _read_prompts(self) -> None:
         """One piece, of one prompt or of several short ones."""
-        left = PIECE if self._rows.answers else TOKENS_PER_CALL
+        left = PIECE if self._rows.answers and self._engine.storage.device == "cpu" else TOKENS_PER_CALL
         while left > 0 and (job := self._reading or self._admit()):
             start = time.perf_counter()
             try:
@@ -309,16 +311,13 @@ class Scheduler:
     def _admit(self) -> _Job | None:
         """Give rows to the first request that is ready, unless it has to wait for room."""
         with self._changed:
-            job = next(filter(_is_ready, self._prepared), None)
-        if job is None or not (job.error or self._make_room(job)):
+            job = next((job for job in self._prepared if job.ready and not job.is_over), None)
+        if job is None or not self._make_room(job):
             return None
         with self._changed:
             self._prepared.remove(job)
-            self._reading = None if job.error else job
+            self._reading = job
             self._changed.notify_all()
-        if job.error:
-            _end(job, job.error)
-            return self._admit()
         job.handle._enter("reading")
         job.timings.waiting = time.perf_counter() - job.submitted
         assert job.sample is not None
@@ -354,8 +353,9 @@ class Scheduler:
                 break
         try:
             cache.reshape(batch, capacity)
-        except Exception as error:  # no memory: the cache is as it was
-            job.error = error
+        except Exception as error:  # no memory; the cache is as it was
+            job.handle._end(None, error)
+            return False
         return True
 
     def _read_piece(self, job: _Job, most: int) -> int:
@@ -421,20 +421,12 @@ class Scheduler:
             _end(job, error)
 
 
-def _is_ready(job: _Job) -> bool:
-    return job.handle.state == "ready"
-
-
-def _cancelled() -> Cancelled:
-    return Cancelled("The request was cancelled.")
-
-
 def _end(job: _Job, error: Exception | None) -> None:
-    """Give the handle its outcome."""
-    if error is None:
+    """Give the handle its outcome, unless it was cancelled."""
+    if error is None and not job.is_over:
         job.timings.decode = time.perf_counter() - job.first_token
         results = [answer.result() for answer in job.answers]
         job.handle._end(results if job.rows > 1 else results[0], None)
-    else:
+    elif error is not None:
         job.handle._end(None, error)
     job.prompts, job.answers = None, []
