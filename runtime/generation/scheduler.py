@@ -23,7 +23,7 @@ from ..engine.prefill import TOKENS_PER_CALL, Prompts, encode_tiles
 from ..engine.timings import Timings
 from ..errors import Cancelled, Overloaded, PromptError
 from ..inputs.request import Request, is_batch
-from ..memory.key_value_cache import KeyValueCache
+from ..memory.key_value_cache import GROWTH, KeyValueCache
 from ..memory.prefix_cache import Key, prompt_key
 from ..sample import Sample
 from ..sampling.generation_options import GenerationOptions
@@ -342,16 +342,14 @@ class Scheduler:
             return False
         if rows <= cache.batch and tokens <= cache.capacity:
             return True
-        # Some more than is needed, so that not every request moves all others; less where that does not fit.
-        for batch, capacity in (
-            (max(cache.batch, min(2 * rows, self._max_rows)), max(cache.capacity, tokens + USUAL_TOKENS // 8)),
-            (max(cache.batch, rows), max(cache.capacity, tokens)),
-            (rows, tokens),
-        ):
-            capacity = min(capacity, self._engine.sizes.max_positions)
-            if batch * capacity * token <= self._max_bytes:
-                break
+        # More than is needed, so that not every request moves all others; where that does not fit, as many rows as do.
+        batch = max(cache.batch, min(2 * rows, self._max_rows))
+        capacity = min(max(cache.capacity, tokens + GROWTH), self._engine.sizes.max_positions)
+        if batch * capacity * token > self._max_bytes:
+            batch, capacity = min(self._max_rows, self._max_bytes // (tokens * token)), tokens
         try:
+            for row in range(len(self._rows.answers), cache.batch):  # whoever had them is gone
+                cache.keep(row, 0)
             cache.reshape(batch, capacity)
         except Exception as error:  # no memory; the cache is as it was
             job.handle._end(None, error)

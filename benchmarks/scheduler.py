@@ -1,0 +1,92 @@
+"""What running together is worth: tokens a second by the number of answers, and how long a long prompt holds them up.
+
+    python benchmarks/scheduler.py FOLDER [--rounds 7] [--json FILE]
+
+Each round measures all numbers of answers in turn, and the ratios are of one round. Tokens are counted from when all answers have
+their first until the first of them ends. The gap is the longest between two tokens of one of four running answers, while the
+scheduler reads a prompt of 1,500 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from idefics2_onnx import Scheduler, load
+
+ROWS, NEW, LONG = (1, 4, 8, 16), 48, 1500
+
+
+def clock(times: list[float]) -> Callable[[Any, Any], bool]:
+    """A stopping criterion that stops nothing and notes when it was asked, after every token."""
+
+    def note(*_: Any) -> bool:
+        times.append(time.perf_counter())
+        return False
+
+    return note
+
+
+def speed(scheduler: Scheduler, rows: int) -> float:
+    """Tokens a second of so many answers."""
+    times: list[list[float]] = [[] for _ in range(rows)]
+    for handle in [
+        scheduler.submit("Tell me.", raw=True, max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[clock(own)])
+        for own in times
+    ]:
+        handle.result()
+    begin, end = max(own[0] for own in times), min(own[-1] for own in times)
+    return sum(begin < moment <= end for own in times for moment in own) / (end - begin)
+
+
+def gap(scheduler: Scheduler) -> dict[str, float]:
+    """Seconds between two tokens: usually, and at most while a long prompt is read."""
+    times: list[list[float]] = [[] for _ in range(4)]
+    options = {"raw": True, "max_new_tokens": 2000, "eos_token_id": []}
+    running = [scheduler.submit("Tell me.", **options, stopping_criteria=[clock(own)]) for own in times]
+    while min(map(len, times)) < 10:
+        time.sleep(0.01)
+    begin = time.perf_counter()
+    prompt = "x" * LONG
+    first = scheduler.submit(prompt, raw=True, max_new_tokens=1)
+    first.result()
+    end = time.perf_counter()
+    for handle in running:
+        handle.cancel()
+    before = np.concatenate([np.diff([moment for moment in own if moment < begin]) for own in times])
+    during = np.concatenate([np.diff([moment for moment in own if begin <= moment <= end]) for own in times])
+    return {"usual": float(np.median(before)), "longest": float(during.max()), "first token": end - begin}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    model = load(options.folder, "cpu")
+    speeds: dict[int, list[float]] = {rows: [] for rows in ROWS}
+    with Scheduler(model) as scheduler:
+        speed(scheduler, 2)
+        for _ in range(options.rounds):
+            for rows in ROWS:
+                speeds[rows].append(speed(scheduler, rows))
+        gaps = [gap(scheduler) for _ in range(max(1, options.rounds // 2))]
+    found = {"layers": model.engine.sizes.num_layers, "tokens per second": speeds, "gaps": gaps}
+    for rows in ROWS:
+        ratio = statistics.median(own / one for own, one in zip(speeds[rows], speeds[1], strict=True))
+        print(f"{rows:3} answers: {statistics.median(speeds[rows]):8.1f} tokens a second, {ratio:.2f} times one answer's")
+    for name in gaps[0]:
+        print(f"{name}: {1000 * statistics.median(own[name] for own in gaps):.0f} ms")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
