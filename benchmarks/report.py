@@ -15,6 +15,7 @@ MACHINES = ("amx", "vnni")
 GOALS = {"image": 1.0, "prompt": 1.2, "step": 2.5, "answer": 2.3}
 """Times as fast as the peer."""
 TASKS = {
+    "first": "first token of an answer about it, s",
     "image": "image of {width}×{height}, s",
     "prompt": "prompt of {prompt} tokens, s",
     "step": "step, ms",
@@ -38,13 +39,13 @@ def ratio(theirs: list[float], ours: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
-def exports(machine: str) -> str:
+def exports(name: str) -> str:
     rows = (
         [
             run["precision"], f"{run['folder_bytes'] / 1e9:.2f} GB", f"{run['seconds']:.0f} s", f"{run['copying']:.0f} s",
             f"{run['seconds'] / run['copying']:.2f}", f"{run['peak_rss_bytes'] / 1e9:.2f} GB",
         ]
-        for run in read(f"export-{machine}.jsonl")
+        for run in read(f"export-{name}.jsonl")
     )  # fmt: skip
     return table(("export", "folder", "time", "plain copies", "ratio", "peak memory"), rows)
 
@@ -59,8 +60,8 @@ def as_typed() -> str:
     )
 
 
-def speed(machine: str) -> str:
-    found = read(f"cpu-full-{machine}.json")
+def speed(name: str) -> str:
+    found = read(f"cpu-full-{name}.json")
     peer, rows = found["results"][PEER], []
     for contestant, result in found["results"].items():
         row = [contestant, f"{statistics.median(result['memory']) / 1e9:.1f} GB", f"{statistics.median(result['opening']):.1f} s"]
@@ -152,89 +153,11 @@ def text() -> str:
     sections |= {
         "TYPED": as_typed(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
-        "GPU PARITY": gpu_parity(), "GPU STEPS": gpu_steps(), "GPU IMAGES": gpu_images(), "GPU KERNELS": gpu_kernels(),
     }  # fmt: skip
     found = Path(__file__).with_name("report.md").read_text()
     for name, section in sections.items():
         found = found.replace(f"{{{name}}}", section)
     return found
-
-
-def gpu_parity() -> str:
-    """Of the first run, but for what it showed to be wrong and the second found mended."""
-    first, second, rows = read("gpu-h200-first.json"), read("gpu-h200.json"), []
-    for name in ("fp32", "fp16", "bf16", "int8", "int4", "int4-32, mixed GEMM"):
-        layers, answers = first[f"parity: layers, {name}"], f"parity: demo, cuda {name}"
-        now, before = second.get(answers, first[answers]), first[answers]
-        count = f"{now['differ']} of {now['of']:,}" + (
-            f" (before: {before['differ']:,})" if before["differ"] > now["differ"] else ""
-        )
-        rows.append([name, f"{layers['relative error']:.1e}", f"{100 * layers['same next token']:.1f} %", count])
-    head = ("folder", "logits of 2 + 2 layers of real width, relative", "same next token", "demo's answers that differ")
-    return table(head, rows)
-
-
-def gpu_steps() -> str:
-    """Of one GPU, in two runs."""
-    rows = []
-    for run, names in (
-        ("gpu-h200-first.json", ("fp16", "fp16, CUDA graph", "bf16, CUDA graph", "int4, CUDA graph", "int4-32, mixed GEMM")),
-        (
-            "gpu-h200.json",
-            ("fp16SH, CUDA graph", "fp16SHQ, CUDA graph", "fp16SHQG, CUDA graph", "int4-32SH, mixed GEMM, CUDA graph"),
-        ),
-    ):
-        found = read(run)
-        for name in names:
-            cells = [found.get(f"ours: {name}, step of {batch} at 512", {}).get("tokens per second") for batch in (1, 8, 32)]
-            share = cells[0] * found[f"ours: {name}, bytes of the decoder"] / found["copy bandwidth"]
-            speeds = [f"{cell:,.0f}" if cell else "" for cell in cells]
-            whole = f"{found[f'ours: {name}, answer']['tokens per second']:.0f}"
-            rows.append([name, *speeds, f"{100 * share:.0f} %", whole, f"{found[f'ours: {name}, opens in']:.1f} s"])
-    for run, peer in (("gpu-h200-first.json", "sdpa"), ("gpu-h200.json", "eager")):
-        cells = [
-            read(run).get(f"transformers: {peer}, step of {batch} at 512", {}).get("tokens per second") for batch in (1, 8, 32)
-        ]
-        rows.append([f"transformers fp16, {peer}", *(f"{cell:,.0f}" if cell else "" for cell in cells), "", "", ""])
-    return table(("tokens a second", "1 row", "8", "32", "of the memory's speed", "whole answers", "opens in"), rows)
-
-
-def gpu_images() -> str:
-    first, second = read("gpu-h200-first.json"), read("gpu-h200.json")
-    rows = []
-    for name, found, key in (
-        ("fp16, first run", first, "ours: fp16"),
-        ("fp16, mended", second, "ours: fp16"),
-        ("transformers fp16, sdpa", first, "transformers: sdpa"),
-        ("transformers fp16, eager", second, "transformers: eager"),
-    ):
-        cells = (
-            found[f"{key}, {what} {picture}"]
-            for picture in ("980×735 unsplit", "4000×3000 split")
-            for what in ("image", "first token")
-        )
-        rows.append([name, *(f"{1000 * cell:.0f}" for cell in cells)])
-    return table(("ms", "980×735", "and first token", "4000×3000 in five", "and first token"), rows)
-
-
-def gpu_kernels() -> str:
-    """The dearest of a step and of an image."""
-    rows = []
-    for run, key, what in (
-        ("gpu-h200-first.json", "profile: fp16, CUDA graph, step of 1 at 512", "fp16, one row"),
-        ("gpu-h200.json", "profile: fp16SHQ, CUDA graph, step of 1 at 512", "fp16SHQ, one row"),
-        ("gpu-h200-first.json", "profile: int4, step of 1 at 512", "int4, one row"),
-        ("gpu-h200.json", "profile: fp16, image 980×735 unsplit", "fp16, image 980×735"),
-    ):
-        found = read(run)[key]
-        dear = [f"{ms:.2f} {_kernel(name)}" for name, ms, _ in found["kernels"][:5]]
-        rows.append([what, f"{found['GPU']:.2f}", f"{found['launches']:.0f}", "; ".join(dear)])
-    return table(("", "GPU's ms", "launches", "the five dearest, ms"), rows)
-
-
-def _kernel(name: str) -> str:
-    """A kernel's name without its types."""
-    return name.removeprefix("void ").split("<")[0].split("(")[0].split("::")[-1] if "::" in name else name.split("_kernel")[0]
 
 
 def plot(name: str, path: Path) -> None:

@@ -95,6 +95,15 @@ def read_prompts(
             yield prompts.next(cache, row, TOKENS_PER_CALL)
 
 
+def images_at_once(samples: Sequence[Sample]) -> int:
+    """Most images that one decoder call on these prompts is given, of the same number for each row and one at least.
+
+    Args:
+        samples: as `read_prompts` takes them.
+    """
+    return max((stop - row) * max(1, *(len(sample.tiles) for sample in samples[row:stop])) for row, stop in _together(samples))
+
+
 def _together(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
     """Rows from, to, that go through the decoder together: one alone in pieces, or several in one call."""
     row = 0
