@@ -14,7 +14,7 @@ class PromptError(Idefics2OnnxError, ValueError):
     """A prompt, a conversation or an option of a call cannot be used."""
 
 
-class Overloaded(Idefics2OnnxError):
+class Overloaded(Idefics2OnnxError):  # noqa: N818 - says what a server is
     """A scheduler's queue is full.
 
     Attributes:
@@ -26,7 +26,7 @@ class Overloaded(Idefics2OnnxError):
         self.waiting = waiting
 
 
-class Cancelled(Idefics2OnnxError):
+class Cancelled(Idefics2OnnxError):  # noqa: N818 - nothing went wrong
     """A request was cancelled before its answer was whole."""
 
 

@@ -77,6 +77,12 @@ class _Job:
         assert self.sample is not None
         return self.sample.tokens + self.limit - 1
 
+    @property
+    def images(self) -> int:
+        """Images that the answers' tokens see beside those."""
+        assert self.sample is not None
+        return 1 if self.sample.seen is None else int(self.sample.seen[-1].sum())
+
 
 class Scheduler:
     """Answers many requests at once with one model: each as it would be answered alone.
@@ -107,8 +113,8 @@ class Scheduler:
                 raise PromptError(f"{name} is {value!r:.60}. Give a whole number from 1.")
         self._model, self._engine = copy(model), model.engine  # a copy stays open when the model is closed
         self._max_rows, self._max_queue = rows, queue
-        sizes, token = self._engine.sizes, self._engine.cache_bytes_per_token
-        usual = max(rows * min(USUAL_TOKENS, sizes.max_positions), sizes.max_positions) * token
+        longest = self._engine.sizes.max_positions
+        usual = max(rows * self._row_bytes(min(USUAL_TOKENS, longest), 1), self._row_bytes(longest, 1))
         self._max_bytes = usual if cache_bytes is None else cache_bytes
         self._changed = Condition()
         self._waiting: deque[_Job] = deque()
@@ -247,7 +253,7 @@ class Scheduler:
         job.limit = job.options.new_tokens(sample.tokens, sizes.max_positions)
         sample.check(sizes, job.limit)
         job.sample = sample
-        needed = job.rows * job.tokens * engine.cache_bytes_per_token
+        needed = job.rows * self._row_bytes(job.tokens, job.images)
         if needed > self._max_bytes:
             raise PromptError(
                 f"The prompt and its answers need {needed:,} bytes of keys and values, and this scheduler has "
@@ -335,18 +341,18 @@ class Scheduler:
 
     def _make_room(self, job: _Job) -> bool:
         """Reserve what the running answers and this request may need, if that fits."""
-        cache, token = self._rows.cache, self._engine.cache_bytes_per_token
+        cache, jobs = self._rows.cache, [job, *self._jobs.values()]
         rows = len(self._rows.answers) + job.rows
-        tokens = max(job.tokens, *(self._jobs[answer].tokens for answer in self._rows.answers), 1)
-        if rows > self._max_rows or rows * tokens * token > self._max_bytes:
+        tokens, images = max(one.tokens for one in jobs), max(one.images for one in jobs)
+        if rows > self._max_rows or rows * self._row_bytes(tokens, images) > self._max_bytes:
             return False
         if rows <= cache.batch and tokens <= cache.capacity:
             return True
         # More than is needed, so that not every request moves all others; where that does not fit, as many rows as do.
         batch = max(cache.batch, min(2 * rows, self._max_rows))
         capacity = min(max(cache.capacity, tokens + GROWTH), self._engine.sizes.max_positions)
-        if batch * capacity * token > self._max_bytes:
-            batch, capacity = min(self._max_rows, self._max_bytes // (tokens * token)), tokens
+        if batch * self._row_bytes(capacity, images) > self._max_bytes:
+            batch, capacity = min(self._max_rows, self._max_bytes // self._row_bytes(tokens, images)), tokens
         try:
             for row in range(len(self._rows.answers), cache.batch):  # whoever had them is gone
                 cache.keep(row, 0)
@@ -355,6 +361,9 @@ class Scheduler:
             job.handle._end(None, error)
             return False
         return True
+
+    def _row_bytes(self, tokens: int, images: int) -> int:
+        return tokens * self._engine.cache_bytes_per_token + images * self._engine.cache_bytes_per_image
 
     def _read_piece(self, job: _Job, most: int) -> int:
         """How many tokens were read."""
