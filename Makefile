@@ -98,10 +98,10 @@ test-optimum: .venv-optimum/.everything install
 	.venv-llm/$(OTHER_PIP) '.[cpu]' llm pytest
 	@touch $@
 
-test-llm: .venv-llm/.everything
+test-llm: .venv-llm/.everything install
 	@rm -rf build && .venv-llm/$(OTHER_PIP) --no-deps --force-reinstall .
 	@$(call PLUG_IN,llm)
-	OMP_NUM_THREADS=1 .venv-llm/bin/python -m pytest integrations/llm/tests
+	OMP_NUM_THREADS=1 EXPORTER=$(CURDIR)/$(BIN)/python .venv-llm/bin/python -m pytest integrations/llm/tests
 
 # Nothing but the runtime: PyInstaller takes along what it finds.
 .venv-frozen/.everything: pyproject.toml constraints.txt

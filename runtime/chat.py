@@ -63,6 +63,12 @@ class Chat:
         return [copy_of(message) for message in self._messages]
 
     @property
+    def completes(self) -> bool:
+        """Whether turns are one text that goes on, as for a base model: they stand behind one another as they are."""
+        template = self._processor.chat_template
+        return template is not None and template.only_joins
+
+    @property
     def cache_bytes(self) -> int:
         """What the conversation's keys and values take."""
         return self._cache.nbytes
@@ -190,7 +196,7 @@ class Chat:
         self._cached = self._told_apart(ids, image_of, self._cached_images)
         if answer.token_ids:
             # A tag that the model writes is no image: it would ask for one in every later turn.
-            text = answer.text.replace(IMAGE, "< image>")
+            text = (generator.answers[0].space if self.completes else "") + answer.text.replace(IMAGE, "< image>")
             self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
         self._open = None
 

@@ -1,4 +1,4 @@
-"""Idefics2 as a model of llm: ``llm -m idefics2 "What is this?" -a photo.jpg``."""
+"""Idefics2 and IDEFICS as a model of llm: ``llm -m idefics2 "What is this?" -a photo.jpg``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class Idefics2(llm.Model):
         seed: int | None = Field(None, ge=0, description="Same seed, same draws")
         stop: str | None = Field(None, min_length=1, description="Text that ends the answer and is cut off it")
         split: bool | None = Field(
-            None, description="Cut pictures into four tiles, for small print [default: as the folder says]"
+            None,
+            description="Cut pictures into four tiles, for small print; IDEFICS does not [default: as the folder says]",
         )
 
     def __init__(self) -> None:
@@ -93,7 +94,7 @@ class Idefics2(llm.Model):
 
     def _model(self, options: Any) -> Any:
         """The model that the options ask for, opened unless it is open."""
-        from idefics2_onnx import Idefics2 as Opened
+        from idefics2_onnx import load
 
         wanted = options.folder or os.environ.get(VARIABLE) or None, options.device
         with self._opening:
@@ -104,13 +105,13 @@ class Idefics2(llm.Model):
                     )
                 self._opened = None  # and not closed: another thread's answer may still need it
                 folder = wanted[0] and os.path.expanduser(wanted[0])  # noqa: PTH111  a Path's has no ./, and ./owner/name is no hub id
-                self._opened = Opened.from_pretrained(folder, wanted[1], prefix_cache=PREFIX_CACHE)
+                self._opened = load(folder, wanted[1], prefix_cache=PREFIX_CACHE)
                 self._opened_from = wanted
             return self._opened
 
 
 def messages_of(prompt: llm.Prompt) -> tuple[list[dict[str, Any]], list[Any]]:
-    """The conversation with this turn at its end, as `Idefics2.generate` takes it, and the pictures of all turns in order."""
+    """The conversation with this turn at its end, as `generate` takes it, and the pictures of all turns in order."""
     messages: list[dict[str, Any]] = []
     images: list[Any] = []
     for message in prompt.messages:
@@ -121,7 +122,9 @@ def messages_of(prompt: llm.Prompt) -> tuple[list[dict[str, Any]], list[Any]]:
             elif isinstance(part, TextPart):
                 texts.append(part.text)
             elif not isinstance(part, ReasoningPart):  # another model's; it is no part of what was said
-                raise llm.ModelError("The conversation has a tool's call or result, which Idefics2 does not take. Begin another.")
+                raise llm.ModelError(
+                    "The conversation has a tool's call or result, which the model does not take. Begin another."
+                )
         items: list[dict[str, str]] = [{"type": "image"} for _ in pictures]  # in front of the text, as `generate` puts them
         messages.append({"role": message.role, "content": [*items, {"type": "text", "text": "\n".join(texts)}]})
         images += pictures

@@ -40,24 +40,25 @@ class Console:
         """Take lines until /quit or the end of the input."""
         while True:
             try:
-                line = read().strip()
+                line = read()
             except EOFError:
                 return
             except KeyboardInterrupt:
                 self._remark("(/quit or Ctrl-D leaves)")
                 continue
-            if line in ("/quit", "/exit"):
+            if line.strip() in ("/quit", "/exit"):
                 return
-            if line:
+            if line.strip():
                 self.take(line)
 
     def take(self, line: str) -> None:
         """One line: a command or a message. What is wrong with it is said, and the chat goes on."""
         try:
-            if line.startswith("/"):
-                self._command(*line[1:].split(maxsplit=1))
-            else:
-                self._message(line)
+            text = line.strip()
+            if text.startswith("/"):
+                self._command(*text[1:].split(maxsplit=1))
+            else:  # a space in front parts a text that goes on from the answer
+                self._message(line.rstrip() if self._chat.completes else text)
         except Idefics2OnnxError as error:
             self._remark(f"Error: {error}")
         except KeyboardInterrupt:

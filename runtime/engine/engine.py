@@ -150,19 +150,31 @@ class Engine(ABC):
     @property
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values that a token takes in one row."""
-        sizes = self.sizes
-        return 2 * sizes.num_layers * sizes.num_key_value_heads * sizes.head_dim * self.storage.item_bytes
+        return self.sizes.num_layers * self._layer_bytes
 
-    def check_room(self, rows: int, longest: int) -> None:
+    @property
+    def cache_bytes_per_image(self) -> int:
+        """Bytes of keys and values of an image that gated layers look at, apart from its token's."""
+        return self.sizes.num_cross_layers * self.sizes.image_seq_len * self._layer_bytes
+
+    @property
+    def _layer_bytes(self) -> int:
+        """Of one key and one value, of all heads."""
+        return 2 * self.sizes.num_key_value_heads * self.sizes.head_dim * self.storage.item_bytes
+
+    def check_room(self, rows: int, longest: int, images: int) -> None:
         """Raise PromptError unless so many rows of prompts of so many tokens fit this machine: their keys and values at first,
-        and their logits three times over, as sampling and beam search take them.
+        those of images that gated layers look at, and their logits three times over, as sampling and beam search take them.
         """
-        needed = rows * (longest * self.cache_bytes_per_token + 3 * 4 * self.sizes.vocab_size)
+        of_images = images * self.cache_bytes_per_image
+        needed = rows * (longest * self.cache_bytes_per_token + 3 * 4 * self.sizes.vocab_size) + of_images
         total = total_memory()
-        if rows > 1 and total is not None and needed > total:
+        if total is not None and needed > total and (rows > 1 or of_images):
+            what = f"{rows:,} row{'s' * (rows != 1)} of {longest:,} prompt tokens"
+            what += f" and {of_images / 1e9:,.1f} GB of their images' keys and values" if of_images else ""
             raise PromptError(
-                f"{rows:,} rows of {longest:,} prompt tokens need {needed / 1e9:,.1f} GB; this machine has {total / 1e9:,.1f}. "
-                "Lower num_beams or num_return_sequences, or give fewer prompts at once."
+                f"{what} need {needed / 1e9:,.1f} GB; this machine has {total / 1e9:,.1f}. "
+                f"Lower num_beams or num_return_sequences, or give fewer prompts{' or images' if of_images else ''} at once."
             )
 
     @property

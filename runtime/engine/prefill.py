@@ -67,6 +67,15 @@ def read_prompts(
         yield PromptLogits(row, begin, logits)
 
 
+def images_at_once(samples: Sequence[Sample]) -> int:
+    """Most images that one decoder call on these prompts is given, of the same number for each row and one at least.
+
+    Args:
+        samples: as `read_prompts` takes them.
+    """
+    return max((stop - row) * max(1, *(len(sample.tiles) for sample in samples[row:stop])) for row, stop, _, _ in _calls(samples))
+
+
 def _calls(samples: Sequence[Sample]) -> Iterator[tuple[int, int, int, int]]:
     """Rows from, to, and tokens from, to of each decoder call."""
     row = 0

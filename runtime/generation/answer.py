@@ -113,8 +113,12 @@ class Answer:
         """With echo, the prompt's text as it stands in front of this answer; else nothing."""
         if not self._options.echo:
             return ""
-        whole = self._decoded([*self._prompt_ids, *self.token_ids])
-        return whole[: len(whole) - len(self._decoded(self.token_ids))]
+        return self._in_front()
+
+    @property
+    def space(self) -> str:
+        """What stands between the prompt's text and this answer's, and is lost where that is decoded alone."""
+        return self._in_front()[len(self._decoded(self._prompt_ids)) :]
 
     def result(self, timings: Timings) -> Generation:
         """The answer so far, and what its call took."""
@@ -128,6 +132,11 @@ class Answer:
             list(self.logprobs) if self._options.logprobs else None,
             list(self.top_logprobs) if self._options.top_logprobs else None,
         )
+
+    def _in_front(self) -> str:
+        """The prompt's text as it stands in front of this answer."""
+        whole = self._decoded([*self._prompt_ids, *self.token_ids])
+        return whole[: len(whole) - len(self._decoded(self.token_ids))]
 
     def _decoded(self, token_ids: list[int]) -> str:
         return decode(self._tokenizer, token_ids, True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.decode_step import DecodeStep
-from ..engine.prefill import read_prompts
+from ..engine.prefill import images_at_once, read_prompts
 from ..engine.timings import Timings
 from ..memory.key_value_cache import KeyValueCache
 from ..memory.prefix_cache import prompt_key
@@ -60,7 +60,7 @@ class Generator:
         for sample, limit in zip(samples, limits, strict=True):
             sample.check(engine.sizes, limit)
         self._samples = list(samples)
-        engine.check_room(len(samples) * self._rows_per_prompt, max((sample.tokens for sample in samples), default=0))
+        self._check_room()
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
@@ -86,6 +86,13 @@ class Generator:
                     cache.take(len(rows), row)
                     rows.append(self.answers[prompt * several + sequence])
             yield from self._decode(cache, np.concatenate([logits] * several), rows)
+
+    def _check_room(self) -> None:
+        """Raise PromptError unless all rows fit this machine, with what they see of their images beside what is read at once."""
+        rows = len(self._samples) * self._rows_per_prompt
+        kept = max(1 if sample.seen is None else int(sample.seen[-1].sum()) for sample in self._samples)
+        by_length = sorted(self._samples, key=lambda sample: sample.tokens)
+        self._engine.check_room(rows, by_length[-1].tokens, rows * max(1, kept) + images_at_once(by_length))
 
     def free(self) -> None:
         """Let go of what only generating needs."""

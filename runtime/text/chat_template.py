@@ -26,6 +26,9 @@ _TURNS: tuple[list[Message], ...] = (
     [{"role": "user", "content": "Hello"}],
 )
 """What every template has to take, in one form or the other."""
+_EXCHANGE: list[Message] = [
+    {"role": role, "content": [{"type": "text", "text": text}]} for role, text in (("user", "Hello"), ("assistant", "there"))
+]
 _DEPTH = 64
 """Most lists and dicts inside one another in a message, far below where Python's own limit ends what walks through them."""
 
@@ -59,6 +62,14 @@ class ChatTemplate:
             raise ModelFolderError(
                 f"The chat template is not valid Jinja ({first_line(error)}). Pass raw text with raw=True."
             ) from error
+
+    @cached_property
+    def only_joins(self) -> bool:
+        """Whether it puts texts behind one another and adds nothing, as a base model's does, which completes them."""
+        try:
+            return self._text(_EXCHANGE, True) == "Hellothere"
+        except Exception:  # any mistake of the template's
+            return False
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """The conversation as text.

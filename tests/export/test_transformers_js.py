@@ -8,10 +8,13 @@ import re
 import numpy as np
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import ModelCard
+from idefics2_onnx.cli import main
 from idefics2_onnx.export import export_model, transformers_js
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.quantisation.quantise import Quantisation
+from idefics2_onnx.export.source.checkpoint import FileTensor
 from idefics2_onnx.runtime.folder import MODEL_CARD
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
@@ -75,6 +78,19 @@ def test_a_change_of_layout_that_was_stopped_goes_on(checkpoint, tmp_path, monke
     export()
     assert len(list((tmp_path / "js" / "onnx").iterdir())) == 6
     opened(tmp_path / "js" / "onnx" / "decoder_model_merged.onnx")
+
+
+def test_idefics_is_refused_before_its_weights_are_read(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(FileTensor, "read", lambda *_: pytest.fail("a weight was read"))
+    result = CliRunner().invoke(
+        main, ["export", str(checkpoint("idefics")), "-o", str(tmp_path / "js"), "--layout", "transformers.js"]
+    )
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: transformers.js has three sessions, vision, embedding, decoder, and IDEFICS has vision, cross, embedding, decoder. "
+        "Export without --layout.\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_has_no_such_form(checkpoint, tmp_path):

@@ -11,6 +11,7 @@ from idefics2_onnx import Idefics, Idefics2, ImageError, ModelFolderError, Promp
 from idefics2_onnx.runtime.folder import DEMO
 from idefics_parity import IdeficsReference, items_of, ragged
 from parity import photos
+from tokenizers import decoders
 
 A, B, C = photos()
 TOLERANCE = 1e-5
@@ -260,8 +261,8 @@ def test_documented_flow(name, model, theirs):
     assert found == expected
 
 
-def test_prompts_people_type(ours, model):
-    """A model with a template answers turns, stops at their end and writes no images; a base model completes the text."""
+def test_prompts_people_type(ours):
+    """A model with a template answers turns, stops at their end and writes no images."""
     end = ours.processor.tokenizer.token_to_id("<end_of_utterance>")
     assert end in ours.options.eos_token_id
     assert ours.processor.prompt_text("What is this?", 1) == "User:<image>What is this?<end_of_utterance>\nAssistant:"
@@ -275,14 +276,68 @@ def test_prompts_people_type(ours, model):
         ours.generate(**inputs, max_new_tokens=9)[0, width:].tolist()
         == ours.generate("What is this?", A, max_new_tokens=9).token_ids
     )
-    base = model("idefics_base")
-    assert base.processor.chat_template is None
-    assert base.processor.prompt_text("This is", 1) == "<image>This is"
-    inputs = base.processor(text=[items_of("<image>This is", [A])])
-    found = base.generate(**inputs, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
-    assert base.generate("This is", A, max_new_tokens=5).token_ids == found.tolist()
-    with pytest.raises(PromptError, match="no chat template"):
-        base.chat()
+
+
+TEXTS = ["This is", "", " spaced  ", "<image>first, and <image> then", "one\ntwo </s> three", "<s>twice", "é … 日"]
+
+
+@pytest.fixture
+def base(model):
+    return model("idefics_base")
+
+
+def test_a_base_model_completes_the_text(base, theirs):
+    """What is typed, a turn and the raw prompt are the same tokens as the reference's of text and images."""
+    options = {"max_new_tokens": 5}
+    for text in TEXTS:
+        images = [A, B][: text.count("<image>") or 1]
+        tagged = text if "<image>" in text else f"<image>{text}"
+        assert base.processor.prompt_text(text, len(images)) == tagged
+        ids = base.processor.prompt_ids([text], [images], False)
+        if "<s>" not in text:  # which the reference would write twice
+            inputs = theirs("idefics_base").processor(text=[items_of(tagged, images)])
+            assert ids == inputs["input_ids"].tolist()
+            never = [list(word) for word in base.options.bad_words_ids]
+            found = theirs("idefics_base").generate(inputs, **options, bad_words_ids=never)[0, len(ids[0]) :].tolist()
+            assert base.generate(tagged, images, raw=True, **options).token_ids == found
+            assert base.generate(text, images, **options).token_ids == found
+        own = iter(images)
+        items = [
+            {"type": "text", "text": item} if isinstance(item, str) else {"type": "image", "image": next(own)}
+            for item in items_of(tagged, images)
+        ]
+        turn = [{"role": "user", "content": items}]
+        assert base.generate(turn, **options).token_ids == base.generate(text, images, **options).token_ids
+
+
+def test_a_base_models_chat_is_one_text_that_goes_on(base):
+    chat = base.chat(max_new_tokens=6)
+    assert chat.completes
+    said, images = "", []
+    for text, own in (("This is", [A]), (" and", []), ("\nThen <image> comes", [B]), (".", [])):
+        answer = chat.send(text, own)
+        said, images = said + (text if "<image>" in text else "<image>" * len(own) + text), images + own
+        assert answer.token_ids == base.generate(said, images, max_new_tokens=6, raw=True).token_ids
+        assert answer.token_ids == base.generate(chat.messages[:-1], max_new_tokens=6).token_ids
+        said += answer.text
+    assert answer.timings.prompt_tokens_reused
+    chat.undo()
+    assert chat.send(".").token_ids == answer.token_ids
+
+
+def test_the_space_before_an_answer_is_part_of_a_text_that_goes_on(exported, ours):
+    """Llama's rules drop it where the answer is decoded alone; turns of a conversation write their own."""
+    space = ours.processor.tokenizer.encode(" ", add_special_tokens=False).ids[0]
+    for name, completes in (("idefics_base", True), ("idefics", False)):
+        model = load(exported(name))
+        model.processor.tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+        others = [i for i in range(model.engine.sizes.vocab_size) if i != space]
+        chat = model.chat(max_new_tokens=3, begin_suppress_tokens=others)
+        answer = chat.send("This is", A)
+        (item,) = chat.messages[-1]["content"]
+        assert chat.completes == completes
+        assert answer.token_ids[0] == space
+        assert item["text"] == " " * completes + answer.text
 
 
 def test_each_folder_is_opened_by_its_own_class(ours, exported, tmp_path):

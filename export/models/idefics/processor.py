@@ -16,15 +16,20 @@ from ..json_file import json_object
 
 TOKENS: tuple[str, ...] = ()
 """Its tokens stand in every checkpoint's tokenizer; the one that lacks <end_of_utterance> is the base model's, which has none."""
+_ITEMS = (
+    "{% for line in message['content'] %}"
+    "{% if line['type'] == 'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}"
+    "{% endfor %}"
+)
 TURNS = (
     "{% for message in messages %}{{ message['role'].capitalize() }}"
     "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
-    "{% for line in message['content'] %}"
-    "{% if line['type'] == 'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}"
-    "{% endfor %}<end_of_utterance>\n{% endfor %}"
+    f"{_ITEMS}<end_of_utterance>\n{{% endfor %}}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """The turns that the card of the instruct models shows; no checkpoint has them as a template."""
+TEXT = f"{{% for message in messages %}}{_ITEMS}{{% endfor %}}"
+"""One text that goes on: a base model was tuned on no turns."""
 
 
 def check(folder: Path, source: str, config: IdeficsConfig) -> None:
@@ -46,8 +51,8 @@ def adapted(raw: dict[str, Any], config: IdeficsConfig) -> dict[str, Any]:
 
 
 def complete(folder: Path, tokenizer: Tokenizer, config: IdeficsConfig) -> None:
-    """What the cards of the models tell users to pass by hand: which tokens end an answer and which never stand in one, and the
-    turns of a conversation where the model was tuned on some, unless the folder has a template of its own.
+    """What the cards of the models tell users to pass by hand: which tokens end an answer and which never stand in one; and the
+    turns of a conversation, or one text where the model was tuned on none, unless the folder has a template of its own.
     """
     end = tokenizer.token_to_id(END_OF_UTTERANCE)
     known = end is not None and end < config.vocab_size + config.additional_vocab_size
@@ -59,8 +64,9 @@ def complete(folder: Path, tokenizer: Tokenizer, config: IdeficsConfig) -> None:
     bad += [[token] for name in (IMAGE, FAKE_IMAGE) if (token := tokenizer.token_to_id(name)) is not None and [token] not in bad]
     options |= {"eos_token_id": list(dict.fromkeys(ends)), "bad_words_ids": bad}
     path.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
-    if known and not _has_template(folder):
-        (folder / "chat_template.json").write_text(json.dumps({"chat_template": TURNS}, indent=2) + "\n", encoding="utf-8")
+    if not _has_template(folder):
+        template = {"chat_template": TURNS if known else TEXT}
+        (folder / "chat_template.json").write_text(json.dumps(template, indent=2) + "\n", encoding="utf-8")
 
 
 def _has_template(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import llm
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import Idefics2
+from idefics2_onnx import Idefics, Idefics2, load
 from idefics2_onnx.runtime.folder import DEMO
 from llm.cli import cli
 from llm.parts import ToolResultPart
@@ -24,6 +25,14 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHAPES, SIGN = EXAMPLES / "shapes.png", EXAMPLES / "sign.png"
 QUESTION = "What is in the picture?"
+WRITE = """
+import sys
+from pathlib import Path
+from idefics2_onnx.demo.random_idefics import tiny_config, write_checkpoint
+from idefics2_onnx.export import export_model
+write_checkpoint(Path(sys.argv[1]), tiny_config())
+export_model(sys.argv[1], sys.argv[2], "fp32", verify="never")
+"""
 ANSWER = "A red circle at the top left, a blue star on the right and a green square at the bottom."
 
 
@@ -38,6 +47,17 @@ def own_settings(tmp_path, monkeypatch):
 def reference():
     with Idefics2.from_pretrained() as model:
         yield model
+
+
+@pytest.fixture(scope="module")
+def idefics(tmp_path_factory):
+    """A small folder of the first model, with turns; torch, which makes it, is in an environment of its own."""
+    exporter = os.environ.get("EXPORTER")
+    if exporter is None:
+        pytest.skip("EXPORTER names no Python with idefics2-onnx[export]")
+    folder = tmp_path_factory.mktemp("idefics")
+    subprocess.check_call([exporter, "-c", WRITE, folder / "checkpoint", folder / "model"])
+    return folder / "model"
 
 
 def run(*arguments: object):
@@ -149,6 +169,27 @@ def test_the_folder_comes_from_the_option_then_the_variable_then_the_demo(tmp_pa
     assert run("-m", "idefics2", QUESTION, "-a", SHAPES).output == f"{ANSWER}\n"
     run("models", "options", "set", "idefics2", "folder", tmp_path / "third")
     assert str(tmp_path / "third") in run("-m", "idefics2", QUESTION).output
+
+
+def test_a_folder_of_the_first_model_answers_too(idefics):
+    options = ("-o", "folder", idefics, "-o", "max_tokens", 5)
+    with load(idefics) as model:
+        assert isinstance(model, Idefics)
+        said = [{"role": "user", "content": item(QUESTION, 1)}]
+        first = model.generate(said, [SHAPES], max_new_tokens=5)
+        assert run("-m", "idefics2", QUESTION, "-a", SHAPES, *options).stdout == f"{first.text}\n"
+        conversation = llm.get_model("idefics2").conversation()
+        chosen = {"folder": str(idefics), "max_tokens": 5}
+        answer = conversation.prompt(QUESTION, attachments=[llm.Attachment(path=str(SHAPES))], **chosen).text()
+        second = conversation.prompt("And this?", attachments=[llm.Attachment(path=str(SIGN))], **chosen)
+        said += [{"role": "assistant", "content": item(answer)}, {"role": "user", "content": item("And this?", 1)}]
+        expected = model.generate(said, [SHAPES, SIGN], max_new_tokens=5)
+        assert second.text() == expected.text
+        assert second.usage().input == expected.prompt_tokens
+        assert second.usage().details["input_reused"] > 40
+    refused = run("-m", "idefics2", QUESTION, "-a", SHAPES, *options, "-o", "split", "true")
+    assert refused.exit_code == 1
+    assert "sees each image whole" in refused.output
 
 
 def test_threads_may_ask_of_different_folders(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from checkpoint_edits import edit_json, refused
+from idefics2_onnx import load
 from idefics2_onnx.demo.random_idefics import write_checkpoint
 from idefics2_onnx.export import Listener, export_model
 from idefics2_onnx.export.source.source_model import SourceModel
@@ -102,14 +103,36 @@ def test_instruct_checkpoints_get_turns_and_the_ends_of_them(exported):
     )
 
 
-def test_base_checkpoints_get_none(exported):
+def test_base_checkpoints_get_no_turns_but_one_text_that_goes_on(exported):
     folder = exported("idefics_base")
     options = generation(folder)
     assert (options["eos_token_id"], options["bad_words_ids"]) == ([2], [[260], [259]])
-    assert not (folder / "chat_template.json").exists()
+    assert "chat_template.json" in read_manifest(folder).files
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "This is "}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]},
+        {"role": "user", "content": [{"type": "text", "text": "\nand this"}, {"type": "image"}]},
+    ]
+    for prompt in (True, False):
+        assert render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt)[0] == [
+            "<image>This is a cat\nand this<image>"
+        ]
     added = {token["content"]: token["id"] for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]}
     assert "<end_of_utterance>" not in added
     assert max(added.values()) == 260
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_base_checkpoints_own_template_is_kept(name, checkpoint, tmp_path):
+    copy, own = shutil.copytree(checkpoint("idefics_base"), tmp_path / "checkpoint"), "own {{ messages[0].content[1].text }}"
+    if name == "tokenizer_config.json":
+        edit_json(copy / name, chat_template=own)
+    else:
+        (copy / name).write_text(own)
+    folder = export_model(copy, tmp_path / "out", "fp32", verify="never").folder
+    assert not (folder / "chat_template.json").exists()
+    assert load(folder).processor.prompt_text("This is", 1) == "own This is"
 
 
 def test_what_a_checkpoint_says_itself_is_kept(copy, tmp_path):

@@ -43,7 +43,25 @@ def test_chat(say, model):
     for text, images in (("What?", [CAT]), ("And?", [])):
         assert "".join(chat.send(text, images).text.split()) in said  # a random model writes ends of lines of all kinds
     assert "tokensread" in said
-    assert "no chat template" in say("chat", "-m", "FOLDER", name="idefics_base", stdin="x\n", fails=True)
+
+
+def test_chat_goes_on_with_a_base_models_text(say, model):
+    """The space that is typed in front of a line parts it from the answer."""
+    lines, chat = ("This is", " and ", "  /stats"), model("idefics_base").chat(max_new_tokens=4)
+    said = "".join(say("chat", CAT, "-m", "FOLDER", "--max-new-tokens", "4", name="idefics_base", stdin="\n".join(lines)).split())
+    for text, images in (("This is", [CAT]), (" and", [])):
+        assert "".join(chat.send(text, images).text.split()) in said
+    assert "tokensread" in said
+
+
+def test_raw_prompts_of_a_base_model(say, model):
+    options = ("-m", "FOLDER", "--max-new-tokens", "4", "--json")
+    found = [
+        json.loads(next(line for line in say("run", CAT, *said, *options, name="idefics_base").splitlines() if line[:1] == "{"))
+        for said in (("<image>This is", "--raw"), ("This is",))
+    ]
+    expected = model("idefics_base").generate("<image>This is", CAT, raw=True, max_new_tokens=4)
+    assert [one["token_ids"] for one in found] == [expected.token_ids] * 2
 
 
 def test_info_says_what_an_image_takes(say, model):

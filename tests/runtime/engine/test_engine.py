@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from idefics2_onnx import PromptError
 from idefics2_onnx.graphs.errors import ModelFolderError
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.model import Idefics2
@@ -48,3 +49,46 @@ def test_the_graph_that_read_the_prompt_is_the_one_that_is_blamed(images, monkey
     monkeypatch.setattr(ours.engine, "decode", lambda *_: np.full((1, 1, ours.engine.sizes.vocab_size), np.nan, np.float32))
     with pytest.raises(ModelFolderError, match=r"prompt.onnx \(int8\) computed numbers that are not finite"):
         ours.generate("What?", images)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "counts", "options", "kept", "read"),
+    [
+        (
+            ["<image>one<image>two<image>", "text alone and then some"],
+            [3, 0],
+            {"num_beams": 3},
+            6,
+            6,
+        ),  # read together, three each
+        (["<image>a", "a text that is much longer than the other " * 2], [1, 0], {}, 2, 1),  # and apart
+        (["<image>" * 4], [4], {}, 1, 4),
+        (["x", "y"], [0, 0], {"num_return_sequences": 2, "do_sample": True}, 4, 2),
+    ],
+)
+def test_images_that_gated_layers_look_at_count_as_room(prompts, counts, options, kept, read, model, monkeypatch):
+    """In the cache for each row, which holds what its answer sees; and for each image of the prompts that are read together."""
+    ours = model("idefics")
+    engine, images = ours.engine, [[photo("chelsea", 40, 40)] * count for count in counts]
+    tokens = max(len(ids) for ids in ours.processor.prompt_ids(prompts, images, False, raw=True))
+    rows = len(prompts) * max(options.get(name, 1) for name in ("num_beams", "num_return_sequences"))
+    per_image = 2 * 4 * 5 * 16 * 4  # keys and values of one gated layer: heads, rows of an image, head_dim, bytes
+    assert engine.cache_bytes_per_image == per_image == engine.new_cache(1, 1).nbytes - engine.cache_bytes_per_token
+    needed = rows * (tokens * engine.cache_bytes_per_token + 12 * engine.sizes.vocab_size) + (kept + read) * per_image
+
+    look, sights = engine.look, []
+
+    def looked(*given):
+        sight = look(*given)
+        sights.append(sum(own.nbytes for own in sight.cross.values()))
+        return sight
+
+    monkeypatch.setattr(engine, "look", looked)
+    monkeypatch.setattr("idefics2_onnx.runtime.engine.engine.total_memory", lambda: needed)
+    ours.generate(prompts, images, raw=True, max_new_tokens=1, **options)
+    assert max(sights) == read * per_image
+    assert engine.new_cache(rows, tokens).nbytes == rows * tokens * engine.cache_bytes_per_token + kept * per_image
+    monkeypatch.setattr("idefics2_onnx.runtime.engine.engine.total_memory", lambda: needed - 1)
+    words = rf"{rows} rows? of {tokens} prompt tokens and 0\.0 GB of their images' keys and values need"
+    with pytest.raises(PromptError, match=words):
+        ours.generate(prompts, images, raw=True, max_new_tokens=1, **options)
