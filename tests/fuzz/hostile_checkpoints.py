@@ -15,6 +15,7 @@ import torch
 from hostile_place import Attempt, Place
 from hostile_values import NUMBERS, damaged, edited_json
 from hostile_words import odd_tokenizer
+from idefics2_onnx.demo import random_idefics
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import export_model
 from idefics2_onnx.export.opening import check_files
@@ -23,6 +24,7 @@ from idefics2_onnx.export.processor_source import processor_source
 from idefics2_onnx.export.source.architecture import choose_attention
 from idefics2_onnx.export.source.source_model import SourceModel
 from safetensors.numpy import save_file
+from small_idefics import SMALL_IDEFICS
 from small_models import SMALL_MODELS
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -52,13 +54,18 @@ _PATTERNS = [
 
 def checkpoints(rng: random.Random, place: Place) -> Attempt:
     """Configs, headers, index files and layouts that are not what they were."""
-    return _reading(rng, place, _hostile_checkpoint(rng, place), None)
+    return _reading(rng, place, _hostile_checkpoint(rng, place, place.checkpoint), None)
+
+
+def idefics(rng: random.Random, place: Place) -> Attempt:
+    """The same of the first model."""
+    return _reading(rng, place, _hostile_checkpoint(rng, place, place.idefics), None)
 
 
 def adapters(rng: random.Random, place: Place) -> Attempt:
     """LoRA adapters with other options, patterns, tensors and headers; at times for a checkpoint that is hostile, too."""
     checkpoint = (
-        _hostile_checkpoint(rng, place)
+        _hostile_checkpoint(rng, place, place.checkpoint)
         if rng.random() < 0.1
         else Path(shutil.copytree(place.checkpoint, place.folder / "checkpoint"))
     )
@@ -109,7 +116,8 @@ def adapters(rng: random.Random, place: Place) -> Attempt:
 
 def exports(rng: random.Random, place: Place) -> Attempt:
     """From the command to the folder, which is there whole or not at all."""
-    source, target = _hostile_checkpoint(rng, place), place.folder / "out" / "folder"
+    honest = rng.choice([place.checkpoint, place.idefics])
+    source, target = _hostile_checkpoint(rng, place, honest), place.folder / "out" / "folder"
     precision = rng.choice(["fp32", "fp16", "bf16", "int8", "int4"])
 
     def export() -> object:
@@ -123,10 +131,11 @@ def exports(rng: random.Random, place: Place) -> Attempt:
     return export
 
 
-def write_honest(folder: Path) -> tuple[Path, Path]:
-    """The small checkpoint and the adapter that the cases change."""
-    checkpoint, adapter, small = folder / "checkpoint", folder / "adapter", SMALL_MODELS["plain"]
+def write_honest(folder: Path) -> tuple[Path, Path, Path]:
+    """The small checkpoint, the adapter and the first model's checkpoint that the cases change."""
+    checkpoint, adapter, older, small = folder / "checkpoint", folder / "adapter", folder / "idefics", SMALL_MODELS["plain"]
     write_checkpoint(checkpoint, small.config, image_options=small.image_options)
+    random_idefics.write_checkpoint(older, SMALL_IDEFICS["idefics"].config)
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps(_LORA))
     random, tensors = np.random.default_rng(0), {}
@@ -140,11 +149,11 @@ def write_honest(folder: Path) -> tuple[Path, Path]:
     for name, shape in (("gate_proj", (96, 48)), ("up_proj", (96, 48)), ("down_proj", (64, 96))):
         tensors[f"base_model.model.model.connector.modality_projection.{name}.weight"] = np.zeros(shape, np.float32)
     save_file(tensors, adapter / "adapter_model.safetensors")
-    return checkpoint, adapter
+    return checkpoint, adapter, older
 
 
-def _hostile_checkpoint(rng: random.Random, place: Place) -> Path:
-    folder = Path(shutil.copytree(place.checkpoint, place.folder / "checkpoint"))
+def _hostile_checkpoint(rng: random.Random, place: Place, honest: Path) -> Path:
+    folder = Path(shutil.copytree(honest, place.folder / "checkpoint"))
     configs = sorted(folder.glob("*.json"))
     match rng.randrange(9):
         case 8:

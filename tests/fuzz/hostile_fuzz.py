@@ -49,7 +49,7 @@ LONGEST = 3000
 
 KINDS: dict[Callable[[random.Random, Place], Attempt], float] = {
     folders.json_files: 16, folders.graphs: 12, folders.layouts: 5, words.templates: 10, words.tokenizers: 10,
-    checkpoints.checkpoints: 10, checkpoints.adapters: 8, checkpoints.exports: 0.2, calls.pictures: 12, calls.messages: 12, calls.options: 12,
+    checkpoints.checkpoints: 10, checkpoints.idefics: 5, checkpoints.adapters: 8, checkpoints.exports: 0.2, calls.pictures: 12, calls.messages: 12, calls.options: 12,
     calls.processors: 8, calls.command_lines: 2, calls.chats: 5, calls.urls: 5,
 }  # fmt: skip
 
@@ -250,6 +250,7 @@ def place_in(root: Path, seed: int, count: int) -> Iterator[Place]:
         root / "canary",
         honest / "checkpoint",
         honest / "adapter",
+        honest / "idefics",
         drawn("json", seed, count),
         drawn("messages", seed, count),
     )

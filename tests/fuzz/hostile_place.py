@@ -24,6 +24,8 @@ class Place:
     """A small honest checkpoint."""
     adapter: Path
     """An honest adapter of it."""
+    idefics: Path
+    """The same as the checkpoint, of the first model."""
     values: list[Any]
     """JSON of hypothesis."""
     messages: list[Any]
