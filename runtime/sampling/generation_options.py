@@ -61,6 +61,12 @@ class GenerationOptions:
     """Tokens that no answer begins with."""
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     """Sequences of tokens, and what is added to the score of the last one after the others."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, and what is added to their scores."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's score for each time that the answer has it already."""
+    presence_penalty: float = 0.0
+    """Taken off a token's score once the answer has it."""
     eos_token_id: tuple[int, ...] = ()
     """Any of these ends an answer."""
     pad_token_id: int | None = None
@@ -222,6 +228,9 @@ _CHECKS: dict[str, values.Check] = {
     "suppress_tokens": values.token_ids,
     "begin_suppress_tokens": values.token_ids,
     "sequence_bias": values.biases,
+    "logit_bias": values.token_biases,
+    "frequency_penalty": values.number(-2, 2),
+    "presence_penalty": values.number(-2, 2),
     "eos_token_id": values.token_ids,
     "pad_token_id": values.whole(-1 << 31),
     "stop_strings": values.strings,

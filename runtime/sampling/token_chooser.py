@@ -75,14 +75,20 @@ class TokenChooser:
         """Tokens that are not chosen at any time."""
         self._begin = np.array([i for i in options.begin_suppress_tokens if i < vocab_size], np.int64)
         self._biases = [(ids, np.float32(bias)) for ids, bias in options.sequence_bias if max(ids) < vocab_size]
+        logit_bias = {i: bias for i, bias in options.logit_bias if i < vocab_size}
+        self._biased = np.array(list(logit_bias), np.int64)
+        self._added = np.array(list(logit_bias.values()), np.float32)
         self._ends = np.array([i for i in options.eos_token_id if i < vocab_size], np.int64)
         self._looks_back = bool(
             self._words
             or self._biases
+            or self._biased.size
             or self._begin.size
             or options.no_repeat_ngram_size
             or options.min_new_tokens
             or options.min_length
+            or options.frequency_penalty
+            or options.presence_penalty
             or not options.repetition_penalty == options.encoder_repetition_penalty == 1.0
         )
         self._scratch: NDArray[np.float32] = np.empty(vocab_size, np.float32)
@@ -142,10 +148,13 @@ class TokenChooser:
         options = self.options
         if self._biases:
             sampling.sequence_bias(scores, history.ids, self._biases)
+        scores[self._biased] += self._added
         if options.encoder_repetition_penalty != 1.0 and history.prompt:
             sampling.repetition_penalty(scores, np.unique(history.prompt), 1 / options.encoder_repetition_penalty)
         if options.repetition_penalty != 1.0:
             sampling.repetition_penalty(scores, history.seen(), options.repetition_penalty)
+        if options.frequency_penalty or options.presence_penalty:
+            sampling.answer_penalty(scores, history.generated, options.frequency_penalty, options.presence_penalty)
         if options.no_repeat_ngram_size:
             scores[history.repeating(options.no_repeat_ngram_size)] = -np.inf
         if self._words:
