@@ -1,7 +1,7 @@
 """Try a grammar out in a process of its own, which can be ended: compiling one cannot be interrupted, and some never end.
 
-A script: python grammar_trial.py LIMITS < GRAMMAR. It imports nothing of this package, so that it starts quickly. The exit status is
-0, or REFUSED with the reason on the standard output, or ENDLESS.
+A script: python grammar_trial.py LIMITS < GRAMMAR. It imports nothing of this package, so that it starts quickly. The exit status
+is 0, or REFUSED with the reason on the standard output, or ENDLESS.
 """
 
 from __future__ import annotations
