@@ -87,7 +87,10 @@ def _described(compiler: type[LLMatcher], kind: str, text: str) -> dict[str, Any
     """One of llguidance's grammars, not compiled yet."""
     if kind == "grammar":
         return {"lark_grammar": text}
-    made = compiler.grammar_from_regex(text) if kind == "regex" else compiler.grammar_from_json_schema(text, overrides=_JSON)
+    try:
+        made = compiler.grammar_from_regex(text) if kind == "regex" else compiler.grammar_from_json_schema(text, overrides=_JSON)
+    except ValueError as error:  # of a schema that is nested too deeply
+        raise _refusal(kind, str(error)) from error
     return dict(json.loads(made)["grammars"][0])
 
 
