@@ -13,8 +13,6 @@ import sys
 import threading
 import time
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-
 REFUSED, ENDLESS = 3, 4
 SECONDS = 1.0
 """Of this process's own time. Schemas that people write take a few milliseconds."""
@@ -23,6 +21,8 @@ LETTERS = 64
 
 
 def main(limits: str) -> None:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
     threading.Thread(target=_end_in_time, daemon=True).start()
     matcher = LLMatcher(
         LLTokenizer("byte"), sys.stdin.buffer.read().decode(), log_level=0, limits=LLParserLimits(**json.loads(limits))
