@@ -15,7 +15,7 @@ datas = collect_data_files(
 )
 # What `doctor` and errors about packages read: this package's own metadata, and that of each package that it names and finds.
 datas += copy_metadata("idefics2-onnx")
-for extra in ("", "cpu", "gpu", "openvino"):
+for extra in ("", "cpu", "gpu", "openvino", "structured"):
     for each in requirements(extra):
         if each.found:
             datas += copy_metadata(each.name)

@@ -113,6 +113,19 @@ def biases(name: str, values: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     return tuple(dict(zip(words(name, [ids for ids, _ in values]), (float(bias) for _, bias in values), strict=True)).items())
 
 
+def token_biases(name: str, values: Any) -> tuple[tuple[int, float], ...]:
+    """Biases by token; as JSON has no other keys, an id may be written in digits."""
+    if not isinstance(values, Mapping):
+        raise PromptError(f"{name} is {values!r:.60}. Give numbers from -100 to 100 by token id: {{7: -100, 9: 2.5}}.")
+    found = {}
+    for key, bias in values.items():
+        token = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 11 else key
+        if not is_whole(token) or not 0 <= token < 1 << 31 or not is_number(bias) or not -100 <= bias <= 100:
+            raise PromptError(f"{name} has {key!r:.60}: {bias!r:.60}. Give token ids from 0, and numbers from -100 to 100.")
+        found[int(token)] = float(bias)
+    return tuple(found.items())
+
+
 def strings(name: str, values: Any) -> tuple[str, ...]:
     values = [values] if isinstance(values, str) else values
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) and v for v in values):

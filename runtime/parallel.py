@@ -16,8 +16,8 @@ _HEARING = 0.1
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="idefics2-onnx-image")
+def _threads(use: str = "image") -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"idefics2-onnx-{use}")
 
 
 if hasattr(os, "register_at_fork"):  # threads do not outlive a fork: the child makes its own
@@ -38,6 +38,11 @@ def result_of(work: Future[_R]) -> _R:
     """What work in another thread comes to, once it is done; Ctrl-C is heard meanwhile."""
     wait_for([work])
     return work.result()
+
+
+def begin(function: Callable[[], _R]) -> Future[_R]:
+    """Short work beside what its caller does next. Its threads are others than those of pictures, which it would wait for."""
+    return _threads("step").submit(function)
 
 
 _left: list[Thread] = []

@@ -37,6 +37,7 @@ from .memory.prefix_cache import PrefixCache
 from .outside.hosts import AllowUrls
 from .sample import Sample
 from .sampling.generation_options import GenerationOptions
+from .sampling.grammar import Grammars
 from .text.prompt import Message
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class VisionLanguageModel:
         folder: the folder's path and manifest.
         options: how to generate, from generation_config.json.
         processor: prompts and images → arrays, ids → text.
+        grammars: what answers can be made to follow, compiled for this tokenizer.
         prefix_cache: keys and values of earlier prompts, or None.
     """
 
@@ -68,6 +70,7 @@ class VisionLanguageModel:
     def __init__(self, folder: ModelFolder, files: HostFiles, engine: Engine, prefix_cache: int = 0) -> None:
         self.folder, self._engine = folder, engine
         self.options, self.processor = files.options, files.processor
+        self.grammars = Grammars(files.processor.tokenizer, engine.sizes.vocab_size, files.options.eos_token_id)
         self.prefix_cache = PrefixCache(prefix_cache) if prefix_cache else None
 
     @classmethod

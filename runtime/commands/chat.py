@@ -11,7 +11,18 @@ from pathlib import Path
 import click
 
 from .opening import limit_pixels, open_model, picture
-from .options import device_option, generation_option, gpu_option, max_new_tokens_option, model_option, options_of, pixel_option
+from .options import (
+    device_option,
+    generation_option,
+    gpu_option,
+    grammar_option,
+    json_schema_option,
+    max_new_tokens_option,
+    model_option,
+    options_of,
+    pixel_option,
+    regex_option,
+)
 from .output import say
 
 _LONGEST_LINE = 1 << 20
@@ -24,6 +35,9 @@ _LONGEST_LINE = 1 << 20
 @gpu_option
 @max_new_tokens_option
 @generation_option
+@json_schema_option
+@regex_option
+@grammar_option
 @pixel_option
 def chat(
     images: tuple[str, ...],
@@ -32,12 +46,13 @@ def chat(
     gpu: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
+    json_schema: Path | None,
+    regex: str | None,
+    grammar: Path | None,
     max_image_pixels: int | None,
 ) -> None:
     """Talk about the IMAGEs, and more as you go; /help lists the commands."""
-    options = options_of(chosen)
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
+    options = options_of(chosen, max_new_tokens=max_new_tokens, json_schema=json_schema, regex=regex, grammar=grammar)
     if "-" in images:
         raise click.UsageError("stdin holds the conversation here, so no image can be read from it. Give the image's path.")
     from .console import Console

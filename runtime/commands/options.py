@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +40,13 @@ max_new_tokens_option = click.option("--max-new-tokens", type=click.IntRange(1),
 generation_option = click.option(
     "-O", "--option", "chosen", multiple=True, metavar="NAME=VALUE", help="Any generation option, such as -O temperature=0.7."
 )
+json_schema_option = click.option(
+    "--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer in JSON by the schema in this file."
+)
+regex_option = click.option("--regex", help="Answer in what matches this regular expression.")
+grammar_option = click.option(
+    "--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by the Lark grammar in this file."
+)
 gpu_option = click.option(
     "--gpu-option",
     "gpu",
@@ -53,11 +61,12 @@ pixel_option = click.option(
 force_option = click.option("--force", is_flag=True, help="Overwrite a file that this command did not draw.")
 
 
-def options_of(chosen: tuple[str, ...]) -> dict[str, Any]:
-    """Options of a generation."""
+def options_of(chosen: tuple[str, ...], **own: Any) -> dict[str, Any]:
+    """Options of a generation: those with an option of their own, which are None where they were not given, and the others."""
     from ..sampling.generation_options import GenerationOptions
 
     options = pairs_of(chosen, GenerationOptions, "generation option")
+    options |= {name: value for name, value in own.items() if value is not None}
     GenerationOptions.checked(options)  # before the model is opened, which takes a while
     return options
 

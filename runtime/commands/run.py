@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,10 +14,13 @@ from .options import (
     device_option,
     generation_option,
     gpu_option,
+    grammar_option,
+    json_schema_option,
     max_new_tokens_option,
     model_option,
     options_of,
     pixel_option,
+    regex_option,
     stats_option,
 )
 from .output import say
@@ -35,6 +39,9 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 @gpu_option
 @max_new_tokens_option
 @generation_option
+@json_schema_option
+@regex_option
+@grammar_option
 @click.option("--raw", is_flag=True, help="Take PROMPT literally instead of as a user turn of a chat.")
 @click.option("--no-split", is_flag=True, help="Do not split images in four: faster, worse on small text.")
 @pixel_option
@@ -47,6 +54,9 @@ def run(
     gpu: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
+    json_schema: Path | None,
+    regex: str | None,
+    grammar: Path | None,
     raw: bool,
     no_split: bool,
     max_image_pixels: int | None,
@@ -61,16 +71,15 @@ def run(
         raise click.UsageError("- is an image on stdin, and the prompt is missing. Put the question last.")
     if not images and prompt.lower().endswith(_IMAGE_ENDINGS) and " " not in prompt:
         raise click.UsageError(f"There is no file {prompt}, and the prompt is missing. Check the path and put the question last.")
-    options = options_of(chosen) | {"raw": raw}
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
+    asked = options_of(chosen, max_new_tokens=max_new_tokens, json_schema=json_schema, regex=regex, grammar=grammar)
+    options = asked | {"raw": raw}
     if no_split:
         options["do_image_splitting"] = False
     limit_pixels(max_image_pixels)
     pictures = [picture(image) for image in images]  # before the model: opening a large one takes a while
     opened = open_model(model, device, gpu)
-    asked = opened.options.replace(**options_of(chosen))
-    if asked.num_beams > 1 or asked.num_return_sequences > 1:  # these do not grow piece by piece
+    chosen_options = opened.options.replace(**asked)
+    if chosen_options.num_beams > 1 or chosen_options.num_return_sequences > 1:  # these do not grow piece by piece
         answers = opened.generate(prompt, pictures, **options)
         results = answers if isinstance(answers, list) else [answers]
         for result in () if as_json else results:
@@ -88,6 +97,11 @@ def run(
         click.echo(json_text(shown if len(shown) > 1 else shown[0]))
     for line in results[0].timings.lines() if stats else [_timing_line(results[0])]:
         say(line)
+    if (structure := chosen_options.structure) and any(result.finish_reason == "length" for result in results):
+        longest = max(len(result.token_ids) for result in results)
+        raise click.ClickException(
+            f"The answer was cut off at {longest} tokens, before it was whole by its {structure}. Raise --max-new-tokens."
+        )
 
 
 def _timing_line(result: Generation) -> str:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ..engine.timings import Timings
 from ..sample import Sample
 from ..sampling.generation_options import GenerationOptions
+from ..sampling.matcher import Matcher
 from ..sampling.scores import log_softmax
 from ..sampling.token_chooser import History, TokenChooser
 from ..text.text_stream import TextStream
@@ -67,10 +68,11 @@ class Answer:
         tokenizer: Tokenizer,
         timings: Timings,
         streamed: bool = False,
+        matcher: Matcher | None = None,
     ) -> None:
         """`sequence` is which of the prompt's answers it is; `streamed`, whether `take` will be called."""
         self.prompt, self.prompt_tokens, self._prompt_ids = prompt, sample.tokens, sample.ids
-        self.history = history_of(sample)
+        self.history = History(list(sample.ids), unseen=sample.tokens - len(sample.ids), matcher=matcher)
         self.options, self.chooser, self.timings = (options := chooser.options), chooser, timings
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, options.stop_strings) if streamed or options.stop_strings else None
@@ -103,7 +105,7 @@ class Answer:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit or (self._ends_at is not None and time.monotonic() > self._ends_at):
             self.finish_reason = "length"
-        elif self.options.stopping_criteria and self._is_stopped():
+        elif self.history.is_whole or (self.options.stopping_criteria and self._is_stopped()):
             self.finish_reason = "stop"
         if self.finish_reason and self._text is not None and (piece := self._text.close()):
             self._pieces.append(piece)
@@ -159,11 +161,6 @@ class Answer:
 
     def _decoded(self, token_ids: list[int]) -> str:
         return decode(self._tokenizer, token_ids, True)
-
-
-def history_of(sample: Sample) -> History:
-    """A prompt, as options look back on it."""
-    return History(list(sample.ids), unseen=sample.tokens - len(sample.ids))
 
 
 def with_answers(input_ids: NDArray[Any] | None, answers: list[list[int]], options: GenerationOptions) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from ..sampling.beam_search import BeamSearch
 from ..sampling.generation_options import GenerationOptions
 from ..sampling.token_chooser import TokenChooser
 from ..text.text_stream import TextStream
-from .answer import Answer, history_of
+from .answer import Answer
 from .loaded_model import LoadedModel
 from .rows import Rows, spread
 
@@ -62,7 +62,9 @@ class Generator:
         self._chooser = TokenChooser(options, engine.sizes.vocab_size)
         self.timings = Timings()
         self.answers = [
-            Answer(prompt, sample, sequence, limit, self._chooser, tokenizer, self.timings, streamed)
+            Answer(
+                prompt, sample, sequence, limit, self._chooser, tokenizer, self.timings, streamed, model.grammars.matcher(options)
+            )
             for prompt, (sample, limit) in enumerate(zip(samples, limits, strict=True))
             for sequence in range(options.num_return_sequences)
         ]
@@ -175,7 +177,7 @@ class Generator:
             prompt: BeamSearch(
                 self._options,
                 self._chooser,
-                history_of(self._samples[prompt]),
+                self.answers[prompt * self._options.num_return_sequences].history,
                 self._limit(prompt),
                 lambda: TextStream(self._tokenizer, self._options.stop_strings),
             )

@@ -8,6 +8,7 @@ from ..engine.engine import Engine
 from ..inputs.processor import Processor
 from ..memory.prefix_cache import PrefixCache
 from ..sampling.generation_options import GenerationOptions
+from ..sampling.grammar import Grammars
 
 
 class LoadedModel(Protocol):
@@ -24,6 +25,10 @@ class LoadedModel(Protocol):
     @property
     def options(self) -> GenerationOptions:
         """How it generates unless a call says otherwise."""
+
+    @property
+    def grammars(self) -> Grammars:
+        """What answers can be made to follow."""
 
     @property
     def prefix_cache(self) -> PrefixCache | None:

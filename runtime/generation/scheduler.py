@@ -27,6 +27,7 @@ from ..memory.key_value_cache import GROWTH, KeyValueCache
 from ..memory.prefix_cache import Key, prompt_key
 from ..sample import Sample
 from ..sampling.generation_options import GenerationOptions
+from ..sampling.matcher import Matcher
 from ..sampling.token_chooser import TokenChooser
 from .answer import Answer
 from .handle import OVER, Handle
@@ -59,6 +60,8 @@ class _Job:
     sample: Sample | None = None
     limit: int = 0
     prompts: Prompts | None = None
+    matchers: list[Matcher | None] = field(default_factory=list)
+    """Where each of its answers begins in the grammar that it has to follow."""
     answers: list[Answer] = field(default_factory=list)
     first_token: float = 0.0
 
@@ -263,6 +266,7 @@ class Scheduler:
         if prefixes is not None and not echoed and (key := prompt_key(sample, sizes)):
             job.key, job.prefix = key, prefixes.find(key)
             sample = sample.after(job.prefix[1], sizes) if job.prefix else sample
+        job.matchers = [self._model.grammars.matcher(job.options) for _ in range(job.rows)]
         features = encode_tiles(engine, [sample], job.timings)
         job.timings.prompt_tokens_reused = sample.reused
         job.sample = sample.without_pixels()
@@ -329,8 +333,8 @@ class Scheduler:
         assert job.sample is not None
         tokenizer = self._model.processor.tokenizer
         job.answers = [
-            Answer(0, job.sample, sequence, job.limit, job.chooser, tokenizer, job.timings, streamed=True)
-            for sequence in range(job.rows)
+            Answer(0, job.sample, sequence, job.limit, job.chooser, tokenizer, job.timings, True, matcher)
+            for sequence, matcher in enumerate(job.matchers)
         ]
         row, cache = len(self._rows.answers), self._rows.cache
         cache.keep(row, 0)

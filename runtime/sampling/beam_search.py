@@ -61,9 +61,10 @@ class BeamSearch:
         scores = log_softmax(logits)
         self._chooser.constrain(scores, self._histories)
         if np.isneginf(scores).all():
-            raise nothing_left()
+            raise nothing_left(self._options)
         if self._options.renormalize_logits:
-            scores = log_softmax(scores)
+            alive = ~np.isneginf(scores).all(-1)
+            scores[alive] = log_softmax(scores[alive])
         scores += self._scores[:, None]
         candidates = max(2, 1 + len(self._options.eos_token_id)) * self._beams
         best = _largest(scores.reshape(-1), candidates)
@@ -84,7 +85,7 @@ class BeamSearch:
             text.push(token)
         self._histories, self._scores = histories, running[chosen]
         self._improvable = self._improvable and self._may_improve(new)
-        self.done = not self._improvable or self._enough or bool(hits.all())
+        self.done = not self._improvable or self._enough or bool(hits[~np.isneginf(found)].all())
         return [sources[i] for i in chosen]
 
     def best(self, count: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ...graphs.errors import ModelFolderError
 from .. import checks as values
 from ..errors import PromptError
+from . import grammar_source
 from .generation_config import options_in
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -61,8 +62,20 @@ class GenerationOptions:
     """Tokens that no answer begins with."""
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     """Sequences of tokens, and what is added to the score of the last one after the others."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, and what is added to their scores."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's score for each time that the answer has it already."""
+    presence_penalty: float = 0.0
+    """Taken off a token's score once the answer has it."""
     eos_token_id: tuple[int, ...] = ()
     """Any of these ends an answer."""
+    json_schema: str | None = None
+    """The answer is JSON by this schema: a dict, JSON text, a Path, or a pydantic model's class. Kept as text."""
+    regex: str | None = None
+    """The whole answer matches this regular expression (Rust's)."""
+    grammar: str | None = None
+    """The answer follows this Lark grammar: text, or the Path of a file."""
     pad_token_id: int | None = None
     """What follows the answers of a batch that ended; None is the first end token, or 0."""
     stop_strings: tuple[str, ...] = ()
@@ -163,6 +176,9 @@ class GenerationOptions:
                 raise PromptError(
                     f"num_beams is {beams} and {name} {value}, which exclude each other. Give num_beams=1, or {name}={off}."
                 )
+        both = [name for name in _STRUCTURES if getattr(self, name) is not None]
+        if len(both) > 1:
+            raise PromptError(f"{both[0]} and {both[1]} were both given. Give one of them.")
         if self.top_logprobs and not self.logprobs:
             raise PromptError(f"top_logprobs is {self.top_logprobs}, but logprobs is False. Give logprobs=True.")
 
@@ -196,6 +212,11 @@ class GenerationOptions:
         return max(0, self.min_length - prompt_tokens) if self.min_new_tokens is None else self.min_new_tokens
 
     @property
+    def structure(self) -> str | None:
+        """Which of the options says what the answer has to look like."""
+        return next((name for name in _STRUCTURES if getattr(self, name) is not None), None)
+
+    @property
     def banned(self) -> list[tuple[int, ...]]:
         """The bad words, but for end tokens, which the reference lets through."""
         return [word for word in self.bad_words_ids if len(word) > 1 or word[0] not in self.eos_token_id]
@@ -222,7 +243,13 @@ _CHECKS: dict[str, values.Check] = {
     "suppress_tokens": values.token_ids,
     "begin_suppress_tokens": values.token_ids,
     "sequence_bias": values.biases,
+    "logit_bias": values.token_biases,
+    "frequency_penalty": values.number(-2, 2),
+    "presence_penalty": values.number(-2, 2),
     "eos_token_id": values.token_ids,
+    "json_schema": grammar_source.json_schema,
+    "regex": grammar_source.grammar,
+    "grammar": grammar_source.grammar,
     "pad_token_id": values.whole(-1 << 31),
     "stop_strings": values.strings,
     "seed": values.whole(0),
@@ -249,6 +276,7 @@ _WITHOUT_BEAMS = {
     "do_sample": False, "prompt_lookup_num_tokens": 0, "logprobs": False, "max_time": None, "stopping_criteria": None,
 }  # fmt: skip
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+_STRUCTURES = ("json_schema", "regex", "grammar")
 _BEAMS = ("length_penalty", "early_stopping", "renormalize_logits")
 
 

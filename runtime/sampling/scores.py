@@ -35,6 +35,15 @@ def sequence_bias(scores: Scores, history: Sequence[int], biases: Iterable[tuple
     scores += added
 
 
+def answer_penalty(scores: Scores, answer: Sequence[int], frequency: float, presence: float) -> None:
+    """Make tokens of the answer less likely, by how often it has them and by having them at all, in place.
+
+    Source: platform.openai.com, "Frequency and presence penalties".
+    """
+    tokens, counts = np.unique(np.asarray(answer, np.int64), return_counts=True)
+    scores[tokens] -= counts.astype(np.float32) * np.float32(frequency) + np.float32(presence)
+
+
 def top_k(scores: Scores, k: int, scratch: Scores | None = None) -> Keep:
     """The k best and whatever equals the last of them."""
     if k >= len(scores):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import PromptError
 from . import scores as sampling
 from .generation_options import GenerationOptions
+from .matcher import Matcher
 
 
 @dataclass
@@ -22,6 +23,8 @@ class History:
     """How many of them were generated."""
     unseen: int = 0
     """Tokens of a prompt that came as embeddings, and are not among `ids`."""
+    matcher: Matcher | None = None
+    """Where the answer stands in the grammar that it has to follow."""
     _seen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     _followers: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
     _read: int = 0
@@ -30,6 +33,13 @@ class History:
     def append(self, token: int) -> None:
         self.ids.append(token)
         self.new += 1
+        if self.matcher is not None:
+            self.matcher.push(token)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its grammar has nothing left, and the model no token that says so."""
+        return self.matcher is not None and self.matcher.finished
 
     @property
     def generated(self) -> list[int]:
@@ -43,7 +53,7 @@ class History:
 
     def fork(self) -> History:
         """A copy that goes its own way."""
-        return History(list(self.ids), self.new, self.unseen)
+        return History(list(self.ids), self.new, self.unseen, self.matcher and self.matcher.fork())
 
     def seen(self) -> NDArray[np.int64]:
         """Each token once."""
@@ -75,14 +85,20 @@ class TokenChooser:
         """Tokens that are not chosen at any time."""
         self._begin = np.array([i for i in options.begin_suppress_tokens if i < vocab_size], np.int64)
         self._biases = [(ids, np.float32(bias)) for ids, bias in options.sequence_bias if max(ids) < vocab_size]
+        logit_bias = {i: bias for i, bias in options.logit_bias if i < vocab_size}
+        self._biased = np.array(list(logit_bias), np.int64)
+        self._added = np.array(list(logit_bias.values()), np.float32)
         self._ends = np.array([i for i in options.eos_token_id if i < vocab_size], np.int64)
         self._looks_back = bool(
             self._words
             or self._biases
+            or self._biased.size
             or self._begin.size
             or options.no_repeat_ngram_size
             or options.min_new_tokens
             or options.min_length
+            or options.frequency_penalty
+            or options.presence_penalty
             or not options.repetition_penalty == options.encoder_repetition_penalty == 1.0
         )
         self._scratch: NDArray[np.float32] = np.empty(vocab_size, np.float32)
@@ -90,7 +106,7 @@ class TokenChooser:
     @property
     def takes_likeliest(self) -> bool:
         """Whether it is always the likeliest token, of those that may be chosen at all."""
-        return not (self.options.do_sample or self._looks_back) and len(self.never) < len(self._scratch)
+        return not (self.options.do_sample or self._looks_back or self.options.structure) and len(self.never) < len(self._scratch)
 
     def constrain(self, scores: NDArray[np.float32], histories: Sequence[History]) -> None:
         """Apply what holds for sampling, greedy and beam search alike, in place; scores float32 [rows, vocab]."""
@@ -99,6 +115,9 @@ class TokenChooser:
                 self._constrain_by_history(row, history)
         if self.never.size:
             scores[:, self.never] = -np.inf
+        for row, history in zip(scores, histories, strict=True):
+            if history.matcher is not None:
+                history.matcher.apply(row)
 
     def choose(self, logits: NDArray[np.float32], rows: Sequence[tuple[History, np.random.Generator]]) -> list[int]:
         """The next token of every row; logits float32 [rows, vocab] are changed."""
@@ -107,7 +126,7 @@ class TokenChooser:
             return [self._draw(scores, random) for scores, (_, random) in zip(logits, rows, strict=True)]
         tokens = logits.argmax(-1)
         if np.isneginf(logits[np.arange(len(tokens)), tokens]).any():
-            raise nothing_left()
+            raise nothing_left(self.options)
         return tokens.tolist()  # type: ignore[no-any-return]
 
     def filter(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -135,17 +154,20 @@ class TokenChooser:
     def _draw(self, scores: NDArray[np.float32], random: np.random.Generator) -> int:
         tokens, left = self.filter(scores)
         if not len(tokens):
-            raise nothing_left()
+            raise nothing_left(self.options)
         return int(tokens[sampling.draw(left, random)])
 
     def _constrain_by_history(self, scores: NDArray[np.float32], history: History) -> None:
         options = self.options
         if self._biases:
             sampling.sequence_bias(scores, history.ids, self._biases)
+        scores[self._biased] += self._added
         if options.encoder_repetition_penalty != 1.0 and history.prompt:
             sampling.repetition_penalty(scores, np.unique(history.prompt), 1 / options.encoder_repetition_penalty)
         if options.repetition_penalty != 1.0:
             sampling.repetition_penalty(scores, history.seen(), options.repetition_penalty)
+        if options.frequency_penalty or options.presence_penalty:
+            sampling.answer_penalty(scores, history.generated, options.frequency_penalty, options.presence_penalty)
         if options.no_repeat_ngram_size:
             scores[history.repeating(options.no_repeat_ngram_size)] = -np.inf
         if self._words:
@@ -156,6 +178,10 @@ class TokenChooser:
             scores[self._begin] = -np.inf
 
 
-def nothing_left() -> PromptError:
+def nothing_left(options: GenerationOptions) -> PromptError:
     """The options contradict each other for what was said so far."""
-    return PromptError("The options forbid every token. Ease suppress_tokens, bad_words_ids or no_repeat_ngram_size.")
+    and_which = f"The {options.structure} and the other options" if options.structure else "The options"
+    eased = "suppress_tokens, bad_words_ids or no_repeat_ngram_size"
+    if options.structure:
+        eased += ", or min_new_tokens if the answer is whole"
+    return PromptError(f"{and_which} forbid every token. Ease {eased}.")

@@ -31,6 +31,7 @@ _SOUND: dict[str, list[Any]] = {
     "stop_strings": ["a", ["b"], ["x" * 10_000], ["a"] * 9999], "bad_words_ids": [[[5]], [[i] for i in range(438)]], "suppress_tokens": [[*range(438)]], "logprobs": [True], "top_logprobs": [3, 10**6],
     "eos_token_id": [[2], [*range(438)]], "sequence_bias": [[[[5], -2.0]], [[[5], 1e300]], [[[10**8], 1.0]]], "no_repeat_ngram_size": [1, 3], "prompt_lookup_num_tokens": [3, 2**31 - 1],
     "repetition_penalty": [1e-5, 1e5], "max_length": [9, 10**6], "min_new_tokens": [1, 10**6], "echo": [True], "max_time": [0.0, 1e9], "early_stopping": [True, "never"],
+    "logit_bias": [{5: 100}, {10**8: 1.0}], "frequency_penalty": [-2, 2], "presence_penalty": [0.5], "regex": ["[ab]*"], "json_schema": [{}, '{"enum": [1]}'],
 }  # fmt: skip
 """Values that are right by themselves."""
 _INPUTS = ["input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "inputs_embeds", "image_features", "labels"]

@@ -124,6 +124,43 @@ def test_stop_strings_end_where_the_reference_ends(model, reference):
     assert found == 12
 
 
+@pytest.mark.parametrize("way", [{}, {"do_sample": True, "top_k": 1, "seed": 1}, {"prompt_lookup_num_tokens": 4}], ids=str)
+def test_openais_penalties_in_every_way_of_choosing(way, model):
+    """Greedy, drawn from one, and looked up, beside a loop over the model's own logits."""
+    ours = model("plain")
+    rules = {"frequency_penalty": 0.7, "presence_penalty": -0.4, "logit_bias": {"70": 1.5, 90: -3.0, 9999: 5}}
+    for text in ("abcabcabcabcabc", "the cat and the cat", "x"):
+        ids = ours.processor(text=text)["input_ids"]
+        answer = []
+        while len(answer) < 12:
+            logits = ours.logits({"input_ids": np.array([ids[0].tolist() + answer])})[0, -1].astype(np.float64)
+            for token in {*answer}:
+                logits[token] -= 0.7 * answer.count(token) - 0.4
+            logits[70] += 1.5
+            logits[90] -= 3
+            answer.append(int(logits.argmax()))
+        assert ours.generate(text, raw=True, max_new_tokens=12, eos_token_id=[999], **way, **rules).token_ids == answer
+
+
+def test_openais_penalties_in_beams(model):
+    """Of every beam by what it has itself: the best of all answers of three tokens, with as many beams as make it exhaustive."""
+    ours = model("plain")
+    left = [70, 90, 100, 110]
+    rules = {"frequency_penalty": 1.5, "presence_penalty": 1.0, "logit_bias": {70: 0.5}}
+    options = {"suppress_tokens": [i for i in range(262) if i not in left], "eos_token_id": [999], "max_new_tokens": 3}
+    ids = ours.processor(text="abc")["input_ids"][0].tolist()
+    best, found = -np.inf, None
+    for answer in np.ndindex(4, 4, 4):
+        tokens, score = [left[i] for i in answer], 0.0
+        for place, token in enumerate(tokens):
+            logits = ours.logits({"input_ids": np.array([ids + tokens[:place]])})[0, -1].astype(np.float64)
+            logs = logits - np.log(np.exp(logits).sum())
+            score += logs[token] - 1.5 * tokens[:place].count(token) - (token in tokens[:place]) + 0.5 * (token == 70)
+        if score > best:
+            best, found = score, tokens
+    assert ours.generate("abc", raw=True, num_beams=16, **options, **rules).token_ids == found
+
+
 def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model):
     """Same seed, same text, on every batch size, also as the second of several sequences."""
     ours = model("plain")
@@ -179,6 +216,13 @@ def test_every_option_of_a_sampled_answer_is_the_same_alone_and_in_a_batch(model
         ({"min_new_tokens": 9, "max_new_tokens": 4}, "min_new_tokens is 9, more than max_new_tokens, 4"),
         ({"stop_strings": [""]}, "stop_strings is"),
         ({"suppress_tokens": "abc"}, "suppress_tokens has 'abc'"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty is 2.5. Give a number from -2 to 2"),
+        ({"presence_penalty": "much"}, "presence_penalty is 'much'"),
+        ({"logit_bias": [[7, 1.0]]}, r"logit_bias is \[\[7, 1.0\]\]. Give numbers from -100 to 100 by token id"),
+        ({"logit_bias": {7: 101}}, "logit_bias has 7: 101. Give token ids from 0"),
+        ({"logit_bias": {"cat": 1}}, "logit_bias has 'cat': 1"),
+        ({"logit_bias": {-1: 1}}, "logit_bias has -1: 1"),
+        ({"logit_bias": {7: float("nan")}}, "logit_bias has 7: nan"),
         ({"do_sample": 1}, "do_sample is 1. Give True or False"),
         ({"seed": -1}, "seed is -1"),
         ({"suppress_tokens": list(range(262))}, "forbid every token"),

@@ -16,7 +16,7 @@ import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "optimum"}:
+        if name.partition(".")[0] in {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "optimum", "llguidance"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
@@ -33,6 +33,10 @@ assert "".join(model.stream("And?", images="examples/cat.jpg", max_new_tokens=8)
 inputs = model.processor(text=["<image>Hi", "Ho"], images=[["examples/cat.jpg"], []], padding=True)
 assert model.logits(inputs).shape[:2] == inputs["input_ids"].shape
 assert len(model.processor.batch_decode(model.generate(**inputs, max_new_tokens=2))) == 2
+try:
+    model.generate("Is it?", regex="yes|no")
+except Idefics2OnnxError as error:
+    assert "llguidance" in str(error), error
 from idefics2_onnx.runtime.folder import ModelFolder
 from idefics2_onnx.runtime.commands.check import check_folder
 assert len(list(check_folder(ModelFolder.open()))) == 6

@@ -39,3 +39,27 @@ def test_run_takes_any_option(tmp_path, demo, monkeypatch):
         assert wrong.exit_code == 2
         assert f"no generation option '{name}'" in wrong.stderr
     assert call("-O", "seed").exit_code == 2
+
+
+def test_run_answers_in_a_given_form(tmp_path, demo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    schema, rule = tmp_path / "schema.json", tmp_path / "rule.lark"
+    schema.write_text('{"enum": ["cat", "dog"]}')
+    rule.write_text('start: "cat" | "dog"')
+
+    def call(*arguments):
+        return CliRunner().invoke(main, ["run", CAT, "What is it?", *arguments], catch_exceptions=False)
+
+    assert json.loads(call("--json-schema", str(schema)).stdout) in ("cat", "dog")
+    assert (
+        call("--regex", "cat|dog").stdout
+        == call("--grammar", str(rule)).stdout
+        == demo.generate("What is it?", CAT, regex="cat|dog").text + "\n"
+    )
+    cut = call("--regex", "[ab]{30}", "--max-new-tokens", "3")
+    assert cut.exit_code == 1
+    assert "Error: The answer was cut off at 3 tokens, before it was whole by its regex. Raise --max-new-tokens." in cut.stderr
+    both = call("--regex", "a", "--json-schema", str(tmp_path / "none"))
+    assert both.exit_code == 1
+    assert "none cannot be read" in both.stderr
+    assert "json_schema and regex were both given" in call("--regex", "a", "--json-schema", str(schema)).stderr

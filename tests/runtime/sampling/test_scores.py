@@ -101,6 +101,28 @@ def test_repetition_equals_the_reference_however_it_was_read(ids, size, split):
     assert (scores == expected.numpy()).all()
 
 
+@given(
+    st.lists(st.integers(0, 9), max_size=14),
+    st.integers(0, 14),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.dictionaries(st.integers(0, 19), st.floats(-100, 100), max_size=5),
+)
+def test_penalties_and_biases_mean_what_openai_says(ids, prompt, frequency, presence, biases):
+    """Written out token by token; the prompt does not count, and tokens that the model lacks have no score."""
+    scores = np.random.default_rng(2).standard_normal((1, 10)).astype(np.float32)
+    expected = scores[0].astype(np.float64)
+    answer = ids[prompt:]
+    for token in range(10):
+        count = answer.count(token)
+        expected[token] += biases.get(token, 0) - count * frequency - (count > 0) * presence
+    options = GenerationOptions().replace(frequency_penalty=frequency, presence_penalty=presence, logit_bias=biases)
+    chooser = TokenChooser(options, 10)
+    assert chooser.takes_likeliest == (not (frequency or presence or any(token < 10 for token in biases)))
+    chooser.constrain(scores, [History(ids, len(answer))])
+    assert np.abs(scores[0] - expected).max() < 1e-4
+
+
 def test_min_new_tokens_equals_the_reference():
     options = GenerationOptions().replace(min_new_tokens=3, eos_token_id=[2, 5])
     for new in range(5):
