@@ -39,6 +39,8 @@ def requests(count: int, seed: int) -> list[tuple[str, list, dict]]:
             (0.2, {"min_new_tokens": 1, "bad_words_ids": [[5], [6, 7]]}),
         ):
             options |= more if random.random() < chance else {}
+        if random.random() < 0.15:
+            options = {"max_new_tokens": 30, "raw": True, "regex": "[A-Za-z0-9 ]{4,20}"}
         options["max_new_tokens"] = max(options["max_new_tokens"], options.get("min_new_tokens", 1))
         made.append((text, images, options))
     return made
