@@ -108,8 +108,9 @@ def test_a_slow_source_holds_no_outcome_up(demo, pictures):
 
     def source():
         nonlocal last
-        for last in range(30):
+        for _ in range(30):
             time.sleep(0.2)
+            last += 1
             yield pictures[0]
 
     first = next(found := demo.map(source(), QUESTION, max_new_tokens=1))
