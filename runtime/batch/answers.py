@@ -70,11 +70,11 @@ class Answers:
     def append(self, outcome: Outcome[Question]) -> None:
         """Add its row, which a program that is killed right after this leaves behind whole."""
         row = row_of(outcome, self._fields(outcome.answer.text) if outcome.answer else {})
-        with self._writable():
-            self._file.write(json_line(row))
-            self._file.flush()
         self.rows += 1
         self.errors += row["error"] is not None
+        with self._writable():  # last, so that a Ctrl-C meanwhile finds the row counted
+            self._file.write(json_line(row))
+            self._file.flush()
 
     def finish(self) -> None:
         """Keep the rows through a power cut, too, and make the table."""
@@ -133,7 +133,7 @@ class Answers:
         except OSError as error:
             raise BatchError(
                 f"{self.path} cannot be written ({error.strerror or error}). Make room or give permission, and run the same "
-                f"command again: {self.rows:,} rows are kept."
+                "command again: its rows are kept."
             ) from error
 
 

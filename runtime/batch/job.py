@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -25,7 +25,7 @@ def unanswered(sources: Iterable[Source], answers: Answers) -> Iterator[Question
 
 def answer(
     model: LoadedModel, questions: Iterable[Question], answers: Answers, *, ordered: bool, rows: int, options: dict[str, Any]
-) -> Iterator[Question | Exception]:
+) -> Generator[Question | Exception, None, None]:
     """Write a row for each question, and give the question.
 
     An error that is not the question's own, of the device or for want of memory, is given in its place: there is no row then, and

@@ -91,7 +91,8 @@ def batch(
     folder = ModelFolder.open(choose_model(model))
     shape = {"raw": raw, "do_image_splitting": False if no_split else None}
     settings = {"--prompt": prompt, "--image-column": image_column, "--prompt-column": prompt_column, **options, **shape}
-    failed: list[Exception] = []
+    failure: Exception | None = None
+    failures = 0
     with Answers(output, recipe(folder, settings), restart, partial(fields_of, options=options)) as answers, Bars() as bars:
         try:
             questions = unanswered(found, answers)
@@ -100,20 +101,12 @@ def batch(
                 opened = open_model(str(folder.path), device, gpu)
                 opened.options.replace(**options).check_one_answer()
                 bars.start("answering", max(total - answers.rows, 1))
-                start, pictures = time.perf_counter(), 0
-                with closing(
-                    answer(
-                        opened,
-                        chain([first], questions),
-                        answers,
-                        ordered=not unordered,
-                        rows=batch_size,
-                        options=options | shape,
-                    )
-                ) as answered:
-                    for one in answered:
+                start, pictures, left = time.perf_counter(), 0, chain([first], questions)
+                job = answer(opened, left, answers, ordered=not unordered, rows=batch_size, options=options | shape)
+                with closing(job):
+                    for one in job:
                         if isinstance(one, Exception):
-                            failed.append(one)
+                            failure, failures = failure or one, failures + 1
                         else:
                             pictures += len(one.images)
                         bars.advance(1, f"{pictures / (time.perf_counter() - start):.2f} pictures/s")
@@ -123,9 +116,9 @@ def batch(
             bars.say(f"Stopped: {answers.rows:,} rows are in {answers.path}. Run the same command again to go on.")
             raise click.exceptions.Exit(1) from None
     click.echo(output)
-    if failed:
+    if failure is not None:
         raise BatchError(
-            f"{len(failed):,} questions were not answered: {first_line(failed[0])}. Run the same command again to ask them."
+            f"{failures:,} questions were not answered: {first_line(failure)}. Run the same command again to ask them again."
         )
     if answers.errors:
         raise BatchError(

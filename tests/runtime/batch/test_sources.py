@@ -123,9 +123,6 @@ def test_lines(here, monkeypatch):
     assert found[3].images[0] == url
     for one, match in zip(found[5:], bad.values(), strict=True):
         assert match in one.error
-    (bare,) = (
-        questions("sub/u.jsonl", columns=Columns("image", "prompt", None))
-        if (here / "sub" / "u.jsonl").write_text('{"image": "a"}')
-        else []
-    )
+    (here / "u.jsonl").write_text('{"image": "a.png"}')
+    (bare,) = questions("u.jsonl", columns=Columns("image", "prompt", None))
     assert bare.error == "There is no prompt under prompt. Write it there, or give --prompt."
