@@ -8,6 +8,7 @@
 # make test-js       the JavaScript host (Node, npm) against Python, in Node and, where it is installed, in Chromium
 # make test-edges    2,000 hostile calls of the command line
 # make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
+# make test-batch    the command batch over 300 pictures, killed at ten random moments
 # make test-integrations   test-optimum and test-llm: the plug-ins of integrations/, each with its host in a .venv-* of its own
 # make test-frozen   freeze examples/frozen with PyInstaller, in .venv-frozen and build/frozen; compare its answers, print its size
 
@@ -15,8 +16,8 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install run test coverage test-sweep test-js test-matrix test-edges test-hostile test-integrations test-optimum test-llm \
-	test-frozen check clean
+.PHONY: install run test coverage test-sweep test-js test-matrix test-edges test-hostile test-batch test-integrations test-optimum \
+	test-llm test-frozen check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -73,6 +74,9 @@ test-edges: install
 
 test-hostile: install
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/fuzz/hostile_fuzz.py --cases 6000 --seed 0
+
+test-batch: install
+	$(BIN)/python tests/by_hand/batch_kills.py
 
 # Wheels of a plug-in are built beside its sources, where modules that have moved since would stay.
 PLUG_IN = rm -rf integrations/$(1)/build && .venv-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \

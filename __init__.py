@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .runtime.devices.gpu_options import GpuOptions
     from .runtime.errors import Cancelled, ImageError, Overloaded, PromptError, ProviderError
     from .runtime.generation.answer import Generation
+    from .runtime.generation.mapping import Outcome
     from .runtime.generation.scheduler import Scheduler
     from .runtime.images.idefics2_image_processor import Idefics2ImageProcessor
     from .runtime.images.idefics_image_processor import IdeficsImageProcessor
@@ -37,6 +38,7 @@ _HOMES = {
     "IdeficsProcessor": "runtime.inputs.idefics_processor",
     "ImageError": "runtime.errors",
     "ModelFolderError": "graphs.errors",
+    "Outcome": "runtime.generation.mapping",
     "Overloaded": "runtime.errors",
     "PromptError": "runtime.errors",
     "ProviderError": "runtime.errors",
@@ -57,6 +59,7 @@ __all__ = [
     "IdeficsProcessor",
     "ImageError",
     "ModelFolderError",
+    "Outcome",
     "Overloaded",
     "PromptError",
     "ProviderError",

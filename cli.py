@@ -13,6 +13,7 @@ from . import __version__
 from .graphs.contract import FLAVOURS, MANIFEST
 from .graphs.errors import Idefics2OnnxError
 from .runtime.commands import standard_streams
+from .runtime.commands.batch import batch
 from .runtime.commands.bench import bench
 from .runtime.commands.chat import chat
 from .runtime.commands.doctor import doctor
@@ -73,7 +74,7 @@ def main() -> None:
     """Idefics2 on ONNX Runtime: export it once, run it without PyTorch."""
 
 
-for command in (bench, chat, doctor, info, preview, push, run):
+for command in (batch, bench, chat, doctor, info, preview, push, run):
     main.add_command(command)
 
 

@@ -7,6 +7,7 @@ The whole tree::
     ├── ProviderError                          an execution provider that was asked for does not work     (runtime)
     ├── PromptError (ValueError)               a prompt, a chat or its options cannot be used             (runtime)
     ├── ImageError (ValueError)                an image cannot be read or processed                       (runtime)
+    ├── BatchError                             a batch's questions or answers cannot be read or written    (runtime)
     ├── UploadError                            a folder could not be uploaded to the hub                  (runtime)
     ├── CheckpointError (ValueError)           a checkpoint cannot be exported                            (export)
     ├── ParityError (ArithmeticError)          an exported graph computes something else than the reference (export)

@@ -30,6 +30,10 @@ class Cancelled(Idefics2OnnxError):  # noqa: N818 - nothing went wrong
     """A request was cancelled before its answer was whole."""
 
 
+class BatchError(Idefics2OnnxError):
+    """A batch's questions cannot be read, or its answers not be written."""
+
+
 class ImageError(Idefics2OnnxError, ValueError):
     """An image cannot be read or processed."""
 
@@ -59,6 +63,7 @@ def shown(name: object, longest: int = 200) -> str:
 
 
 __all__ = [
+    "BatchError",
     "Cancelled",
     "Idefics2OnnxError",
     "ImageError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -26,6 +26,8 @@ from .folder import ModelFolder
 from .generation.answer import Generation, with_answers
 from .generation.generator import Generator
 from .generation.host_files import HostFiles
+from .generation.mapping import Item, Outcome, outcomes, pair
+from .generation.scheduler import DEFAULT_ROWS
 from .generation.scoring import Score, all_logits, score
 from .generation.token_stream import TokenStream
 from .images.image_processor import flat_images
@@ -270,6 +272,44 @@ class VisionLanguageModel:
         chosen.check_one_answer()
         request = Request.read(self.processor, prompt, images, raw, do_image_splitting, image_features)
         return TokenStream(Generator(self, request.samples(self.engine.pixel_type), chosen, streamed=True))
+
+    def map(
+        self,
+        items: Iterable[Item],
+        prompt: Prompt | None = None,
+        *,
+        ordered: bool = True,
+        rows: int = DEFAULT_ROWS,
+        raw: bool = False,
+        do_image_splitting: bool | None = None,
+        **options: Any,
+    ) -> Iterator[Outcome[Item]]:
+        """Answer any number of items, `rows` of them at once, each as `generate` would alone.
+
+        Args:
+            items: each one's images, as `generate` takes them, for one prompt; or pairs of prompt and images. Any iterable: few
+                of it are taken ahead.
+            prompt: of all items.
+            ordered: whether outcomes come in the items' order, or as they are there.
+            rows: answers that run at once at most.
+            raw, do_image_splitting: as in `generate`.
+            options: any field of GenerationOptions that leaves one answer that grows: neither beams nor several sequences.
+
+        Returns:
+            An iterator of an `Outcome` per item: index, item, and answer or else error. Closed early, it cancels what runs.
+
+        Raises:
+            PromptError: an option is wrong. What is wrong with one item is its outcome's error.
+        """
+        self.options.replace(**options).check_one_answer()
+        model = copy(self)  # a copy stays open when this one is closed
+
+        def with_prompt(images: Item) -> tuple[Any, Any]:
+            return prompt, images
+
+        request = pair if prompt is None else with_prompt
+        given = {"raw": raw, "do_image_splitting": do_image_splitting, **options}
+        return outcomes(model, items, request, ordered=ordered, rows=rows, **given)
 
     def chat(self, messages: list[Message] | None = None, **options: Any) -> Chat:
         """A conversation whose earlier turns are not read again, empty or continued; options are defaults of its turns."""

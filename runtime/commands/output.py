@@ -49,10 +49,11 @@ class Bars:
             )
             self._bar.__enter__()
 
-    def advance(self, done: int) -> None:
+    def advance(self, done: int, text: str | None = None) -> None:
+        """`text` stands behind the bar; without it, how many bytes are done."""
         if self._bar is not None:
             with standard_streams.dropping():
-                self._bar.update(done, f"{as_bytes(self._bar.pos + done)} of {as_bytes(self._bar.length)}")
+                self._bar.update(done, text or f"{as_bytes(self._bar.pos + done)} of {as_bytes(self._bar.length)}")
 
     def finish(self) -> None:
         if self._bar is not None:

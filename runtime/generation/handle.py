@@ -35,6 +35,7 @@ class Handle:
         self._results: Any = None
         self._error: Exception | None = None
         self._watchers: list[Callable[[], None]] = []
+        self._when_over: list[Callable[[], object]] = []
 
     @property
     def state(self) -> State:
@@ -44,6 +45,14 @@ class Handle:
     def cancel(self) -> None:
         """End it at the next token, and free what it takes. What is over stays as it is."""
         self._cancel(self)
+
+    def when_over(self, call: Callable[[], object]) -> None:
+        """Call this once the request is over, at once if it is: from whichever thread ends it, so it must be short."""
+        with self._changed:
+            if self._state not in OVER:
+                self._when_over.append(call)
+                return
+        call()
 
     def result(self, timeout: float | None = None) -> Any:
         """The Generation when it is whole; a list of them where num_return_sequences is above 1.
@@ -151,10 +160,14 @@ class Handle:
     def _end(self, results: Any, error: Exception | None) -> None:
         """Of the scheduler: the outcome."""
         with self._changed:
-            if self._state not in OVER:
-                self._results, self._error = results, error
-                self._state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
-                self._tell()
+            if self._state in OVER:
+                return
+            self._results, self._error = results, error
+            self._state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
+            self._tell()
+            calls, self._when_over = self._when_over, []
+        for call in calls:
+            call()
 
     def _tell(self) -> None:
         self._changed.notify_all()

@@ -1,0 +1,3 @@
+"""Tables of questions → tables of answers, as large as a disk."""
+
+from __future__ import annotations

@@ -1,0 +1,126 @@
+"""The command `batch`: any number of pictures → a file with a row of answers for each."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import click
+
+from ..errors import BatchError, first_line
+from .opening import choose_model, limit_pixels, open_model
+from .options import (
+    device_option,
+    generation_option,
+    gpu_option,
+    max_new_tokens_option,
+    model_option,
+    options_of,
+    pixel_option,
+)
+from .output import Bars
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="FILE.jsonl or FILE.parquet."
+)
+@click.option("--prompt", help="Question about each picture; tables may bring their own.")
+@click.option("--image-column", default="image", show_default=True, help="Where tables have pictures: a path, bytes, or several.")
+@click.option("--prompt-column", default="prompt", show_default=True, help="Where tables have prompts.")
+@model_option
+@device_option
+@gpu_option
+@max_new_tokens_option
+@generation_option
+@click.option("--raw", is_flag=True, help="Take prompts literally instead of as user turns of a chat.")
+@click.option("--no-split", is_flag=True, help="Do not split images in four: faster, worse on small text.")
+@pixel_option
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=16, show_default=True, help="Answers that grow together.")
+@click.option("--unordered", is_flag=True, help="Write rows as they are done, not in the inputs' order.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on with the rows that OUTPUT has.")
+def batch(
+    inputs: tuple[str, ...],
+    output: Path,
+    prompt: str | None,
+    image_column: str,
+    prompt_column: str,
+    model: str | None,
+    device: str,
+    gpu: tuple[str, ...],
+    max_new_tokens: int | None,
+    chosen: tuple[str, ...],
+    raw: bool,
+    no_split: bool,
+    max_image_pixels: int | None,
+    batch_size: int,
+    unordered: bool,
+    restart: bool,
+) -> None:
+    """Answer about each INPUT: pictures, folders, patterns such as '*.jpg', and tables (.jsonl, .parquet).
+
+    Interrupted, the same command goes on where it was.
+    """
+    from ..batch.answers import JSON_LINES, PARQUET, Answers
+    from ..batch.arrow import arrow
+    from ..batch.columns import Columns
+    from ..batch.job import answer, unanswered
+    from ..batch.recipe import recipe
+    from ..batch.row import fields_of
+    from ..batch.sources import sources
+    from ..folder import ModelFolder
+    from ..text.prompt import check_text
+
+    if output.suffix.lower() not in (JSON_LINES, PARQUET):
+        raise click.UsageError(f"{output} ends in neither {JSON_LINES} nor {PARQUET}. Name such a file.")
+    if output.suffix.lower() == PARQUET:
+        arrow()
+    options = options_of(chosen)
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    check_text(prompt or "")
+    limit_pixels(max_image_pixels)
+    found = sources(inputs, Columns(image_column, prompt_column, prompt))
+    total = sum(source.count() for source in found)
+    if not total:
+        raise BatchError("The tables hold no rows. Name others.")
+    folder = ModelFolder.open(choose_model(model))
+    shape = {"raw": raw, "do_image_splitting": False if no_split else None}
+    settings = {"--prompt": prompt, "--image-column": image_column, "--prompt-column": prompt_column, **options, **shape}
+    failure: Exception | None = None
+    failures = 0
+    with Answers(output, recipe(folder, settings), restart, partial(fields_of, options=options)) as answers, Bars() as bars:
+        try:
+            questions = unanswered(found, answers)
+            first = next(questions, None)
+            if first is not None:
+                opened = open_model(str(folder.path), device, gpu)
+                opened.options.replace(**options).check_one_answer()
+                bars.start("answering", max(total - answers.rows, 1))
+                start, pictures, left = time.perf_counter(), 0, chain([first], questions)
+                job = answer(opened, left, answers, ordered=not unordered, rows=batch_size, options=options | shape)
+                with closing(job):
+                    for one in job:
+                        if isinstance(one, Exception):
+                            failure, failures = failure or one, failures + 1
+                        else:
+                            pictures += len(one.images)
+                        bars.advance(1, f"{pictures / (time.perf_counter() - start):.2f} pictures/s")
+            bars.finish()
+            answers.finish()
+        except KeyboardInterrupt:
+            bars.say(f"Stopped: {answers.rows:,} rows are in {answers.path}. Run the same command again to go on.")
+            raise click.exceptions.Exit(1) from None
+    click.echo(output)
+    if failure is not None:
+        raise BatchError(
+            f"{failures:,} questions were not answered: {first_line(failure)}. Run the same command again to ask them again."
+        )
+    if answers.errors:
+        raise BatchError(
+            f"{answers.errors:,} of {answers.rows:,} rows have an error in place of an answer. See their column error."
+        )
