@@ -21,12 +21,18 @@ from .matcher import Matcher
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
 KEPT = 8
 """Grammars that stay compiled, the latest ones."""
-_LIMITS = {"step_lexer_fuel": 20_000, "step_max_items": 20_000, "max_lexer_states": 20_000, "verbose_errors": False}
+_LIMITS: dict[str, Any] = {
+    "step_lexer_fuel": 20_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 20_000,
+    "verbose_errors": False,
+}
 """llguidance's own, lower: a step ends in milliseconds, and a grammar's tables at about 40 MB (1 to 2 kB a state, it says)."""
-_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_JSON: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As models write JSON: of the demo's 60 receipts, 6 were read wrongly without the spaces, and with any number of them one never
 ended."""
 _START = {"lark_grammar": "start: @answer"}
