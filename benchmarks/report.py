@@ -151,6 +151,7 @@ def text() -> str:
         for name, make in (("MACHINE", machine), ("EXPORTS", exports), ("SPEED", speed), ("GOALS", goals), ("MEMORY", memory))
     }
     sections |= {
+        "IDEFICS TRAINED": idefics_trained(),
         "TYPED": as_typed(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
@@ -158,6 +159,15 @@ def text() -> str:
     for name, section in sections.items():
         found = found.replace(f"{{{name}}}", section)
     return found
+
+
+def idefics_trained() -> str:
+    found = read("idefics-trained.json")
+    found.pop("seconds")
+    rows = [[task, *(f"{one[what]} of {one['cases']}" for what in ("right", "alike"))] for task, one in found.items()]
+    total = {what: sum(one[what] for one in found.values()) for what in ("right", "alike", "cases")}
+    rows.append(["all", *(f"{100 * total[what] / total['cases']:.1f} %" for what in ("right", "alike"))])
+    return table(("", "right", "as transformers answers"), rows)
 
 
 def plot(name: str, path: Path) -> None:
