@@ -121,6 +121,9 @@ def test_a_table_takes_the_rows_place_and_is_gone_on_with(tmp_path):
             assert [row[0] for row in rows_of(rows)] == [*before, *names]
             answers.finish()
         assert not rows.exists()
+    path.write_bytes(b"damaged")
+    with pytest.raises(BatchError, match=r"a\.parquet is damaged: .*begin anew: --restart\."):
+        opened(path)
     with opened(path, restart=True) as answers:
         assert answers.rows == 0
         assert not path.exists()
