@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator as Steps
+from collections.abc import Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -283,7 +284,7 @@ class VisionLanguageModel:
         raw: bool = False,
         do_image_splitting: bool | None = None,
         **options: Any,
-    ) -> Iterator[Outcome[Item]]:
+    ) -> Steps[Outcome[Item], None, None]:
         """Answer any number of items, `rows` of them at once, each as `generate` would alone.
 
         Args:

@@ -46,8 +46,7 @@ class Answers:
         self.output, self.ids, self.rows, self.errors = output, Ids(), 0, 0
         self._fields = fields
         self._as_table = output.suffix.lower() == PARQUET
-        self.path = output.with_name(output.name + JSON_LINES) if self._as_table else output
-        made = output.with_name(f"{output.name}.recipe")
+        self.path, made = files_beside(output)
         with self._writable():
             if there := [path for path in {output, self.path} if path.exists() and path.stat().st_size]:
                 written = recipes.read(made, output)
@@ -135,6 +134,12 @@ class Answers:
                 f"{self.path} cannot be written ({error.strerror or error}). Make room or give permission, and run the same "
                 "command again: its rows are kept."
             ) from error
+
+
+def files_beside(output: Path) -> tuple[Path, Path]:
+    """Where the rows of an output are written, and its recipe."""
+    rows = output.with_name(output.name + JSON_LINES) if output.suffix.lower() == PARQUET else output
+    return rows, output.with_name(f"{output.name}.recipe")
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class ParquetQuestions:
                     for row in range(some.num_rows):
                         number += 1
                         yield self._question(f"{self.path}:{number}", some, row)
-        except (OSError, ValueError) as error:  # pyarrow's are of these kinds
+        except Exception as error:  # pyarrow raises what it likes for a damaged file
             place = f"{self.path}:{number + 1}"
             yield Question(place, error=f"The rows from here on cannot be read: {first_line(error)}. Write the file again.")
 
@@ -61,5 +61,5 @@ class ParquetQuestions:
         _, parquet = arrow()
         try:
             return parquet.ParquetFile(self.path)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise BatchError(f"{self.path} cannot be read as Parquet: {first_line(error)}. Check the file.") from error

@@ -25,6 +25,10 @@ _TABLES: dict[str, type[JsonLines | ParquetQuestions]] = {
 class Source(Protocol):
     """Where questions come from."""
 
+    @property
+    def path(self) -> Path:
+        """A file or folder."""
+
     def count(self) -> int:
         """How many there are, which reads through the source; BatchError if it cannot be read."""
 
@@ -32,9 +36,14 @@ class Source(Protocol):
         """One after another, always in the same order."""
 
 
-def sources(inputs: Sequence[str], columns: Columns) -> list[Source]:
-    """One for each input; BatchError for what is not there, and for pictures without a prompt."""
-    return [_source(path, columns) for name in inputs for path in _paths(name)]
+def sources(inputs: Sequence[str], columns: Columns, apart: Sequence[Path] = ()) -> list[Source]:
+    """One for each input; BatchError for what is not there, and for pictures without a prompt.
+
+    Args:
+        apart: files to leave out, such as the output of an earlier run, which a pattern may fit.
+    """
+    own = {path.resolve() for path in apart}
+    return [_source(path, columns) for name in inputs for path in _paths(name) if path.resolve() not in own]
 
 
 def _source(path: Path, columns: Columns) -> Source:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..errors import BatchError, first_line
 from .arrow import arrow
 from .row import COLUMNS, json_line
 
@@ -42,13 +43,18 @@ def write_table(rows: Path, target: Path) -> None:
 
 
 def read_table(table: Path, rows: Path, fields: Callable[[str], dict[str, Any]]) -> None:
-    """The way back, to go on with a table that was whole."""
+    """The way back, to go on with a table that was whole; BatchError where it is not."""
     _, parquet = arrow()
     part = rows.with_name(f"{rows.name}.part")
-    with parquet.ParquetFile(table) as file, part.open("wb") as lines:
-        for some in file.iter_batches(_ROW_GROUP, columns=list(COLUMNS)):
-            for row in some.to_pylist():
-                lines.write(json_line(row | fields(row["answer"] or "")))
+    try:
+        with parquet.ParquetFile(table) as file, part.open("wb") as lines:
+            for some in file.iter_batches(_ROW_GROUP, columns=list(COLUMNS)):
+                for row in some.to_pylist():
+                    lines.write(json_line(row | fields(row["answer"] or "")))
+    except (ValueError, KeyError) as error:  # pyarrow's are of the first kind
+        raise BatchError(
+            f"{table} is damaged: {first_line(error)}. Name another file with -o, or begin anew: --restart."
+        ) from error
     part.replace(rows)
 
 

@@ -65,7 +65,7 @@ def batch(
 
     Interrupted, the same command goes on where it was.
     """
-    from ..batch.answers import JSON_LINES, PARQUET, Answers
+    from ..batch.answers import JSON_LINES, PARQUET, Answers, files_beside
     from ..batch.arrow import arrow
     from ..batch.columns import Columns
     from ..batch.job import answer, unanswered
@@ -84,10 +84,10 @@ def batch(
         options["max_new_tokens"] = max_new_tokens
     check_text(prompt or "")
     limit_pixels(max_image_pixels)
-    found = sources(inputs, Columns(image_column, prompt_column, prompt))
+    found = sources(inputs, Columns(image_column, prompt_column, prompt), [output, *files_beside(output)])
     total = sum(source.count() for source in found)
     if not total:
-        raise BatchError("The tables hold no rows. Name others.")
+        raise BatchError("The inputs hold no questions. Name others.")
     folder = ModelFolder.open(choose_model(model))
     shape = {"raw": raw, "do_image_splitting": False if no_split else None}
     settings = {"--prompt": prompt, "--image-column": image_column, "--prompt-column": prompt_column, **options, **shape}

@@ -148,7 +148,7 @@ def arguments(rng: random.Random, place: Place) -> Case:
             )
     pool = [*TEXTS, *PATHS, *PATHS]
     words += [rng.choice(pool) for _ in range(rng.randrange(4))]
-    if name in ("run", "chat"):
+    if name in ("run", "chat", "batch"):
         words += ["--max-new-tokens", "2"]
     if name == "bench":
         words += ["--rounds", "1", "--image", "30x30", "--prompt-tokens", "2", "--batch", "1", "--new-tokens", "2"]
@@ -192,6 +192,7 @@ def pictures(rng: random.Random, place: Place) -> Case:
         ["run", "picture", "Hi", "--max-new-tokens", "1"],
         ["preview", "picture", "-o", "t.png"],
         ["preview", "picture", "--json"],
+        ["batch", "picture", "-o", "t.jsonl", "--prompt", "Hi", "--max-new-tokens", "1"],
     ]
     return Case(rng.choice(commands))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import assert_type
 
 import numpy as np
-from idefics2_onnx import Idefics2Processor
+from idefics2_onnx import Idefics2Processor, Outcome
 from idefics2_onnx.runtime.generation.answer import Generation
 from idefics2_onnx.runtime.model import Idefics2
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ def answers(folder: Path | None, picture: Path) -> list[str]:
         assert_type(several, Generation | list[Generation])
         batch = assert_type(model.generate(["What?", "Where?"], [[picture], [picture]], max_new_tokens=3), list[Generation])
         pieces = list(model.stream("What is it?", picture, max_new_tokens=3))
+        for outcome in model.map([picture], "What is it?", max_new_tokens=3):
+            assert_type(outcome, Outcome[Path])
+            assert outcome.answer is not None
+            assert outcome.answer.token_ids == one.token_ids
         turn = assert_type(model.chat(max_new_tokens=3).send("What is it?", picture), Generation)
         processor: Idefics2Processor = model.processor
         turn_of_text = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}

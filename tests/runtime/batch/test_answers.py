@@ -121,6 +121,21 @@ def test_a_table_takes_the_rows_place_and_is_gone_on_with(tmp_path):
             assert [row[0] for row in rows_of(rows)] == [*before, *names]
             answers.finish()
         assert not rows.exists()
+    with opened(path) as answers:
+        whole = rows.read_bytes()
+        answers.finish()
+    rows.write_bytes(whole[:-1])  # ended between the table and the rows' removal
+    (tmp_path / "a.parquet.part").write_bytes(b"half of it")
+    with opened(path) as answers:
+        assert answers.rows == 2
+        answers.append(outcome("c"))
+        answers.finish()
+    with opened(path) as answers:
+        assert answers.rows == 3
+    rows.unlink()
+    path.write_bytes(b"damaged")
+    with pytest.raises(BatchError, match=r"a\.parquet is damaged: .*begin anew: --restart\."):
+        opened(path)
     with opened(path, restart=True) as answers:
         assert answers.rows == 0
         assert not path.exists()

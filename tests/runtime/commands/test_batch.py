@@ -73,7 +73,7 @@ def test_a_row_for_each_picture(place):
     assert "Running on" not in batch(*PHOTOS).stderr  # nothing is left: no model is opened
     assert Path("out.jsonl").read_bytes() == before
     case("shapes", "held-out", 10).turns[0].images[0].save("photos/10.png")
-    batch(*PHOTOS, "photos/3.png")
+    batch(*PHOTOS, "photos/3.png", "out.jsonl", "*.recipe")
     assert [row["id"] for row in rows()] == [row["id"] for row in expected] + ["photos/10.png"]
     batch(*PHOTOS, "--unordered", "--restart", "--batch-size", 3)
     assert sorted(row["answer"] for row in rows() if row["id"] != "photos/10.png") == sorted(answer.text for answer in alone)
@@ -128,7 +128,7 @@ def test_usage(place, monkeypatch):
     assert "ends in neither .jsonl nor .parquet" in batch("photos", "-o", "out.csv", exit_code=2).stderr
     assert "has no prompt beside its pictures" in batch("photos", "-o", "out.jsonl", exit_code=1).stderr
     Path("empty.jsonl").touch()
-    assert "The tables hold no rows." in batch("empty.jsonl", "-o", "out.jsonl", exit_code=1).stderr
+    assert "The inputs hold no questions." in batch("empty.jsonl", "-o", "out.jsonl", exit_code=1).stderr
     assert "num_beams is 2, but one answer is given" in batch(*PHOTOS, "-O", "num_beams=2", exit_code=1).stderr
     assert not Path("out.jsonl").read_bytes()
     batch("photos/1.png", *PHOTOS[1:], "--max-new-tokens", 1)
