@@ -16,10 +16,13 @@ from .options import (
     device_option,
     generation_option,
     gpu_option,
+    grammar_option,
+    json_schema_option,
     max_new_tokens_option,
     model_option,
     options_of,
     pixel_option,
+    regex_option,
 )
 from .output import Bars
 
@@ -37,6 +40,9 @@ from .output import Bars
 @gpu_option
 @max_new_tokens_option
 @generation_option
+@json_schema_option
+@regex_option
+@grammar_option
 @click.option("--raw", is_flag=True, help="Take prompts literally instead of as user turns of a chat.")
 @click.option("--no-split", is_flag=True, help="Do not split images in four: faster, worse on small text.")
 @pixel_option
@@ -54,6 +60,9 @@ def batch(
     gpu: tuple[str, ...],
     max_new_tokens: int | None,
     chosen: tuple[str, ...],
+    json_schema: Path | None,
+    regex: str | None,
+    grammar: Path | None,
     raw: bool,
     no_split: bool,
     max_image_pixels: int | None,
@@ -73,15 +82,15 @@ def batch(
     from ..batch.row import fields_of
     from ..batch.sources import sources
     from ..folder import ModelFolder
+    from ..sampling.generation_options import GenerationOptions
     from ..text.prompt import check_text
 
     if output.suffix.lower() not in (JSON_LINES, PARQUET):
         raise click.UsageError(f"{output} ends in neither {JSON_LINES} nor {PARQUET}. Name such a file.")
     if output.suffix.lower() == PARQUET:
         arrow()
-    options = options_of(chosen)
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
+    asked = options_of(chosen, max_new_tokens=max_new_tokens, json_schema=json_schema, regex=regex, grammar=grammar)
+    options = GenerationOptions.checked(asked)  # a schema's text in place of its file, which may change
     check_text(prompt or "")
     limit_pixels(max_image_pixels)
     found = sources(inputs, Columns(image_column, prompt_column, prompt), [output, *files_beside(output)])

@@ -155,3 +155,17 @@ def test_parquet_in_and_out(place):
     assert sorted(path.name for path in place.iterdir()) == ["in.parquet", "out.parquet", "out.parquet.recipe", "photos"]
     batch(*given)  # nothing is left
     assert parquet.read_table("out.parquet") == found
+
+
+def test_a_schema_makes_columns_and_is_part_of_what_rows_are_made_with(place):
+    examples = Path(__file__).parents[3] / "examples"
+    schema = json.loads((examples / "receipt-schema.json").read_text())
+    Path("schema.json").write_text(json.dumps(schema))
+    asked = (examples / "receipt.png", "-o", "out.jsonl", "--prompt", "Give the receipt as JSON.", "--json-schema", "schema.json")
+    batch(*asked)
+    (row,) = rows()
+    assert {name: row[name] for name in schema["required"]} == json.loads(row["answer"])
+    batch(*asked)  # goes on with nothing
+    schema["required"] = []
+    Path("schema.json").write_text(json.dumps(schema))
+    assert "was made with json_schema" in batch(*asked, exit_code=1).stderr
