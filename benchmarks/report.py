@@ -151,7 +151,7 @@ def text() -> str:
         for name, make in (("MACHINE", machine), ("EXPORTS", exports), ("SPEED", speed), ("GOALS", goals), ("MEMORY", memory))
     }
     sections |= {
-        "IDEFICS TRAINED": idefics_trained(),
+        "EXPORTS idefics": exports("idefics"), "IDEFICS PEAK": idefics_peak(), "IDEFICS TRAINED": idefics_trained(),
         "TYPED": as_typed(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
@@ -159,6 +159,11 @@ def text() -> str:
     for name, section in sections.items():
         found = found.replace(f"{{{name}}}", section)
     return found
+
+
+def idefics_peak() -> str:
+    compared = next(run for run in read("export-idefics.jsonl") if run["verify"] == "auto")
+    return f"{compared['peak_rss_bytes_of_its_processes'] / 1e9:.2f} GB"
 
 
 def idefics_trained() -> str:
