@@ -10,11 +10,9 @@ from threading import Condition
 from typing import Any, Literal
 
 from ..errors import Cancelled
-from .answer import Generation
 
 State = Literal["queued", "preparing", "ready", "reading", "running", "done", "cancelled", "failed"]
 OVER: tuple[State, ...] = ("done", "cancelled", "failed")
-Results = Generation | list[Generation]
 
 
 class Handle:
@@ -98,7 +96,7 @@ class Handle:
         """`pieces` for ``async for``."""
         place, over = 0, False
         try:
-            with self._watched() as changed:
+            with _Watch(self) as changed:
                 while not over:
                     changed.clear()
                     with self._changed:
@@ -126,7 +124,7 @@ class Handle:
 
     async def _when(self, states: tuple[State, ...]) -> Any:
         try:
-            with self._watched() as changed:
+            with _Watch(self) as changed:
                 while True:
                     changed.clear()
                     if self._state in states:
@@ -135,9 +133,6 @@ class Handle:
         except asyncio.CancelledError:
             self.cancel()
             raise
-
-    def _watched(self) -> _Watch:
-        return _Watch(self)
 
     def _outcome(self) -> Any:
         if self._error is not None:

@@ -11,26 +11,21 @@ import atexit
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Any
 
 import numpy as np
 
 from ..engine.prefill import TOKENS_PER_CALL, Prompts, encode_tiles
-from ..engine.timings import Timings
 from ..errors import Cancelled, Overloaded, PromptError
 from ..inputs.request import Request, is_batch
-from ..memory.key_value_cache import GROWTH, KeyValueCache
-from ..memory.prefix_cache import Key, prompt_key
-from ..sample import Sample
-from ..sampling.generation_options import GenerationOptions
-from ..sampling.matcher import Matcher
+from ..memory.key_value_cache import GROWTH
+from ..memory.prefix_cache import prompt_key
 from ..sampling.token_chooser import TokenChooser
 from .answer import Answer
-from .handle import OVER, Handle
+from .handle import Handle
+from .job import Job
 from .loaded_model import LoadedModel
 from .rows import Rows
 
@@ -40,51 +35,6 @@ PIECE = 64
 USUAL_TOKENS = 2048
 """Room that the cache has by default for each row."""
 _log = logging.getLogger("idefics2_onnx")
-
-
-@dataclass(eq=False)
-class _Job:
-    """A request inside of the scheduler."""
-
-    handle: Handle
-    read: Callable[[], Request]
-    options: GenerationOptions
-    chooser: TokenChooser
-    timings: Timings = field(default_factory=Timings)
-    submitted: float = field(default_factory=time.perf_counter)
-    ready: bool = False
-    """Whether it is prepared; where that failed, it is over."""
-    key: Key | None = None
-    prefix: tuple[KeyValueCache, int] | None = None
-    """A cache that holds the prompt's beginning in its first row, and how many tokens of it."""
-    sample: Sample | None = None
-    limit: int = 0
-    prompts: Prompts | None = None
-    matchers: list[Matcher | None] = field(default_factory=list)
-    """Where each of its answers begins in the grammar that it has to follow."""
-    answers: list[Answer] = field(default_factory=list)
-    first_token: float = 0.0
-
-    @property
-    def rows(self) -> int:
-        return self.options.num_return_sequences
-
-    @property
-    def is_over(self) -> bool:
-        """Whether its handle has an outcome already: it was cancelled, or could not be prepared."""
-        return self.handle.state in OVER
-
-    @property
-    def tokens(self) -> int:
-        """What each row may come to hold: the last token is not read any more."""
-        assert self.sample is not None
-        return self.sample.tokens + self.limit - 1
-
-    @property
-    def images(self) -> int:
-        """Images that the answers' tokens see beside those."""
-        assert self.sample is not None
-        return 1 if self.sample.seen is None else int(self.sample.seen[-1].sum())
 
 
 class Scheduler:
@@ -111,8 +61,9 @@ class Scheduler:
                 for one as long as the model takes.
             prepare_threads: how many requests are prepared at once.
         """
-        for name, value in (("rows", rows), ("queue", queue), ("prepare_threads", prepare_threads)):
-            if not isinstance(value, int) or value < 1:
+        given = {"rows": rows, "queue": queue, "cache_bytes": cache_bytes, "prepare_threads": prepare_threads}
+        for name, value in given.items():
+            if not (name == "cache_bytes" and value is None) and (not isinstance(value, int) or value < 1):
                 raise PromptError(f"{name} is {value!r:.60}. Give a whole number from 1.")
         self._model, self._engine = copy(model), model.engine  # a copy stays open when the model is closed
         self._max_rows, self._max_queue = rows, queue
@@ -120,10 +71,10 @@ class Scheduler:
         usual = max(rows * self._row_bytes(min(USUAL_TOKENS, longest), 1), self._row_bytes(longest, 1))
         self._max_bytes = usual if cache_bytes is None else cache_bytes
         self._changed = Condition()
-        self._waiting: deque[_Job] = deque()
-        self._prepared: list[_Job] = []  # being prepared or ready, in the order they came
-        self._reading: _Job | None = None
-        self._jobs: dict[Answer, _Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._prepared: list[Job] = []  # being prepared or ready, in the order they came
+        self._reading: Job | None = None
+        self._jobs: dict[Answer, Job] = {}
         self._closing = self._cancelling = False
         self._rows = Rows(self._engine, self._engine.new_cache(1, 1))
         self._threads = [Thread(target=self._prepare_all, name=f"prepare-{i}", daemon=True) for i in range(prepare_threads)]
@@ -171,7 +122,7 @@ class Scheduler:
             waiting = self.waiting
             if waiting >= self._max_queue:
                 raise Overloaded(f"{waiting:,} requests are waiting, as many as may. Try again later.", waiting)
-            job = _Job(Handle(self._cancel, waiting), read, chosen, chooser)
+            job = Job(Handle(self._cancel, waiting), read, chosen, chooser)
             self._waiting.append(job)
             self._changed.notify_all()
         return job.handle
@@ -235,7 +186,7 @@ class Scheduler:
                 job.ready = True
                 self._changed.notify_all()
 
-    def _next_waiting(self) -> _Job | None:
+    def _next_waiting(self) -> Job | None:
         """The request to prepare next, as soon as there is one and few are prepared already; None at the end."""
         with self._changed:
             self._changed.wait_for(
@@ -249,7 +200,7 @@ class Scheduler:
         job.handle._enter("preparing")
         return job
 
-    def _prepare(self, job: _Job) -> None:
+    def _prepare(self, job: Job) -> None:
         """Everything that needs no cache."""
         engine, sizes, prefixes = self._engine, self._engine.sizes, self._model.prefix_cache
         (sample,) = job.read().samples(engine.pixel_type)
@@ -318,7 +269,7 @@ class Scheduler:
                 _end(job, error)
             job.timings.prefill += time.perf_counter() - start
 
-    def _admit(self) -> _Job | None:
+    def _admit(self) -> Job | None:
         """Give rows to the first request that is ready, unless it has to wait for room."""
         with self._changed:
             job = next((job for job in self._prepared if job.ready and not job.is_over), None)
@@ -343,7 +294,7 @@ class Scheduler:
             cache.copy_row(row, 0, prefix, stop=tokens)
         return job
 
-    def _make_room(self, job: _Job) -> bool:
+    def _make_room(self, job: Job) -> bool:
         """Reserve what the running answers and this request may need, if that fits."""
         cache, jobs = self._rows.cache, [job, *self._jobs.values()]
         rows = len(self._rows.answers) + job.rows
@@ -369,7 +320,7 @@ class Scheduler:
     def _row_bytes(self, tokens: int, images: int) -> int:
         return tokens * self._engine.cache_bytes_per_token + images * self._engine.cache_bytes_per_image
 
-    def _read_piece(self, job: _Job, most: int) -> int:
+    def _read_piece(self, job: Job, most: int) -> int:
         """How many tokens were read."""
         rows, row, prompts = self._rows, len(self._rows.answers), job.prompts
         assert prompts is not None
@@ -432,7 +383,7 @@ class Scheduler:
             _end(job, error)
 
 
-def _end(job: _Job, error: Exception | None) -> None:
+def _end(job: Job, error: Exception | None) -> None:
     """Give the handle its outcome, unless it was cancelled."""
     if error is None and not job.is_over:
         job.timings.decode = time.perf_counter() - job.first_token

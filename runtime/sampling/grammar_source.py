@@ -58,4 +58,5 @@ def _read(name: str, path: Path) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, PromptError):
             raise
-        raise PromptError(f"{name}'s file {path} cannot be read ({first_line(error)}). Check the path.") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise PromptError(f"{name}'s file {path} cannot be read ({reason}). Check the path.") from error

@@ -229,6 +229,9 @@ def test_what_is_wrong_with_one_request_is_its_own(demo, tmp_path):
                 scheduler.submit("What is this?", [A], **options)
         with pytest.raises(PromptError, match="submit takes one prompt, and 2 were given"):
             scheduler.submit(["What is this?", "And this?"])
+    for options in ({"rows": 0}, {"queue": 1.5}, {"cache_bytes": "1G"}):
+        with pytest.raises(PromptError, match=r"Give a whole number from 1\."):
+            Scheduler(demo, **options)
 
 
 def test_the_cache_grows_and_shrinks_within_its_bytes(model):
