@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from idefics2_onnx import load
 from idefics2_onnx.demo.evaluate import LONGEST
 from idefics2_onnx.demo.tasks import case
 from idefics2_onnx.runtime.image_tokens import END_OF_UTTERANCE
-from idefics_parity import IdeficsReference
 
 TASKS = ("shapes", "counting", "reading")
 
@@ -39,16 +40,21 @@ def prompt(task: str, number: int) -> tuple[list[Any], str]:
     return [*items, question], turns[-1].answer
 
 
-def said(model: Any, prompts: list[list[Any]]) -> list[str]:
+def said(processor: Any, generate: Callable[..., Any], prompts: list[list[Any]]) -> list[str]:
     """What this runtime or transformers answers, by the code of the model's page in transformers' documentation."""
-    inputs = model.processor(text=prompts, padding=True)
-    ids = (
-        model.generate(inputs, max_new_tokens=LONGEST)
-        if isinstance(model, IdeficsReference)
-        else model.generate(**inputs, max_new_tokens=LONGEST)
-    )
-    texts: list[str] = model.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    inputs = processor(text=prompts, padding=True)
+    ids = generate(inputs)
+    texts: list[str] = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts
+
+
+def answers(model: Any, task: str, cases: range) -> list[str]:
+    """This runtime's answers to questions of a task."""
+    found: list[str] = []
+    for begin in range(cases.start, cases.stop, 16):
+        asked = [prompt(task, number)[0] for number in range(begin, min(begin + 16, cases.stop))]
+        found += said(model.processor, lambda inputs: model.generate(**inputs, max_new_tokens=LONGEST), asked)
+    return found
 
 
 def main() -> None:
@@ -58,13 +64,17 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=500, help="Of each task.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    from idefics_parity import IdeficsReference
+
     theirs, ours = IdeficsReference.load(options.checkpoint), load(options.folder)
+    generate = partial(theirs.generate, max_new_tokens=LONGEST)
     found, start = {}, time.perf_counter()
     for task in TASKS:
         right = alike = 0
         for begin in range(0, options.cases, 16):
             asked = [prompt(task, number) for number in range(begin, min(begin + 16, options.cases))]
-            own, other = (said(one, [items for items, _ in asked]) for one in (ours, theirs))
+            own = answers(ours, task, range(begin, begin + len(asked)))
+            other = said(theirs.processor, generate, [items for items, _ in asked])
             right += sum(text.strip() == answer for text, (_, answer) in zip(own, asked, strict=True))
             alike += sum(a == b for a, b in zip(own, other, strict=True))
         found[task] = {"right": right, "alike": alike, "cases": options.cases}

@@ -44,6 +44,8 @@ SPEED = [
     "fp16", "fp16, CUDA graph", "bf16", "bf16, CUDA graph", "int4", "int4, CUDA graph", "int4-32, mixed GEMM",
     "int4-32, mixed GEMM, CUDA graph", "int8", "int8, CUDA graph",
 ]  # fmt: skip
+SCHEDULED = ["fp32", "fp16", "fp16, CUDA graph"]
+MEMORY = ["fp16, CUDA graph", "int4, CUDA graph"]
 PROFILES = ["fp16", "fp16, CUDA graph", "int4"]
 PEERS = ["sdpa", "eager", "compiled, static cache"]
 CASES = 500
@@ -97,9 +99,11 @@ def contestants(parts: list[str]) -> list[str]:
     """Names for --only, in the order in which they run."""
     found = ["answers: cpu, fp32"] if "answers" in parts else []
     found += [f"answers: {name}" for name in PARITY if "answers" in parts]
+    found += [f"scheduler: {name}" for name in SCHEDULED if "scheduler" in parts]
     found += [f"layers: {name}" for name in PARITY if "layers" in parts]
     found += [f"ours: {name}" for name in SPEED if "ours" in parts]
     found += [f"transformers: {peer}" for peer in PEERS if "transformers" in parts]
+    found += [f"memory: {name}" for name in MEMORY if "memory" in parts]
     found += ["depth: all"] if "depth" in parts else []
     return found + [f"profile: {name}" for name in PROFILES if "profile" in parts]
 
@@ -112,6 +116,9 @@ def measure(place: Path, device: str, results: Results, contestant: str, cases: 
         name, _, task = (rest or where).partition(", task ")
         gpu_ours.answering(place, "cpu" if rest else device, results, name, [task] if task else list(TASKS), cases)
         return
+    if part == "scheduler":
+        gpu_ours.scheduled(place, device, results, name, list(TASKS), cases // 10)
+        return
     if part in ("transformers", "depth"):
         if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
             print("There is no torch or transformers here: no peers.")
@@ -123,7 +130,9 @@ def measure(place: Path, device: str, results: Results, contestant: str, cases: 
         else:
             gpu_peers.timed(place, device, results, name, layers)
         return
-    work = {"layers": gpu_ours.apart, "ours": gpu_ours.timed, "profile": gpu_ours.profiled}[part]
+    work = {
+        "layers": gpu_ours.apart, "ours": gpu_ours.timed, "memory": gpu_ours.memory, "profile": gpu_ours.profiled,
+    }[part]  # fmt: skip
     work(place, device, results, name)
 
 
@@ -137,7 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("--cases", type=int, default=CASES, help="Questions to the demo, per task.")
     parser.add_argument("--precisions", default=",".join(FLAGS), help="What to prepare.")
     parser.add_argument("--graphs", type=Path, help="Folders full-PRECISION without data, to be filled with repeated layers.")
-    parser.add_argument("--parts", default="answers,layers,ours,transformers,depth,profile")
+    parser.add_argument("--parts", default="answers,scheduler,layers,ours,memory,transformers,depth,profile")
     parser.add_argument("--only", help="One contestant, in this process.")
     parser.add_argument("--contexts", default="512,4096", help="Tokens before the steps that are measured.")
     parser.add_argument("--batches", default="1,8,32", help="Rows of the steps that are measured.")

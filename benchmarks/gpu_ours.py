@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from gpu_results import STEPS, Results, failing, medians
 from gpu_trace import traced
-from idefics2_onnx import Idefics2Processor
-from idefics2_onnx.demo.evaluate import answers
+from idefics2_onnx import Idefics2Processor, Scheduler, load
+from idefics2_onnx.demo.evaluate import LONGEST, answers
+from idefics2_onnx.demo.tasks import case
+from idefics2_onnx.runtime.devices import sessions
 from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
 from idefics2_onnx.runtime.devices.machine import Machine
 from idefics2_onnx.runtime.engine.call import NOT_RECORDED
@@ -45,10 +47,10 @@ def prepared(place: Path, name: str) -> bool:
     return folder.exists()
 
 
-def opened(place: Path, name: str, device: str) -> Idefics2:
+def opened(place: Path, name: str, device: str) -> Any:
     """The folder that a contestant's name begins with, with the options that it ends with."""
     precision, _, options = name.partition(", ")
-    return Idefics2.from_pretrained(f"{place}-{precision}", device, gpu_options=OPTIONS.get(options), image_cache=0)
+    return load(f"{place}-{precision}", device, gpu_options=OPTIONS.get(options), image_cache=0)
 
 
 def answering(place: Path, device: str, results: Results, name: str, tasks: list[str], cases: int) -> None:
@@ -58,6 +60,28 @@ def answering(place: Path, device: str, results: Results, name: str, tasks: list
         model = opened(place / "demo", name, device)
         for task, key in keys.items():
             results.put(key, failing(lambda task=task: [text for text, _ in answers(model, task, range(cases))]))
+
+
+def scheduled(place: Path, device: str, results: Results, name: str, tasks: list[str], cases: int) -> None:
+    """The demo's questions, all of a task at once, beside the same ones alone: in half precision a batch rounds otherwise."""
+    key = f"scheduler: demo, {name}"
+    if not prepared(place / "demo", name) or not results.missing([key]):
+        return
+    model = opened(place / "demo", name, device)
+
+    def compare() -> dict[str, Any]:
+        differing, start = [], time.perf_counter()
+        for task in tasks:
+            questions = [case(task, "held-out", number).messages for number in range(cases)]
+            with Scheduler(model, rows=32) as scheduler:
+                handles = [scheduler.submit(messages, max_new_tokens=LONGEST) for messages in questions]
+                together = [handle.result().text for handle in handles]
+            alone = [model.generate(messages, max_new_tokens=LONGEST).text for messages in questions]
+            differing += [[task, a, b] for a, b in zip(together, alone, strict=True) if a != b]
+        of = len(tasks) * cases
+        return {"differ": len(differing), "of": of, "seconds": time.perf_counter() - start, "differing": differing[:20]}
+
+    results.put(key, failing(compare))
 
 
 def apart(place: Path, device: str, results: Results, name: str) -> None:
@@ -141,6 +165,41 @@ def timed(place: Path, device: str, results: Results, name: str) -> None:
         first = partial(model.generate, **asked, max_new_tokens=1)
         results.put(f"{key}, first token {picture}", failing(lambda: medians(first, 5)))  # noqa: B023
     results.put(f"{key}, memory", lambda: used() - before)
+
+
+def memory(place: Path, device: str, results: Results, name: str) -> None:
+    """Where a folder's bytes on the GPU are: what is taken there after one thing and the next."""
+    key = f"ours: {name}, bytes after"
+    if not prepared(place / "full", name) or not results.missing([key]):
+        return
+    found, open_one = {"nothing": used()}, sessions._open
+
+    def noted(folder: Any, graph: str, *rest: Any) -> Any:
+        session = open_one(folder, graph, *rest)  # type: ignore[arg-type]
+        found[f"opening {graph}"] = used()
+        return session
+
+    sessions._open = noted  # type: ignore[assignment]
+    try:
+        model = opened(place / "full", name, device)
+    finally:
+        sessions._open = open_one
+    found["opening"] = used()
+    for length in (PROMPT, 512):
+        ids = np.arange(length)[None] % 250 + 3
+        model.generate(input_ids=ids, attention_mask=np.ones_like(ids), max_new_tokens=2, eos_token_id=[])
+        found[f"an answer after {length} tokens"] = used()
+    for batch in results.batches:
+        step, many = steps(model, batch, results.contexts[0])
+        many(step)
+        found[f"steps of {batch}"] = used()
+        found[f"steps of {batch}, bytes of the cache"] = step._cache.nbytes
+        del step, many
+        found[f"without that cache of {batch}"] = used()
+    for picture in PICTURES:
+        model.engine.encode_images(list(asking(model, question(model.folder.path, picture))["pixel_values"][0]))
+        found[f"image {picture}"] = used()
+    results.put(key, lambda: found)
 
 
 def answer(model: Idefics2) -> dict[str, float]:

@@ -12,6 +12,7 @@ from ... import graphs
 from ...graphs.contract import ARGMAX
 from ..errors import ProviderError, first_line
 from ..memory.bound import Bound
+from .call import turn
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -52,7 +53,8 @@ class Argmax:
     def __call__(self) -> tuple[list[int], NDArray[np.float32]]:
         """The best token of every row, and the sum of its logits, which is finite only if they are."""
         try:
-            self._session.run_with_iobinding(self._bound.binding)
+            with turn(self._session):
+                self._session.run_with_iobinding(self._bound.binding)
         except Exception as error:
             raise _failed(error) from error
         ids, total = (value.numpy() for value in self._bound.binding.get_outputs())

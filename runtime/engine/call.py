@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ...graphs.contract import GraphName, graph_file
+from ..devices.device import CUDA, TENSORRT
 from ..errors import ProviderError, first_line
 from ..parallel import wait_for
 
@@ -17,6 +21,10 @@ if TYPE_CHECKING:
 
 NOT_RECORDED = -1
 """What ONNX Runtime calls a run that is no part of a CUDA graph."""
+_SPOILT = ("during capture", "CUDNN_BACKEND_API_FAILED")
+"""What CUDA says of a recording that came to nothing, and ONNX Runtime of cuDNN's."""
+_turns: WeakKeyDictionary[Any, AbstractContextManager[Any]] = WeakKeyDictionary()
+_making = threading.Lock()
 
 
 def run(
@@ -33,6 +41,9 @@ def run(
     of its intermediate results back when it is over.
 
     `recording` is the number of a CUDA graph to record and play back, in a session that was opened for them.
+
+    cuDNN records some work of its own when sizes are new to it, which another thread's call to CUDA can spoil: then the run is
+    made once more. It writes the same numbers to the same places.
     """
     import onnxruntime as ort
 
@@ -40,17 +51,36 @@ def run(
     options.add_run_config_entry("gpu_graph_id", str(recording))
     if interruptible and _has_arena(session):  # or else each graph would hold on to the most it ever needed
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    apart = interruptible and threading.current_thread() is threading.main_thread()
+    once: Callable[..., None] = partial(_run_interruptibly, session) if apart else session.run_with_iobinding
     try:
-        if interruptible and threading.current_thread() is threading.main_thread():
-            _run_interruptibly(session, binding, options)
-        else:
-            session.run_with_iobinding(binding, options)
+        with turn(session):
+            try:
+                once(binding, options)
+            except Exception as error:
+                if recording != NOT_RECORDED or not any(words in str(error) for words in _SPOILT):
+                    raise
+                once(binding, options)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = first_line(error)
         raise ProviderError(
             f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
             "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
         ) from error
+
+
+def turn(session: Any) -> AbstractContextManager[Any]:
+    """One thread at a time in a session on a GPU; on the CPU as many as come.
+
+    Some of ONNX Runtime's CUDA kernels keep the sizes of a call in the session (Conv does), so that two calls at once fail, or
+    worse: microsoft/onnxruntime issues 3828, 15154 and 18854.
+    """
+    found = _turns.get(session)
+    if found is None:
+        with _making:
+            on_gpu = session.get_providers()[0] in (CUDA, TENSORRT)
+            found = _turns.setdefault(session, threading.Lock() if on_gpu else nullcontext())
+    return found
 
 
 def _has_arena(session: Any) -> bool:

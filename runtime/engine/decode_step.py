@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import weakref
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +64,7 @@ class DecodeStep:
         cache.bind(self._decoder, 0, batch)
         engine.bind_images(self._decoder, cache, 0, batch, 1)
         self._recording = self._record() if engine.sessions.gpu_options.cuda_graph else None
+        self._recorded = False
 
     def __call__(self, tokens: list[int]) -> NDArray[np.float32]:
         """Add a token to every row; logits float32 [batch, vocab], good until the next step."""
@@ -94,7 +95,9 @@ class DecodeStep:
         run("embedding", sessions.embedding, self._embedding.binding, interruptible=False)
         if self._recording is not None:
             try:
-                run("decoder", sessions.decoder, self._decoder.binding, interruptible=False, recording=self._recording)
+                with nullcontext() if self._recorded else self._engine.beside_recordings():
+                    run("decoder", sessions.decoder, self._decoder.binding, interruptible=False, recording=self._recording)
+                self._recorded = True
             except ProviderError as error:  # the step is done again, which writes the same numbers to the same places
                 _log.warning("%s Steps go on without a CUDA graph.", error)
                 self._recording = None
@@ -113,5 +116,5 @@ class DecodeStep:
 
 
 def _release(session: ort.InferenceSession, recording: int) -> None:
-    with contextlib.suppress(Exception):  # it was never recorded, or by another thread
+    with suppress(Exception):  # it was never recorded, or by another thread
         session.release_captured_graph(recording)

@@ -8,8 +8,10 @@ A DecodeStep binds the embedding and the decoder by itself, once for all the ste
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
@@ -58,10 +60,23 @@ class Engine(ABC):
     storage: Storage = field(init=False)
     pixel_type: type[np.generic] = field(init=False)
     """What the vision graph takes."""
+    _recording: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.storage = Storage.of(self.sessions.vision, self.sessions.memory, self.sessions.gpu)
         self.pixel_type = _PIXELS[self.sessions.vision.get_inputs()[0].type]
+
+    @contextmanager
+    def beside_recordings(self) -> Iterator[None]:
+        """Where work on the GPU may come from two threads: while one records a CUDA graph, the other waits.
+
+        CUDA ends a recording, and fails the call, when another thread takes memory or waits for the GPU meanwhile.
+        """
+        if not self.sessions.gpu_options.cuda_graph:
+            yield
+            return
+        with self._recording:
+            yield
 
     def encode_images(self, tiles: Sequence[Tile], timings: Timings | None = None) -> list[Buffer]:
         """Encode tiles of any sizes, those of one size together and none of them padded, and none that is known already.

@@ -218,10 +218,11 @@ class Scheduler:
             job.key, job.prefix = key, prefixes.find(key)
             sample = sample.after(job.prefix[1], sizes) if job.prefix else sample
         job.matchers = [self._model.grammars.matcher(job.options) for _ in range(job.rows)]
-        features = encode_tiles(engine, [sample], job.timings)
         job.timings.prompt_tokens_reused = sample.reused
         job.sample = sample.without_pixels()
-        job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)
+        with engine.beside_recordings():
+            features = encode_tiles(engine, [sample], job.timings)
+            job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)
 
     # The scheduler's thread.
 

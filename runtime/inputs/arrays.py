@@ -68,9 +68,16 @@ def array_of(name: str, value: Any) -> NDArray[Any]:
 def check_finite(values: NDArray[Any], name: str) -> None:
     """Raise PromptError unless an array holds finite real numbers."""
     real = np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)
-    if not real or not np.isfinite(values).all():
+    if not real or not _all_finite(values):
         found = "numbers that are not finite" if real else f"the dtype {values.dtype}"
         raise PromptError(f"{name} has {found}. Give finite floats.")
+
+
+def _all_finite(values: NDArray[Any]) -> bool:
+    if values.dtype != np.float16 or not values.size:
+        return bool(np.isfinite(values).all())
+    # Without its sign, a half that is no number is at least infinity. NumPy's own test is eight times as slow: it widens each.
+    return int((np.ascontiguousarray(values).view(np.uint16) << 1).max()) < 0xF800
 
 
 def pixels_of(inputs: Mapping[str, Any]) -> NDArray[Any] | None:

@@ -20,6 +20,9 @@ _TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 FLOAT32, _BFLOAT16 = 1, 16
 _STORED: dict[int, Any] = {FLOAT32: np.float32, 10: np.float16, _BFLOAT16: np.uint16}
 """NumPy has no bfloat16: its bits are kept."""
+LARGE = 8 << 20
+"""Bytes from which a buffer on a GPU has memory of its own. ONNX Runtime's arena doubles with every piece it takes from the GPU
+and gives none back: a cache for 32 rows could cost twice its size. Smaller buffers come and go too often for CUDA's own calls."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,16 @@ class Buffer:
         self.shape, self._storage = shape, storage
         self.nbytes = int(np.prod(shape)) * storage.item_bytes
         # Zero at first: standard attention multiplies what lies past a row's end by 0, which must not be NaN.
-        if storage.device != "cpu":
-            self._value = storage.empty(shape, storage.element_type)
-            if self.nbytes:
-                cuda_runtime.zero(self._value.data_ptr(), self.nbytes, storage.gpu)
+        if storage.device == "cpu":
+            self._array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
             return
-        self._array: NDArray[Any] = np.zeros(shape, _STORED[storage.element_type])
-        self._value = _wrap(self._array, storage.element_type)
+        self._memory: cuda_runtime.Memory | ort.OrtValue
+        if self.nbytes < LARGE:
+            self._memory = storage.empty(shape, storage.element_type)
+        else:
+            self._memory = cuda_runtime.Memory(self.nbytes, storage.gpu)
+        if self.nbytes:
+            cuda_runtime.zero(self._memory.data_ptr(), self.nbytes, storage.gpu)
 
     def rows(self, start: int, stop: int, shape: Sequence[int] | None = None) -> ort.OrtValue:
         """Rows start to stop, not copied, in their own shape or another; a shape of fewer numbers takes the first."""
@@ -126,7 +132,7 @@ class Buffer:
         if self._storage.device == "cpu":
             self._array[...] = array
         elif self.nbytes:
-            cuda_runtime.copy(self._value.data_ptr(), array.ctypes.data, self.nbytes, self._storage.gpu)
+            cuda_runtime.copy(self._memory.data_ptr(), array.ctypes.data, self.nbytes, self._storage.gpu)
 
     def read(self) -> NDArray[np.float32]:
         """A copy on the host, float32."""
@@ -135,7 +141,7 @@ class Buffer:
         else:
             array = np.empty(self.shape, _STORED[self._storage.element_type])
             if self.nbytes:
-                cuda_runtime.copy(array.ctypes.data, self._value.data_ptr(), self.nbytes, self._storage.gpu)
+                cuda_runtime.copy(array.ctypes.data, self._memory.data_ptr(), self.nbytes, self._storage.gpu)
         if self._storage.element_type == _BFLOAT16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32)
@@ -144,7 +150,7 @@ class Buffer:
         """Where the token `start` of a row's first group is, and how far it is to the next group's; bytes."""
         _, groups, length, width = self.shape
         token, group = width * self._storage.item_bytes, length * width * self._storage.item_bytes
-        return self._value.data_ptr() + row * groups * group + start * token, group
+        return self._memory.data_ptr() + row * groups * group + start * token, group
 
     def _part(self, offset: int, shape: tuple[int, ...]) -> ort.OrtValue:
         """The numbers from an offset on, as a tensor of some shape over the same memory."""
@@ -154,10 +160,10 @@ class Buffer:
         if 0 in shape:  # is at no address
             return storage.empty(shape, storage.element_type)
         binding = storage.session.io_binding()  # the one way of its Python interface to a tensor at an address
-        pointer = self._value.data_ptr() + offset * storage.item_bytes
+        pointer = self._memory.data_ptr() + offset * storage.item_bytes
         name = storage.session.get_outputs()[0].name
         binding.bind_output(name, storage.device, storage.gpu, storage.element_type, shape, pointer)
-        return _owned(binding.get_outputs()[0], self._value)
+        return _owned(binding.get_outputs()[0], self._memory)
 
 
 def _wrap(array: NDArray[Any], element_type: int) -> ort.OrtValue:

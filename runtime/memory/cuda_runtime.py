@@ -39,6 +39,29 @@ def pinned(shape: tuple[int, ...], gpu: int) -> NDArray[np.float32]:
     return array
 
 
+class Memory:
+    """Bytes of a GPU, which has them back as soon as nobody holds this.
+
+    Raises:
+        ProviderError: there is no room for them.
+    """
+
+    def __init__(self, nbytes: int, gpu: int) -> None:
+        runtime, address = _library(), ctypes.c_void_p()
+        _check(runtime, runtime.cudaSetDevice(gpu))
+        if status := runtime.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(nbytes)):
+            raise ProviderError(
+                f"The GPU gave no memory for {nbytes:,} bytes ({_reason(runtime, status)}). Use fewer rows or tokens."
+            )
+        assert address.value is not None
+        self._address = address.value
+        weakref.finalize(self, runtime.cudaFree, address)
+
+    def data_ptr(self) -> int:
+        """Its address."""
+        return self._address
+
+
 def zero(address: int, nbytes: int, gpu: int) -> None:
     """Fill memory of a GPU with zeros, none of which come from the host."""
     runtime = _library()
@@ -66,11 +89,15 @@ def copy_lines(target: tuple[int, int], source: tuple[int, int], nbytes: int, li
 
 
 def _check(runtime: Any, status: int) -> None:
-    if status == 0:
-        return
+    if status:
+        reason = _reason(runtime, status)
+        raise ProviderError(f"CUDA could not copy or clear memory of the GPU ({reason}). Check it with nvidia-smi.")
+
+
+def _reason(runtime: Any, status: int) -> str:
+    """CUDA's words for a status."""
     runtime.cudaGetLastError()  # ONNX Runtime would take it for its next kernel's
-    reason = (runtime.cudaGetErrorString(status) or b"").decode(errors="replace")
-    raise ProviderError(f"CUDA could not copy or clear memory of the GPU ({reason or status}). Check it with nvidia-smi.")
+    return (runtime.cudaGetErrorString(status) or b"").decode(errors="replace") or str(status)
 
 
 @cache

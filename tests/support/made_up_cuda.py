@@ -7,14 +7,28 @@ import ctypes
 
 
 class MadeUpCuda:
-    """Remembers the GPUs that were chosen and the bytes of every plain copy."""
+    """Remembers the GPUs that were chosen, the bytes of every plain copy, and memory of its own by address."""
 
     def __init__(self) -> None:
         self.devices: list[int] = []
         self.copied: list[int] = []
+        self.memory: dict[int, ctypes.Array[ctypes.c_char]] = {}
+        self.room = 1 << 40
 
     def cudaSetDevice(self, number):
         self.devices.append(number)
+        return 0
+
+    def cudaMalloc(self, address, nbytes):
+        if nbytes.value > self.room:
+            return 2
+        taken = ctypes.create_string_buffer(nbytes.value)
+        address._obj.value = ctypes.addressof(taken)
+        self.memory[address._obj.value] = taken
+        return 0
+
+    def cudaFree(self, address):
+        del self.memory[address.value]
         return 0
 
     def cudaMemset(self, address, value, nbytes):

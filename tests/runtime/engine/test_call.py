@@ -7,13 +7,18 @@ import threading
 import time
 
 import pytest
-from idefics2_onnx.runtime.engine.call import run
+from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT
+from idefics2_onnx.runtime.engine.call import NOT_RECORDED, run
+from idefics2_onnx.runtime.errors import ProviderError
 
 
 def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
     """Python hears of the signal only if the main thread does not sit in the call."""
 
     class Endless:
+        def get_providers(self):
+            return [CPU]
+
         def run_with_iobinding(self, binding, options):
             assert threading.current_thread() is not threading.main_thread()
             self.options = options
@@ -28,3 +33,50 @@ def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
     with pytest.raises(KeyboardInterrupt):
         run("vision", session, None)
     assert session.options.terminate
+
+
+class Counting:
+    """A session that remembers how many threads were in it at once, and fails as it is told."""
+
+    def __init__(self, provider, failures=()):
+        self.provider, self.failures, self.inside, self.most, self.runs = provider, list(failures), 0, 0, 0
+
+    def get_providers(self):
+        return [self.provider]
+
+    def run_with_iobinding(self, binding, options):
+        self.inside, self.runs = self.inside + 1, self.runs + 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        self.inside -= 1
+        if self.failures:
+            raise RuntimeError(self.failures.pop())
+
+
+@pytest.mark.parametrize(("provider", "most"), [(CUDA, 1), (TENSORRT, 1), (CPU, 2)])
+def test_threads_take_turns_on_a_gpu(provider, most):
+    session = Counting(provider)
+    threads = [threading.Thread(target=run, args=("vision", session, None)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert session.most == most
+
+
+SPOILT = "operation failed due to a previous error during capture != cudaSuccess"
+
+
+def test_a_run_that_another_thread_spoilt_is_made_once_more():
+    session = Counting(CUDA, [SPOILT])
+    run("vision", session, None)
+    assert session.runs == 2
+    for failures, recording, runs in (
+        ([SPOILT] * 2, NOT_RECORDED, 2),
+        (["Conv is not implemented"], NOT_RECORDED, 1),
+        ([SPOILT], 1, 1),
+    ):
+        session = Counting(CUDA, failures)
+        with pytest.raises(ProviderError, match="could not run vision.onnx"):
+            run("vision", session, None, recording=recording)
+        assert session.runs == runs

@@ -5,7 +5,9 @@ from __future__ import annotations
 from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
 from idefics2_onnx.runtime.engine import decode_step
 from idefics2_onnx.runtime.errors import ProviderError
+from idefics2_onnx.runtime.generation.scheduler import Scheduler
 from idefics2_onnx.runtime.model import Idefics2
+from parity import photo
 
 EXAMPLE = "What is in this picture?"
 
@@ -51,3 +53,21 @@ def test_a_recording_that_fails_is_given_up(gpu, exported, capsys, monkeypatch):
         found.token_ids
         == Idefics2.from_pretrained(exported("plain"), "cpu").generate(EXAMPLE, max_new_tokens=5, eos_token_id=[]).token_ids
     )
+
+
+def test_nothing_else_works_on_the_gpu_while_a_step_is_recorded(gpu, exported, monkeypatch):
+    ours = Idefics2.from_pretrained(exported("plain"), "cuda", gpu_options=GpuOptions(cuda_graph=True))
+    real, alone, encoding = decode_step.run, [], []
+
+    def run(*arguments, **options):
+        if options.get("recording", -1) != -1:
+            alone.append(ours.engine._recording.locked())
+        real(*arguments, **options)
+
+    monkeypatch.setattr(decode_step, "run", run)
+    encode = ours.engine.encode_images
+    monkeypatch.setattr(ours.engine, "encode_images", lambda *a: encoding.append(ours.engine._recording.locked()) or encode(*a))
+    with Scheduler(ours) as scheduler:
+        scheduler.submit(EXAMPLE, [photo("chelsea")], max_new_tokens=5, eos_token_id=[]).result()
+    assert encoding == [True]
+    assert alone == [True, False, False, False]
