@@ -90,6 +90,7 @@ class VisionLanguageModel:
         allow_urls: AllowUrls = False,
         image_cache: int = DEFAULT_IMAGE_CACHE,
         prefix_cache: int = 0,
+        spinning: bool = True,
     ) -> Self:
         """Open a model folder.
 
@@ -106,6 +107,9 @@ class VisionLanguageModel:
                 that passes on strangers' addresses names the hosts.
             image_cache: bytes of image features to keep, for images that come again; 0 for none.
             prefix_cache: bytes of keys and values to keep, for prompts that begin alike; 0 for none.
+            spinning: whether threads on the CPU wait busily for their next piece of work. That is a few percent faster for one
+                answer on idle cores, and takes twice the time on cores that others need: give False beside a server's or a
+                scheduler's other work.
 
         Raises:
             ModelFolderError: no model folder, or a damaged one.
@@ -121,6 +125,7 @@ class VisionLanguageModel:
             allow_urls=allow_urls,
             image_cache=image_cache,
             prefix_cache=prefix_cache,
+            spinning=spinning,
         )
 
     @classmethod
@@ -135,6 +140,7 @@ class VisionLanguageModel:
         allow_urls: AllowUrls = False,
         image_cache: int = DEFAULT_IMAGE_CACHE,
         prefix_cache: int = 0,
+        spinning: bool = True,
     ) -> Self:
         """Open a folder whose manifest has been read, as `from_pretrained` does."""
         for name, size in (("image_cache", image_cache), ("prefix_cache", prefix_cache)):
@@ -144,7 +150,7 @@ class VisionLanguageModel:
                 f"{folder.path} holds an {folder.manifest.architecture} model, which {cls.__name__} does not open. Use load."
             )
         files = HostFiles.read(folder.path, folder.manifest.model, allow_urls)  # first, as it takes less time than the graphs
-        sessions = open_sessions(folder, device, providers, session_options, gpu_options)
+        sessions = open_sessions(folder, device, providers, session_options, gpu_options, spinning)
         return cls(folder, files, open_engine(folder, sessions, image_cache), prefix_cache)
 
     @property

@@ -67,12 +67,14 @@ def traced_once(shared: Path) -> Iterator[None]:
 def without_spinning() -> Iterator[None]:
     """Let ONNX Runtime's threads sleep between the small runs of tests, half of whose time they would spin away."""
     import onnxruntime as ort
+    from idefics2_onnx.runtime.devices import sessions
 
     init = ort.InferenceSession.__init__
 
     def quiet(self: Any, model: Any, sess_options: Any = None, *rest: Any, **named: Any) -> None:
         options = sess_options or ort.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not sessions._has_entry(options, sessions.SPINNING):
+            options.add_session_config_entry(sessions.SPINNING, "0")
         init(self, model, options, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:

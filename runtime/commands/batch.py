@@ -107,7 +107,7 @@ def batch(
             questions = unanswered(found, answers)
             first = next(questions, None)
             if first is not None:
-                opened = open_model(str(folder.path), device, gpu)
+                opened = open_model(str(folder.path), device, gpu, spinning=False)  # pictures are read and encoded beside
                 opened.options.replace(**options).check_one_answer()
                 bars.start("answering", max(total - answers.rows, 1))
                 start, pictures, left = time.perf_counter(), 0, chain([first], questions)

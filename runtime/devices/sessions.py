@@ -27,6 +27,7 @@ from .providers import GraphProviders, candidates_for, check_providers, is_provi
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+SPINNING = "session.intra_op.allow_spinning"
 _NO_ROOM = ("out of memory", "Failed to allocate")
 """What CUDA and ONNX Runtime's arena say."""
 _log = logging.getLogger("idefics2_onnx")
@@ -63,6 +64,7 @@ def open_sessions(
     providers: Sequence[Provider] | None = None,
     session_options: ort.SessionOptions | None = None,
     gpu_options: GpuOptions | None = None,
+    spinning: bool = True,
 ) -> Sessions:
     """Open the graphs of a folder and check them against the contract.
 
@@ -72,6 +74,7 @@ def open_sessions(
             "cuda,vision=tensorrt".
         providers: ONNX Runtime's own provider list instead of a device.
         gpu_options: for GPUs, but for `providers`, which bring their own.
+        spinning: whether threads on the CPU wait busily.
 
     Raises:
         ProviderError: a provider that was asked for is missing, was dropped by ONNX Runtime, or runs nothing of a graph; or
@@ -88,6 +91,8 @@ def open_sessions(
         raise ProviderError(f"gpu_options is {gpu_options!r:.60}. Give GpuOptions(...), or leave it out.")
     if not isinstance(session_options, ort.SessionOptions | None):
         raise ProviderError(f"session_options is {session_options!r:.60}. Give onnxruntime's SessionOptions, or leave it out.")
+    if not isinstance(spinning, bool):
+        raise ProviderError(f"spinning is {spinning!r:.60}. Give True or False.")
     if providers is None:
         *better, last = candidates_for(device, ort.get_available_providers(), folder.manifest, gpu_options)
     else:
@@ -95,14 +100,18 @@ def open_sessions(
     passed_over = ""
     for by_graph in better:
         try:
-            return replace(_open_all(folder, by_graph, session_options, gpu_options), passed_over=passed_over)
+            return replace(_open_all(folder, by_graph, session_options, gpu_options, spinning), passed_over=passed_over)
         except ProviderError as error:
             passed_over = str(error)
-    return replace(_open_all(folder, last, session_options, gpu_options), passed_over=passed_over)
+    return replace(_open_all(folder, last, session_options, gpu_options, spinning), passed_over=passed_over)
 
 
 def _open_all(
-    folder: ModelFolder, by_graph: GraphProviders, session_options: ort.SessionOptions | None, options: GpuOptions
+    folder: ModelFolder,
+    by_graph: GraphProviders,
+    session_options: ort.SessionOptions | None,
+    options: GpuOptions,
+    spinning: bool,
 ) -> Sessions:
     for wanted in by_graph.values():
         check_providers(wanted or [])
@@ -118,6 +127,8 @@ def _open_all(
             return _open_vino(folder, graph)
         own = session_options or _session_options(wanted)
         loading.append(own)
+        if not spinning and not _has_entry(own, SPINNING):
+            own.add_session_config_entry(SPINNING, "0")
         return _open(folder, graph, wanted, own, options)
 
     on_gpus = any(provider_name(provider) in (CUDA, TENSORRT) for wanted in by_graph.values() for provider in wanted or [])

@@ -64,6 +64,7 @@ _OPEN = [
     "device",
     "providers",
     "session_options",
+    "spinning",
     "gpu_options",
     "revision",
     "allow_urls",

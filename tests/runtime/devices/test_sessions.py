@@ -47,9 +47,9 @@ def test_names_that_do_not_exist():
 
 
 @pytest.mark.parametrize("value", [5, "CPUExecutionProvider", [], [5], np.ones(2), {"CPUExecutionProvider": {}}, len], ids=str)
-@pytest.mark.parametrize("name", ["providers", "session_options", "gpu_options", "device"])
+@pytest.mark.parametrize("name", ["providers", "session_options", "gpu_options", "device", "spinning"])
 def test_arguments_that_are_something_else(name, value):
-    with pytest.raises(ProviderError, match="providers is|session_options is|gpu_options is|device"):
+    with pytest.raises(ProviderError, match="providers is|session_options is|gpu_options is|device|spinning is"):
         Idefics2.from_pretrained(**{name: value})
 
 
@@ -173,6 +173,25 @@ def test_bf16_runs_on_cuda_only(exported):
     for device in ("cpu", "auto"):
         with pytest.raises(ProviderError, match="bf16, which ONNX Runtime runs on CUDA only"):
             open_sessions(ModelFolder.open(folder), device)
+
+
+@pytest.mark.parametrize(("arguments", "entry"), [({}, None), ({"spinning": False}, "0"), ({"spinning": False, "own": "1"}, "1")])
+def test_threads_wait_busily_unless_they_are_told_not_to(monkeypatch, arguments, entry):
+    found = []
+
+    def note(folder, graph, wanted, options, gpu_options):
+        found.append(
+            options.get_session_config_entry(sessions.SPINNING) if sessions._has_entry(options, sessions.SPINNING) else None
+        )
+        raise ProviderError("Seen.")
+
+    monkeypatch.setattr(sessions, "_open", note)
+    if "own" in arguments:
+        arguments = {**arguments, "session_options": ort.SessionOptions()}
+        arguments["session_options"].add_session_config_entry(sessions.SPINNING, arguments.pop("own"))
+    with pytest.raises(ProviderError, match="Seen"):
+        Idefics2.from_pretrained(device="cpu", **arguments)
+    assert set(found) == {entry}
 
 
 def test_session_options_are_passed_on():
