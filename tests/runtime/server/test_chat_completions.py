@@ -8,16 +8,10 @@ from typing import Annotated
 import openai
 import pydantic
 import pytest
-from idefics2_onnx import Idefics2
 from live_server import EXAMPLES, KEY, live, our_messages, question
 
 WHAT = "What is in the picture?"
 SHAPES = "A red circle at the top left, a blue star on the right and a green square at the bottom."
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return Idefics2.from_pretrained()
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import openai
 import pytest
-from idefics2_onnx import Idefics2
 from live_server import live
 
 PROMPTS = ["User: What is this?<end_of_utterance>\nAssistant:", "A red", "User:"]
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return Idefics2.from_pretrained()
 
 
 @pytest.fixture(scope="module")
