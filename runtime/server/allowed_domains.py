@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ..errors import shown
+from ..errors import PromptError, shown
 from ..outside.hosts import is_public, like_a_number, literal_address, plain_name
 from .picture_refused import PictureRefused
 
@@ -64,12 +64,12 @@ class AllowedDomains:
     A port, as in "example.org:8443", allows that one in the place of the scheme's own.
 
     Raises:
-        ValueError: one of them is no domain.
+        PromptError: one of them is no domain.
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
         if isinstance(allowed, str):
-            raise ValueError(f"The allowed domains are one text, {shown(repr(allowed))}. Give a list of them.")
+            raise PromptError(f"The allowed domains are one text, {shown(repr(allowed))}. Give a list of them.")
         self._domains = tuple(map(_domain, allowed))
 
     def __bool__(self) -> bool:
@@ -113,7 +113,7 @@ def _domain(text: str) -> _Domain:
     literal = literal_address(name)
     below = read is not None and read["below"] is not None
     if not name or port == 0 or (port or 0) > 65535 or (literal is not None and (below or not is_public(literal))):
-        raise ValueError(
+        raise PromptError(
             f"{shown(repr(text))} is no domain that pictures can be fetched from. Give names without https://, such as "
             "example.org, .example.org for all below it, or example.org:8443."
         )

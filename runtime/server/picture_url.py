@@ -6,11 +6,13 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+from ..errors import PromptError
 from .allowed_domains import AllowedDomains
 from .data_url import read_data_url
 from .picture_refused import PictureRefused
 from .pinned_download import PinnedDownload
 
+__all__ = ["PictureRefused", "PictureUrls"]
 LONGEST_ADDRESS = 8192
 """Letters of an http(s) address; servers and proxies take about as many."""
 
@@ -25,12 +27,12 @@ class PictureUrls:
         seconds: what fetching one may take, with all that its address leads on to.
 
     Raises:
-        ValueError: an allowed domain is none, or a limit is not a positive number.
+        PromptError: an allowed domain is none, or a limit is not a positive number.
     """
 
     def __init__(self, allowed: Sequence[str] = (), max_bytes: int = 20_000_000, seconds: float = 10.0) -> None:
         if max_bytes < 1 or not (math.isfinite(seconds) and seconds > 0):
-            raise ValueError(f"max_bytes is {max_bytes} and seconds {seconds}. Give positive numbers.")
+            raise PromptError(f"max_bytes is {max_bytes} and seconds {seconds}. Give positive numbers.")
         self._max_bytes, self._seconds = max_bytes, seconds
         self._download = PinnedDownload(AllowedDomains(allowed), max_bytes)
 
