@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 from .. import checks as values
 from ..errors import PromptError
 from ..generation.scheduler import DEFAULT_ROWS
-from ..outside.hosts import Hosts
+from .allowed_domains import AllowedDomains
 
 DEFAULT_MAX_BODY = 32 << 20
 """Bytes: a picture of 24 MB in base64, or several of a phone's."""
@@ -84,8 +83,8 @@ def _origins(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _domains(_: str, value: Collection[str]) -> tuple[str, ...]:
-    Hosts.read(value)
+def _domains(name: str, value: Any) -> tuple[str, ...]:
+    AllowedDomains(_texts(name, value))
     return tuple(value)
 
 

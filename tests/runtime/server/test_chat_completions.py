@@ -230,7 +230,9 @@ def test_a_message_that_is_wrong_is_named(server, messages, param):
 )
 def test_an_image_that_is_none(client, address, stream):
     """A status, of a stream too, and the same sentence whether a file is there or not."""
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": "?"}]}]
+    messages = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": "?"}]}
+    ]
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, messages, stream=stream)
     assert caught.value.param == "messages[0].content[0].image_url"

@@ -21,14 +21,20 @@ def test_all_but_a_few_addresses_ask_for_one(called):
         assert client.get(MODELS, headers={"authorization": f"Bearer {key}"}).status_code == 200
 
 
-@pytest.mark.parametrize("given", ["", "one", "Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "Bearer \xfc", "Bearer one two"])
+@pytest.mark.parametrize(
+    "given", ["", "one", "Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "Bearer \xfc", "Bearer one two"]
+)
 def test_wrong_ones(called, given):
     assert called(api_keys=("one",)).get(MODELS, headers={"authorization": given.encode("latin-1")}).status_code == 401
 
 
 def test_other_sites_pages_come_in_by_name_only(called):
     client = called(cors=("https://good.example",))
-    asked = {"origin": "https://good.example", "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    asked = {
+        "origin": "https://good.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
     allowed = client.options("/v1/chat/completions", headers=asked)
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://good.example")
     assert client.options("/v1/chat/completions", headers=asked | {"origin": "https://evil.example"}).status_code == 400

@@ -18,7 +18,7 @@ from idefics2_onnx.runtime.server import Settings
         ({"cors": ("https://example.org/path",)}, "without a path"),
         ({"timeout": 0}, "timeout is 0"),
         ({"timeout": float("nan")}, "timeout is nan"),
-        ({"allow_image_urls": ("http://example.org",)}, "host names"),
+        ({"allow_image_urls": ("http://example.org",)}, "no domain"),
         ({"max_body": 0}, "max_body"),
     ],
 )
