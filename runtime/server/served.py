@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from ..errors import Cancelled, PromptTooLongError
+from ..errors import Cancelled, Idefics2OnnxError, PromptTooLongError
 from ..folder import DEMO
 from ..generation.scheduler import Scheduler
 from ..vision_language_model import VisionLanguageModel
@@ -151,7 +151,8 @@ class Served:
             return
         except Exception as error:
             self.state, self.failure = "failed", error
-            log.error("The model cannot be served.", exc_info=error)
+            ours = isinstance(error, Idefics2OnnxError)
+            log.error("The model cannot be served: %s", error, exc_info=None if ours else error)
             return
         if self.state == "loading":
             self.state = "ready"

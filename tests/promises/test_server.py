@@ -116,7 +116,7 @@ def test_one_more_than_the_queue_takes_is_told_when_to_come_back(demo, monkeypat
             assert all(one.result() for one in waiting)
 
 
-def test_a_decoder_that_fails_is_a_500_with_an_id_and_the_next_request_is_answered(demo, monkeypatch, caplog):
+def test_a_decoder_that_fails_is_a_500_with_an_id_and_the_next_request_is_answered(demo, monkeypatch):
     step, broken = DecodeStep.__call__, threading.Event()
 
     def failing(self, tokens):
