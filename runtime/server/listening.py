@@ -101,6 +101,6 @@ def _socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        known = isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror)
-        reason = os.strerror(error.errno) if known else first_line(error)
+        number = None if isinstance(error, socket.gaierror | OverflowError) else error.errno
+        reason = first_line(error) if number is None else os.strerror(number)
         raise ServerError(f"Port {port} of {host} cannot be used ({reason}). Choose others with --port and --host.") from error
