@@ -143,6 +143,16 @@ class Scheduler:
         """What the running answers' keys and values take now."""
         return self._rows.cache.nbytes
 
+    @property
+    def cache_budget(self) -> int:
+        """The most that they may take, in bytes."""
+        return self._max_bytes
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether all of its threads run: neither was it closed, nor did one of them end by itself."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, finish those that were taken, and stop; after so many seconds, cancel what is left."""
         with self._changed:
@@ -203,7 +213,9 @@ class Scheduler:
     def _prepare(self, job: Job) -> None:
         """Everything that needs no cache."""
         engine, sizes, prefixes = self._engine, self._engine.sizes, self._model.prefix_cache
+        assert job.read is not None
         (sample,) = job.read().samples(engine.pixel_type)
+        job.read = None
         job.limit = job.options.new_tokens(sample.tokens, sizes.max_positions)
         sample.check(sizes, job.limit)
         job.sample = sample
