@@ -29,7 +29,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) '.[cpu,export,test]'
 	@touch $@
 
-.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py export/*/*/*.py freezing/*.py graphs/*.py graphs/*/*.py runtime/*.py runtime/*/*.py runtime/server/page/*)
+.venv/.package: .venv/.runtime $(wildcard *.py runtime/server/page/* demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py export/*/*/*.py freezing/*.py graphs/*.py graphs/*/*.py runtime/*.py runtime/*/*.py)
 	@rm -rf build  # or modules that have moved since would be installed again
 	@$(PIP) --no-deps --force-reinstall .
 	@touch $@

@@ -20,7 +20,7 @@ from .json_text import json_response
 from .keys import Keys
 from .openapi import description
 from .page_files import FILES, page_routes
-from .problem import problem_of
+from .problem import Problem, problem_of
 from .request_log import RequestLog, client_left, request_id
 from .served import Served
 from .settings import Settings
@@ -71,7 +71,7 @@ def create_app(model: VisionLanguageModel | Callable[[], VisionLanguageModel], s
     app = Starlette(
         routes=routes,
         middleware=middleware,
-        exception_handlers={ClientDisconnect: _left, Exception: _failed, 404: _failed, 405: _failed},
+        exception_handlers={ClientDisconnect: _left, Problem: _failed, Exception: _failed, 404: _failed, 405: _failed},
         lifespan=_lifespan,
     )
     app.state.served = served

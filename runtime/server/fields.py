@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import checks as values
 from ..errors import PromptError, shown
-from .problem import Problem, their_words
+from .problem import Problem
 
 
 class Fields:
@@ -35,7 +35,7 @@ class Fields:
         try:
             return check(self.place(name), value)
         except PromptError as error:
-            raise Problem(400, their_words(str(error)), "invalid_value", self.place(name)) from error
+            raise Problem(400, str(error), "invalid_value", self.place(name)) from error
 
     def required(self, name: str, check: values.Check) -> Any:
         """The same of a field that has to be there."""

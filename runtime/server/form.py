@@ -19,18 +19,29 @@ TEXTS = ("prompt", "detail")
 """Parts that are texts, under the names that they have in JSON."""
 
 
+class _Parser(MultiPartParser):
+    """Starlette's takes a form that breaks off for a whole one without its last part."""
+
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+
 async def read_form(request: Request, pieces: AsyncGenerator[bytes, None], settings: Settings) -> tuple[Any, list[bytes]]:
     """The JSON of its part `request` with its texts, and the files of its parts `image`; nothing of it touches the disk.
 
     Raises:
         Problem: 400 for a damaged form, or for a part that is not known.
     """
-    parser = MultiPartParser(
+    parser = _Parser(
         request.headers, pieces, max_files=settings.max_images, max_fields=1 + len(TEXTS), max_part_size=settings.max_body
     )
     parser.spool_max_size = settings.max_body + 1
     try:
         form = await parser.parse()
+        if not parser.is_whole:
+            raise MultiPartException("it has no end")
         value, texts, uploads = await _parts(form)
     except MultiPartException as error:
         raise Problem(400, f"The form cannot be read ({error.message.rstrip('.')}). Send it again.", "invalid_form") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ..errors import Cancelled, ImageError, Overloaded, PromptError, PromptTooLongError
+from ..sampling.generation_options import GenerationOptions
 from .json_text import json_response
 
 log = logging.getLogger("idefics2_onnx.server")
@@ -22,6 +23,7 @@ _THEIR_NAMES = {
     "json_schema": "response_format",
 }
 """Options whose names a client knows otherwise."""
+_OPTIONS = {_THEIR_NAMES.get(field.name, field.name) for field in fields(GenerationOptions)}
 
 
 @dataclass
@@ -61,8 +63,8 @@ def problem_of(error: Exception, request_id: str, retry_after: int = 1) -> Probl
         return Problem(400, str(error), "invalid_image", "messages")
     if isinstance(error, PromptError):
         message = their_words(str(error))
-        named = re.match(r"(\w+) (?:is|has) ", message)
-        return Problem(400, message, "invalid_value", named and named[1])
+        named = re.match(r"(?:The )?(\w+) (?:is|has|cannot|takes) ", message)
+        return Problem(400, message, "invalid_value", named[1] if named and named[1] in _OPTIONS else None)
     if isinstance(error, Overloaded):
         return Problem(429, str(error), "queue_full", retry_after=retry_after)
     if isinstance(error, Cancelled):

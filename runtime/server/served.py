@@ -96,7 +96,7 @@ class Served:
         if asked is not None and asked != self.name and not self.settings.any_model:
             raise Problem(
                 404,
-                f"There is no model {asked!r:.200} here. The one that is served is {self.name!r}.",
+                f"There is no model {asked!r:.200} here. The one that is served is {self.name!r:.200}.",
                 "model_not_found",
                 "model",
             )

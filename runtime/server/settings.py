@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,7 +47,7 @@ class Settings:
     """Pixels of a request's pictures together."""
     max_messages: int = 1024
     allow_image_urls: tuple[str, ...] = ()
-    """Domains that pictures are fetched from, as `AllowedDomains` reads them."""
+    """Domains that pictures are fetched from."""
     timeout: float = 600.0
     """Seconds that a request may take, waiting included."""
     body_timeout: float = 60.0
@@ -84,8 +83,8 @@ def _origins(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _domains(_: str, value: Collection[str]) -> tuple[str, ...]:
-    AllowedDomains(value)
+def _domains(name: str, value: Any) -> tuple[str, ...]:
+    AllowedDomains(_texts(name, value))
     return tuple(value)
 
 
