@@ -52,7 +52,7 @@ def phone(page: Any) -> None:
 
 
 SCENES = {
-    "page.png": (light, {"viewport": {"width": 1180, "height": 960}}),
+    "page.png": (light, {"viewport": {"width": 1180, "height": 1030}}),
     "page-dark.png": (dark, {"viewport": {"width": 1180, "height": 780}, "color_scheme": "dark"}),
     "page-phone.png": (phone, {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2}),
 }
