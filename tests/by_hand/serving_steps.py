@@ -54,6 +54,7 @@ def main(folder: Path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment())
     assert refused.returncode == 2, refused
     print(refused.stderr.splitlines()[-1])
+    command = ["127.0.0.1" if one == "0.0.0.0" else one for one in command]  # here there is no container around it
     served(command, health, folder)
     served([str(python), "-c", WITHOUT_WRITABLE_CODE, *command], health, folder)
     if shutil.which("strace") and shutil.which("systemd-analyze"):
