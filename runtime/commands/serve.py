@@ -101,15 +101,18 @@ def serve(
     if bool(tls_key) != bool(tls_cert):
         raise click.UsageError("--tls-key and --tls-cert go together. Give both.")
     options = options_of(chosen, max_new_tokens=max_new_tokens)
+    from ..folder import ModelFolder
+
     try:
         from ..server.app import create_app
         from ..server.listening import listen
         from ..server.settings import DEFAULT_MAX_PIXELS, Settings
     except ImportError as error:
         raise click.ClickException(explain(error, "serve") or first_line(error)) from error
+    source = choose_model(model)
     try:
         settings = Settings(
-            name=name,
+            name=name if name is not None or source is None or Path(source).exists() else source,  # a hub id
             any_model=any_model,
             rows=rows,
             queue=queue,
@@ -126,12 +129,12 @@ def serve(
     except PromptError as error:
         raise click.UsageError(str(error)) from error
     limit_pixels(max_image_pixels)
-    source = choose_model(model)
+    folder = ModelFolder.open(source)
     _log(log_level)
     at = ""
 
     def open_it() -> VisionLanguageModel:
-        opened = open_model(source, device, gpu, prefix_cache=prefix_cache)
+        opened = open_model(str(folder.path), device, gpu, prefix_cache=prefix_cache)
         opened.options = opened.options.replace(**options)
         return opened
 

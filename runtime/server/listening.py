@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from ..errors import ServerError
+from ..errors import ServerError, first_line
 from .served import Served
 
 _LAST_WORDS = 5
@@ -100,5 +101,6 @@ def _socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        number = None if isinstance(error, socket.gaierror | OverflowError) else error.errno
+        reason = first_line(error) if number is None else os.strerror(number)
         raise ServerError(f"Port {port} of {host} cannot be used ({reason}). Choose others with --port and --host.") from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from threading import Thread
+from threading import Lock, Thread
 from typing import Literal
 
 from PIL import Image
 
-from ..errors import Cancelled, PromptTooLongError
+from ..errors import Cancelled, Idefics2OnnxError, PromptTooLongError
 from ..folder import DEMO
 from ..generation.scheduler import Scheduler
 from ..vision_language_model import VisionLanguageModel
@@ -48,6 +48,7 @@ class Served:
         self._model, self._longest = model, 0
         self._scheduler: Scheduler | None = None
         self._usual_seconds = 1.0
+        self._changing = Lock()
         self._loading = Thread(target=self._load, name="load", daemon=True)
 
     def start(self) -> None:
@@ -121,8 +122,9 @@ class Served:
 
     def close_doors(self) -> None:
         """Take no more requests; those that were taken go on."""
-        if self.state != "failed":
-            self.state = "closing"
+        with self._changing:
+            if self.state != "failed":
+                self.state = "closing"
 
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, finish those that were taken, and after so many seconds cancel them."""
@@ -134,14 +136,14 @@ class Served:
         try:
             if not isinstance(self._model, VisionLanguageModel):
                 self._model = self._model()
-            if self.state == "closing":
+            if self._is_closed():
                 return
             settings, model = self.settings, self._model
             model.options.check_one_answer()
             longest_token = max(map(len, model.processor.tokenizer.get_vocab()))
             self._longest = longest_token * model.engine.sizes.max_positions
             self._scheduler = Scheduler(model, rows=settings.rows, queue=settings.queue, cache_bytes=settings.cache_bytes)
-            if self.state == "closing":  # since: one of the two threads sees the other's
+            if self._is_closed():  # since: one of the two threads sees the other's
                 self._scheduler.close(0)
                 return
             self._show(self._scheduler, model)
@@ -151,10 +153,16 @@ class Served:
             return
         except Exception as error:
             self.state, self.failure = "failed", error
-            log.error("The model cannot be served.", exc_info=error)
+            ours = isinstance(error, Idefics2OnnxError)
+            log.error("The model cannot be served: %s", error, exc_info=None if ours else error)
             return
-        if self.state == "loading":
-            self.state = "ready"
+        with self._changing:
+            if self.state == "loading":
+                self.state = "ready"
+
+    def _is_closed(self) -> bool:
+        """Whether another thread has called `close` meanwhile."""
+        return self.state == "closing"
 
     def _show(self, scheduler: Scheduler, model: VisionLanguageModel) -> None:
         """Have metrics look at what grows and shrinks."""

@@ -12,7 +12,7 @@ import pytest
 from idefics2_onnx import Idefics2, ModelFolderError
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
 from idefics2_onnx.runtime.engine.engine import Engine
-from live_server import live, our_messages, question, until
+from live_server import data_url, live, our_messages, question, until
 
 LONG = {"max_tokens": 1800, "logit_bias": {"2": -100, "437": -100}}
 """Without an end token."""
@@ -116,7 +116,7 @@ def test_one_more_than_the_queue_takes_is_told_when_to_come_back(demo, monkeypat
             assert all(one.result() for one in waiting)
 
 
-def test_a_decoder_that_fails_is_a_500_with_an_id_and_the_next_request_is_answered(demo, monkeypatch, caplog):
+def test_a_decoder_that_fails_is_a_500_with_an_id_and_the_next_request_is_answered(demo, monkeypatch):
     step, broken = DecodeStep.__call__, threading.Event()
 
     def failing(self, tokens):
@@ -155,3 +155,21 @@ def test_a_request_has_its_time(demo):
             list(client.chat.completions.create(model="idefics2-demo", messages=question("What?"), **LONG, stream=True))
         assert time.monotonic() - start < 5
         until(server.is_idle)
+
+
+def test_the_first_model_is_served_too(model):
+    idefics = model("idefics")
+    asked = ("What is this?", "shapes.png", "sign.png")
+    expected = idefics.generate(our_messages(*asked), max_new_tokens=12)
+    with live(idefics, name="idefics2-demo") as server, server.client() as client:
+        for stream in (False, True):
+            assert answers(client, asked, {"max_tokens": 12}, stream) == [(expected.text, expected.finish_reason)]
+        own = client.models.retrieve("idefics2-demo").model_extra["idefics2_onnx"]
+        assert (own["architecture"], own["image_splitting"], own["can_split_images"]) == ("idefics", False, False)
+        messages = question(*asked)
+        for detail, status in (("low", 200), ("high", 400)):
+            messages[0]["content"][0]["image_url"]["detail"] = detail
+            response = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 2})
+            assert response.status_code == status, response.text
+        tiles = server.post("/v1/tiles", {"image_url": data_url("shapes.png")}).json()["tiles"]
+        assert len(tiles) == 1

@@ -29,7 +29,7 @@ def test_while_a_model_is_loaded(demo):
         assert client.post("/v1/chat/completions", json=ASKED).status_code == 200
 
 
-def test_a_model_that_cannot_be_loaded(caplog):
+def test_a_model_that_cannot_be_loaded():
     def fail() -> None:
         raise ModelFolderError("/a/path is no model.")
 
