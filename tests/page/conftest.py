@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 
 EXAMPLES = Path("examples")
 
@@ -89,10 +89,3 @@ def open_page(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[...,
         context.close()
     # What a browser says of an answer that is no success is not the page's.
     assert [one for one in wrong if "Failed to load resource" not in one] == []
-
-
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.02)

@@ -41,6 +41,7 @@ BESIDE_CODE = [
     "examples/c/README.md",
     "examples/javascript/README.md",
     "examples/frozen/README.md",
+    "examples/serving/README.md",
     "integrations/llm/README.md",
     "integrations/optimum/README.md",
 ]

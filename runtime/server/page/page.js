@@ -192,7 +192,8 @@ async function addOne(file) {
     $("question").focus();
   };
   const label = `Remove ${picture.name}`;
-  picture.item.append(element("button", { type: "button", class: "remove", "aria-label": label, title: label, click: remove }, "×"));
+  const attributes = { type: "button", class: "remove", "aria-label": label, title: label, click: remove };
+  picture.item.append(element("button", attributes, "×"));
   pictures.push(picture);
   $("pictures").append(picture.item);
 }
@@ -337,7 +338,6 @@ function begin(question) {
   $("turns").append(turn.item);
   $("empty").hidden = true;
   $("question").value = "";
-  document.documentElement.scrollTop = document.documentElement.scrollHeight;
   turns.push(turn);
   return turn;
 }
@@ -369,9 +369,9 @@ async function ask(turn) {
       if (!piece) continue;
       first ??= (performance.now() - began) / 1000;
       turn.text += piece;
-      follow(() => text.append(piece));
+      text.append(piece);
     }
-    follow(() => finish(turn, text, reason, usage, { whole: (performance.now() - began) / 1000, first }));
+    finish(turn, text, reason, usage, { whole: (performance.now() - began) / 1000, first });
     say(usage ? `${number(usage.usage.completion_tokens)} tokens` : "Answered", $("status"));
   } catch (problem) {
     const stopped = problem.name === "AbortError";
@@ -382,7 +382,7 @@ async function ask(turn) {
   } finally {
     running = null;
     turn.answer.setAttribute("aria-busy", "false");
-    follow(() => turn.answer.append(retryOf(turn)));
+    turn.answer.append(retryOf(turn));
     busy(false);
   }
 }
@@ -398,6 +398,8 @@ function start(prepare) {
   if (running) return;
   say("");
   ask(prepare());
+  following = true;
+  toTheEnd();
 }
 
 function stoppedNote(turn) {
@@ -481,13 +483,22 @@ function cell(value) {
 
 // ---- The form
 
-/** Do what makes the page longer, and stay at its end if that is where the reader is. */
-function follow(change) {
-  const page = document.documentElement;
-  const atEnd = page.scrollHeight - page.clientHeight - page.scrollTop < NEAR_THE_END;
-  change();
-  if (atEnd) page.scrollTop = page.scrollHeight;
+/** Whether the page stays at its end as it grows: until its reader scrolls up, or opens something. */
+let following = false;
+let scrolled = 0;
+
+function toTheEnd() {
+  if (following) document.documentElement.scrollTop = document.documentElement.scrollHeight;
 }
+
+document.addEventListener("scroll", () => {
+  const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
+  const near = scrollHeight - clientHeight - scrollTop < NEAR_THE_END;
+  following = near || (following && scrollTop >= scrolled);
+  scrolled = scrollTop;
+});
+$("turns").addEventListener("click", () => (following = false), { capture: true });
+new ResizeObserver(toTheEnd).observe($("conversation"));
 
 function busy(now) {
   const focused = document.activeElement;
