@@ -230,7 +230,7 @@ class Scheduler:
             job.key, job.prefix = key, prefixes.find(key)
             sample = sample.after(job.prefix[1], sizes) if job.prefix else sample
         job.matchers = [self._model.grammars.matcher(job.options) for _ in range(job.rows)]
-        features = encode_tiles(engine, [sample], job.timings)
+        features = encode_tiles(engine, [sample], job.timings, lambda: job.is_over)
         job.timings.prompt_tokens_reused = sample.reused
         job.sample = sample.without_pixels()
         job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)

@@ -61,7 +61,8 @@ def test_headers(demo):
     assert response.headers["x-request-id"] == "mine-1"
 
 
-def test_a_reader_that_takes_nothing_in_holds_up_nobody(demo):
+def test_a_reader_that_takes_nothing_in_holds_up_nobody(demo, monkeypatch):
+    monkeypatch.setattr("idefics2_onnx.runtime.server.stream._GRACE", 0.2)
     with live(demo, timeout=1.0) as server:
         host, port = server.address.removeprefix("http://").split(":")
         body = json.dumps(
