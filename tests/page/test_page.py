@@ -566,6 +566,20 @@ def test_an_answer_is_followed_unless_one_has_scrolled_away(open_page, slow):
     assert page.evaluate(LEFT) > 100
 
 
+def test_a_model_that_cuts_nothing(open_page):
+    page = open_page()
+    sent = bodies(page)
+    about = {"architecture": "idefics", "default_max_tokens": 32, "image_splitting": False, "can_split_images": False}
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "idefics2-demo", "idefics2_onnx": about}]}))
+    page.reload()
+    page.locator("#model", has_text="idefics2-demo · idefics").wait_for()
+    assert page.locator("#splitting").is_hidden()
+    assert page.get_attribute("#tokens", "placeholder") == "32"
+    add(page, "sign.png")
+    ask(page, "What does it say?")
+    assert list(sent[0]["messages"][0]["content"][0]["image_url"]) == ["url"]
+
+
 def test_the_model_is_waited_for(open_page):
     page = open_page(loaded=False)
     page.context.route(

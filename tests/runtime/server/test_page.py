@@ -65,6 +65,10 @@ def test_nothing_comes_from_elsewhere(name):
     assert not re.search(r"@import|url\(|@font-face", text(name))
 
 
+def test_it_can_be_mounted_below_a_path():
+    assert set(re.findall(r'call\("([^"]+)"', text("page.js"))) == {"v1/models", "v1/tiles", "v1/chat/completions"}
+
+
 def test_no_inline_script_or_style(page):
     assert page.texts_of_scripts == []
     for tag, attributes in page.tags:
