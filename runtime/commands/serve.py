@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import PromptError, first_line
-from ..outside.hosts import names_this_machine
 from ..outside.requirement import explain
 from .opening import choose_model, limit_pixels, open_model
 from .options import (
@@ -94,6 +93,8 @@ def serve(
 
     Ends at Ctrl-C or SIGTERM, when running answers are whole.
     """
+    from ..outside.hosts import names_this_machine
+
     if not names_this_machine(host) and not keys and not no_auth:
         raise click.UsageError(
             f"{host} is reached from other machines, and there is no key. Set ${KEY_VARIABLE}, or give --no-auth."
