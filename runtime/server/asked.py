@@ -28,14 +28,9 @@ class Asked:
         return [picture for prompt in self.prompts if isinstance(prompt, Conversation) for picture in prompt.pictures]
 
     @property
-    def texts(self) -> list[str]:
-        found = []
-        for prompt in self.prompts:
-            if isinstance(prompt, str):
-                found.append(prompt)
-            else:
-                found += [item["text"] for message in prompt.messages for item in message["content"] if item["type"] == "text"]
-        return found
+    def texts(self) -> list[list[str]]:
+        """Those of each prompt."""
+        return [[prompt] if isinstance(prompt, str) else prompt.texts for prompt in self.prompts]
 
     @property
     def each(self) -> int:

@@ -48,6 +48,10 @@ class Conversation:
     split: bool | None
     """Whether to split images; None is the folder's choice."""
 
+    @property
+    def texts(self) -> list[str]:
+        return [item["text"] for message in self.messages for item in message["content"] if item["type"] == "text"]
+
     def with_images(self, images: Sequence[bytes]) -> list[Message]:
         """The messages with their images."""
         left = iter(images)

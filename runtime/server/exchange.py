@@ -12,7 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from ..errors import PromptError
 from ..generation.answer import Generation
+from ..generation.handle import Handle
 from .answers import Answers
 from .asked import Asked
 from .conversation import Conversation
@@ -58,17 +60,23 @@ class Exchange:
 
     async def _submit(self, asked: Asked) -> None:
         served, settings = self.served, self.served.settings
-        served.check_length(asked.texts)
+        for texts in asked.texts:
+            served.check_length(texts)
         images = await picture_bytes(asked.pictures, served.urls, settings.max_pixels, self.hold)
         self.answers = Answers(asked.each)
         if settings.log_texts:
             log.info("id=%s asks %s", request_id(self._request), asked.texts)
-        for prompt in asked.prompts:
-            if isinstance(prompt, Conversation):
-                handle = served.scheduler.submit(prompt.with_images(images), do_image_splitting=prompt.split, **asked.options)
-            else:
-                handle = served.scheduler.submit(prompt, raw=True, **asked.options)
-            self.answers.handles.append(handle)
+        try:
+            for prompt in asked.prompts:
+                self.answers.handles.append(self._handle(prompt, images, asked.options))
+        except PromptError:
+            served.check_open()  # it may have been closed meanwhile
+            raise
+
+    def _handle(self, prompt: Conversation | str, images: Sequence[bytes], options: dict[str, Any]) -> Handle:
+        if isinstance(prompt, str):
+            return self.served.scheduler.submit(prompt, raw=True, **options)
+        return self.served.scheduler.submit(prompt.with_images(images), do_image_splitting=prompt.split, **options)
 
     async def likelihoods(self, found: Sequence[Generation]) -> list[list[Likelihood] | None]:
         """Of each answer's tokens, where they were asked for; in a thread, since it decodes each token."""

@@ -28,6 +28,15 @@ def test_prompts_are_taken_literally(client, demo):
     assert texts == [answer.text for answer in expected]
 
 
+def test_each_prompt_may_be_as_long_as_fits(client):
+    long = "word " * 300
+    said = client.completions.create(model="idefics2-demo", prompt=[long] * 40, max_tokens=1)
+    assert len(said.choices) == 40
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="idefics2-demo", prompt=["x", "x" * 3_000_000], max_tokens=1)
+    assert caught.value.code == "context_length_exceeded"
+
+
 def test_several_answers_to_each(client, demo):
     ours = {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5, "seed": 2, "num_return_sequences": 2}
     expected = [answer.text for prompt in PROMPTS[:2] for answer in demo.generate(prompt, raw=True, **ours)]

@@ -15,7 +15,7 @@ import openai
 import pytest
 from live_server import Live, question, until
 
-LONG = {"max_tokens": 1800, "logit_bias": {"2": -100, "437": -100}}
+LONG = {"max_tokens": 800, "logit_bias": {"2": -100, "437": -100}}
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 
 

@@ -51,6 +51,14 @@ def test_while_it_shuts_down(called):
         assert (response.status_code, response.json()["error"]["code"]) == (503, "shutting_down")
 
 
+def test_a_request_that_comes_to_a_scheduler_that_was_just_closed(called, monkeypatch):
+    client = called()
+    served = client.app.state.served
+    check = served.check_length
+    monkeypatch.setattr(served, "check_length", lambda texts: (check(texts), served.close(0)))
+    assert client.post("/v1/chat/completions", json=ASKED).json()["error"]["code"] == "shutting_down"
+
+
 def test_when_the_scheduler_has_died(called):
     client = called()
     client.app.state.served.scheduler.close()
