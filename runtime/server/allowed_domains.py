@@ -12,9 +12,9 @@ from ..outside.hosts import is_public, like_a_number, literal_address, plain_nam
 from .picture_refused import PictureRefused
 
 PORTS = {"http": 80, "https": 443}
-_SPOKEN = re.compile(r"[!#-;=?-\[\]_a-z~]+", re.IGNORECASE)
-"""What an address is written in: printable ASCII without space, quotes, backslash, bar, angle
-brackets, caret, backtick and braces.
+_SPOKEN = re.compile(r"[!#-;=?-\[\]_a-z~]+")
+"""What an address is written in: printable ASCII without space, double quotes, backslash, bar, angle brackets, caret, backtick
+and braces.
 
 Programs disagree about what the others mean, and a check is worth nothing where two programs read two hosts.
 """
@@ -71,9 +71,6 @@ class AllowedDomains:
         if isinstance(allowed, str):
             raise PromptError(f"The allowed domains are one text, {shown(repr(allowed))}. Give a list of them.")
         self._domains = tuple(map(_domain, allowed))
-
-    def __bool__(self) -> bool:
-        return bool(self._domains)
 
     def place(self, url: str) -> Place:
         """Take an http(s) address apart.

@@ -19,7 +19,7 @@ TYPES = frozenset(
 )
 """What programs call the formats that are opened (`images/file.py`). What is inside is told by the bytes, not by this."""
 SVG = "image/svg+xml"
-_HEAD = re.compile(r"data:(?P<type>[^;,]*)(;(?!base64\Z)[^;,]*)*(?P<base64>;base64)?", re.IGNORECASE)
+_HEAD = re.compile(r"data:(?P<type>[^;,]*)(;(?!base64\Z)[^;,]*)*(?P<base64>;base64)?", re.IGNORECASE | re.ASCII)
 _LONGEST_HEAD = 200
 _PIECE = 1 << 20
 """Letters that are decoded before others get their turn, about a millisecond's work; a multiple of 4."""

@@ -8,7 +8,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cached_property
 from typing import TypeAlias
 from urllib.parse import quote, urljoin
 
@@ -43,6 +42,7 @@ class PinnedDownload:
 
     def __init__(self, domains: AllowedDomains, max_bytes: int) -> None:
         self._domains, self._max_bytes = domains, max_bytes
+        self._context: ssl.SSLContext | None = None
 
     async def read(self, url: str) -> bytes:
         """The body of the answer, after at most MAX_REDIRECTS redirects, each of which is checked as the first address was.
@@ -55,7 +55,7 @@ class PinnedDownload:
             try:
                 async with self._connected(place) as streams:
                     answer = await self._ask(place, *streams)
-            except (OSError, h11.ProtocolError) as error:
+            except (OSError, UnicodeError, h11.ProtocolError) as error:
                 raise PictureRefused(
                     f"The picture cannot be fetched from {place.host} ({_reason(error)}). Check the address."
                 ) from error
@@ -64,13 +64,15 @@ class PinnedDownload:
             place = self._led_on(place, answer)
         raise PictureRefused(f"The image_url leads on more than {MAX_REDIRECTS} times. Send the address at the end.")
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context()
+    async def _tls(self) -> ssl.SSLContext:
+        """What certificates are checked with; reading the system's takes long enough to do it in a thread."""
+        if self._context is None:
+            self._context = await asyncio.to_thread(ssl.create_default_context)
+        return self._context
 
     @asynccontextmanager
     async def _connected(self, place: Place) -> AsyncIterator[Streams]:
-        tls = self._tls if place.scheme == "https" else None
+        tls = await self._tls() if place.scheme == "https" else None
         failed: OSError = OSError("it has no address")
         for address in await public_addresses(place.host, place.port):
             try:

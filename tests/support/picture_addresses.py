@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+PARTS = [
+    "http:", "https:", "data:", "//", "/", "\\", "@", ":", "?", "#", "%", "%00", "%2e", "..", ".", "[", "]", "127.0.0.1", "::1", "pictures.example",
+    "a.below.example", "ported.example", "8443", "80", "443", "xn--", "é", "\u017f", "\u212a", "\uff0e", "\ud800", "\0", " ", "\t", "\n", "image/png",
+    ";base64", ",", "AAAA", "=", "~", "etc/passwd",
+]  # fmt: skip
+"""What addresses are put together of by chance."""
 ALLOWED = ("pictures.example", "*.below.example", ".beneath.example", "ported.example:8443")
 """Domains that are allowed while these are tried."""
 HERE = [
@@ -27,7 +33,7 @@ DISGUISED = [
     "http://pictures.example:8080/", "http://pictures.example:443/", "https://pictures.example:80/", "http://pictures.example:0/",
     "http://pictures.example:99999/", "http://pictures.example:٨٠/", "http://pictures.example:22/", "https://ported.example/",
     "https://ported.example:443/", "http://pictures.example:80:80/", "http://[pictures.example]/", "http://[::1/", "http://",
-    "http:///a.png", "https://?", "http://:80/", "http://exam%70le.com/", "http://pіctures.example/", "http://127.0.0.1.below.example:1/",
+    "http:///a.png", "https://?", "http://:80/", "http://exam%70le.com/", "http://pіctures.example/", "http://pictures.example/\u017f.png", "http://pictures.example/\u212a", "http://127.0.0.1.below.example:1/",
 ]  # fmt: skip
 """Allowed domains, as programs may misread them."""
 OTHERWISE = [
@@ -50,6 +56,6 @@ DATA_OF_OTHERS = [
     "data:image/png;base64,AA AA", "data:image/png;base64,_-_-", "data:image/png;base64,é", "data:image/png;base64,AAA%", "data:image/png;base64,=",
     "data:image/*;base64,AAAA", "data:image/;base64,AAAA", "data:video/mp4;base64,AAAA", "data:image/x-icon;base64,AAAA", "data:image/jp2;base64,AAAA",
     "data:image/png;base64;base64,AAAA;", "data:text/html;image/png;base64,AAAA", "data:image/png;" + "a=b;" * 100 + "base64,AAAA",
-    "data:image/png;base64,AAA\0", "data:image/png;base64,AAA\ud800", "DATA:text/html;base64,AAAA", "data://image/png;base64,AAAA",
+    "data:image/png;base64,AAA\0", "data:image/png;base64,AAA\ud800", "DATA:text/html;base64,AAAA", "data://image/png;base64,AAAA", "data:image/png;ba\u017fe64,AAAA",
 ]  # fmt: skip
 """Data that is no picture."""

@@ -15,12 +15,13 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings, strategies
 from idefics2_onnx import ImageError
 from idefics2_onnx.runtime.images.source import open_image
 from idefics2_onnx.runtime.server.picture_refused import PictureRefused
 from idefics2_onnx.runtime.server.picture_url import PictureUrls
 from made_up_internet import OTHER, PUBLIC, MadeUpInternet
-from picture_addresses import ALLOWED, DATA_OF_OTHERS, DISGUISED, HERE, OTHERWISE
+from picture_addresses import ALLOWED, DATA_OF_OTHERS, DISGUISED, HERE, OTHERWISE, PARTS
 from PIL import Image
 from touches import touches
 
@@ -104,6 +105,28 @@ def test_touches_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(PictureUrls, "read", careless)
     with pytest.raises(AssertionError, match="os.stat"):
         refused_untouched("/etc/passwd", ())
+
+
+def test_addresses_by_chance():
+    """Each is refused in a sentence, is a picture itself, or goes where it may."""
+    with pytest.MonkeyPatch.context() as patch:
+        internet = MadeUpInternet(patch)
+        internet.names |= {name: [[PUBLIC]] for name in ("pictures.example", "a.below.example", "ported.example")}
+
+        @settings(max_examples=1500, deadline=None)
+        @given(strategies.lists(strategies.sampled_from(PARTS), max_size=12))
+        @example(["http:", "//", "pictures.example", "/"])
+        def tried(parts):
+            url = "".join(parts)
+            try:
+                assert isinstance(read(url), bytes)
+                assert url.startswith("data:image/png;base64,")
+            except PictureRefused as error:
+                sentence(error)
+
+        tried()
+    assert set(internet.connected) <= {(PUBLIC, 80), (PUBLIC, 443), (PUBLIC, 8443)}
+    assert internet.connected
 
 
 def test_a_refusal_does_not_tell_whether_a_file_exists(tmp_path):
