@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from idefics2_onnx.runtime.server.openapi import description
-from live_server import question, until
+from live_server import EXAMPLES, question, until
 
 COUNT = int(os.environ.get("HOSTILE_BODIES", "200"))
 STATED = {200, 400, 404, 413, 415, 429}
@@ -107,6 +107,34 @@ def test_each_gets_a_stated_status_and_a_sentence(client, made):
         assert "passwd" not in error["message"] or "exist" not in error["message"]
     served = client.app.state.served
     assert (served.under_way, served.budget.held) == (0, 0)
+
+
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    + (EXAMPLES / "shapes.png").read_bytes()
+    + b'\r\n--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nWhat?\r\n--b\r\n'
+    b'Content-Disposition: form-data; name="request"\r\n\r\n{"max_tokens": 2}\r\n--b--\r\n'
+)
+BORDERS = [place for place in range(len(FORM)) if FORM[place : place + 2] in (b"--", b"\r\n", b"na", b"; ", b'"\r')]
+
+
+@settings(max_examples=COUNT // 4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=COUNT == 200)
+@given(
+    st.sampled_from(["/v1/chat/completions", "/v1/tiles", "/v1/completions"]),
+    st.lists(st.tuples(st.sampled_from(BORDERS), st.integers(0, 30), st.binary(max_size=8)), max_size=3),
+    st.sampled_from(
+        ["", "; boundary=b", "; boundary=b", "; boundary=b", "; boundary=", "; boundary=b; charset=utf-7", "; boundary=\xff"]
+    ),
+)
+def test_damaged_forms(client, address, damages, kind):
+    content = FORM
+    for place, length, bytes_ in damages:
+        content = content[:place] + bytes_ + content[place + length :]
+    response = client.post(address, content=content, headers={"content-type": f"multipart/form-data{kind}".encode("latin-1")})
+    assert response.status_code in STATED, (response.text, content)
+    if response.status_code != 200:
+        assert response.json()["error"]["message"].isprintable()
+    assert client.app.state.served.budget.held == 0
 
 
 def test_the_next_request_is_answered(client):
