@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import PromptError, first_line
-from ..outside.hosts import names_this_machine
 from ..outside.requirement import explain
 from .opening import choose_model, limit_pixels, open_model
 from .options import (
@@ -20,7 +19,6 @@ from .options import (
     max_new_tokens_option,
     model_option,
     options_of,
-    pixel_option,
 )
 from .output import say
 
@@ -53,7 +51,7 @@ _PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--no-auth", is_flag=True, help="Answer anybody who reaches the address.")
 @click.option("--cors", multiple=True, metavar="ORIGIN", help="Site whose pages may call, such as https://example.org, or *.")
 @click.option("--max-body", type=click.IntRange(1), default=32 << 20, show_default=True, help="Most bytes of a request.")
-@pixel_option
+@click.option("--max-image-pixels", type=click.IntRange(1, 1 << 62), help="Most of a request together [default: 100,000,000].")
 @click.option("--allow-image-urls", "domains", multiple=True, metavar="DOMAIN", help="Fetch pictures from there; off by default.")
 @click.option("--timeout", type=click.FloatRange(0.001), default=600, show_default=True, help="Seconds that a request may take.")
 @click.option(
@@ -94,6 +92,8 @@ def serve(
 
     Ends at Ctrl-C or SIGTERM, when running answers are whole.
     """
+    from ..outside.hosts import names_this_machine
+
     if not names_this_machine(host) and not keys and not no_auth:
         raise click.UsageError(
             f"{host} is reached from other machines, and there is no key. Set ${KEY_VARIABLE}, or give --no-auth."

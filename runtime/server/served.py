@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Literal
 
 from PIL import Image
@@ -48,7 +48,7 @@ class Served:
         self._model, self._longest = model, 0
         self._scheduler: Scheduler | None = None
         self._usual_seconds = 1.0
-        self._changing = Lock()
+        self._changing = RLock()  # a signal's handler may come upon one that is at it
         self._loading = Thread(target=self._load, name="load", daemon=True)
 
     def start(self) -> None:

@@ -6,12 +6,14 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 import openai
 import pytest
 from idefics2_onnx import Idefics2, ModelFolderError
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
 from idefics2_onnx.runtime.engine.engine import Engine
+from idefics2_onnx.runtime.memory.prefix_cache import PrefixCache
 from live_server import data_url, live, our_messages, question, until
 
 LONG = {"max_tokens": 1800, "logit_bias": {"2": -100, "437": -100}}
@@ -59,16 +61,19 @@ def answers(client: openai.OpenAI, asked: tuple[str, ...], options: dict, stream
 
 
 def test_each_answer_is_that_of_generate(demo):
-    """100 of all kinds, 16 at a time, whole and streamed."""
+    """100 of all kinds, 16 at a time, whole and streamed, with known prefixes as `serve` has them."""
     made = list(requests(100))
     expected = []
     for asked, _, ours in made:
         found = demo.generate(our_messages(*asked), **ours)
         expected.append([(one.text, one.finish_reason) for one in (found if isinstance(found, list) else [found])])
-    with live(demo, rows=8) as server, server.client() as client, ThreadPoolExecutor(16) as pool:
+    served = copy(demo)
+    served.prefix_cache = PrefixCache(64 << 20)
+    with live(served, rows=8) as server, server.client() as client, ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda i: answers(client, made[i][0], made[i][1], stream=i % 2 == 1), range(100)))
         assert found == expected
         until(server.is_idle)
+    assert served.prefix_cache.nbytes
 
 
 def test_clients_that_leave_free_their_rows(demo, monkeypatch):

@@ -53,6 +53,8 @@ def test_addresses_and_files_that_cannot_be_used(tmp_path, monkeypatch):
 def test_defaults_are_those_of_settings():
     options = {option.name: option.default for option in serve.params}
     usual = Settings()
+    (pixels,) = [option.help for option in serve.params if option.name == "max_image_pixels"]
+    assert f"{usual.max_pixels:,}" in pixels
     for name in ("rows", "queue", "max_body", "timeout"):
         assert options[name] == getattr(usual, name)
 
