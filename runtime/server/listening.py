@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -73,7 +75,8 @@ def listen(
         Exception: the model could not be loaded.
     """
     served: Served = app.state.served
-    with _socket(host, port) as listener:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(one) for one in _listeners(host, port)]
         try:
             config = uvicorn.Config(
                 app,
@@ -90,17 +93,30 @@ def listen(
             raise ServerError(f"The key or certificate cannot be used ({error}). Give PEM files that belong together.") from error
         scheme = "https" if config.is_ssl else "http"
         name = f"[{host}]" if ":" in host else host
-        when_bound(f"{scheme}://{name}:{listener.getsockname()[1]}")
-        Listening(config, served, patience, when_ready).run(sockets=[listener])
+        when_bound(f"{scheme}://{name}:{listeners[0].getsockname()[1]}")
+        Listening(config, served, patience, when_ready).run(sockets=listeners)
     if served.failure is not None:
         raise served.failure
 
 
-def _socket(host: str, port: int) -> socket.socket:
+def _listeners(host: str, port: int) -> list[socket.socket]:
+    """One for each address of a host, all on one port: localhost may have two."""
+    found: list[socket.socket] = []
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        places = dict.fromkeys((family, str(at[0])) for family, *_, at in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        last = next(reversed(places))
+        for family, numbers in places:
+            try:
+                found.append(socket.create_server((numbers, port), family=family, backlog=2048))
+                port = found[0].getsockname()[1]
+            except OSError as error:  # a machine without IPv6 may have a name for it
+                is_the_last = (family, numbers) == last and not found
+                if is_the_last or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+        return found
     except (OSError, OverflowError) as error:
+        for listener in found:
+            listener.close()
         number = None if isinstance(error, socket.gaierror | OverflowError) else error.errno
         reason = first_line(error) if number is None else os.strerror(number)
         raise ServerError(f"Port {port} of {host} cannot be used ({reason}). Choose others with --port and --host.") from error

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+import httpx2
 import openai
 import pytest
+from idefics2_onnx.runtime.errors import ServerError
+from idefics2_onnx.runtime.server import listening
 from live_server import Live, question, until
 
 LONG = {"max_tokens": 800, "logit_bias": {"2": -100, "437": -100}}
@@ -80,6 +84,34 @@ def test_answers_that_take_too_long_then_are_cancelled(tmp_path):
         with pytest.raises(openai.APIError, match="shutting down"):
             list(stream)
         assert server.process.wait(20) == 0
+
+
+def test_all_addresses_of_a_name(tmp_path):
+    names = {info[4][0] for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+    with serving(tmp_path, "--host", "localhost") as server:
+        port = server.address.rpartition(":")[2]
+        for name in names:
+            with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET) as probe:
+                probe.bind((name, 0))  # the machine has it
+                probe.close()
+                host = f"[{name}]" if ":" in name else name
+                assert httpx2.get(f"http://{host}:{port}/health").status_code == 200
+
+
+def test_a_name_of_which_this_machine_has_not_every_address(monkeypatch):
+    def looked_up(names):
+        kind = socket.SOCK_STREAM
+        families = {True: socket.AF_INET6, False: socket.AF_INET}
+        return lambda *_, **__: [(families[":" in name], kind, 6, "", (name, 0)) for name in names]
+
+    for names in (["2001:db8::1", "127.0.0.1"], ["127.0.0.1", "192.0.2.1"]):
+        monkeypatch.setattr(socket, "getaddrinfo", looked_up(names))
+        (listener,) = listening._listeners("name", 0)
+        assert listener.getsockname()[0] == "127.0.0.1"
+        listener.close()
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up(["2001:db8::1", "192.0.2.1"]))
+    with pytest.raises(ServerError, match="Port 0 of name cannot be used"):
+        listening._listeners("name", 0)
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
