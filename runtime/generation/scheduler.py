@@ -119,13 +119,17 @@ class Scheduler:
         with self._changed:
             if self._closing:
                 raise PromptError("The scheduler is closed. Make a new one.")
-            waiting = self.waiting
-            if waiting >= self._max_queue:
-                raise Overloaded(f"{waiting:,} requests are waiting, as many as may. Try again later.", waiting)
-            job = Job(Handle(self._cancel, waiting), read, chosen, chooser)
+            job = Job(Handle(self._cancel, self.check_room()), read, chosen, chooser)
             self._waiting.append(job)
             self._changed.notify_all()
         return job.handle
+
+    def check_room(self) -> int:
+        """How many requests are waiting; Overloaded if they are as many as may."""
+        waiting = self.waiting
+        if waiting >= self._max_queue:
+            raise Overloaded(f"{waiting:,} requests are waiting, as many as may. Try again later.", waiting)
+        return waiting
 
     @property
     def waiting(self) -> int:

@@ -31,6 +31,7 @@ async def answer(request: Request, read: Callable[[Served, Body], Asked], kind: 
     try:
         async with asyncio.timeout_at(exchange.deadline):
             served.check_open()
+            served.scheduler.check_room()  # before a body is read for nothing
             exchange.reply = kind(served.name)
             outcome = await unless_gone(request, exchange.work(await _read(request, exchange, read)))
         if outcome is not None:
