@@ -6,6 +6,7 @@
 # make test-sweep    what the tests look at in a few models, in every model and type, and with more seeds
 # make test-matrix   the runtime's tests with each version of ONNX Runtime that is supported, the exporter's with transformers 5.24
 # make test-js       the JavaScript host (Node, npm) against Python, in Node and, where it is installed, in Chromium
+# make test-page     the server's page in Chromium, where that is installed
 # make test-edges    2,000 hostile calls of the command line
 # make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 # make test-batch    the command batch over 300 pictures, killed at ten random moments
@@ -16,7 +17,7 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install run test coverage test-sweep test-js test-matrix test-edges test-hostile test-batch test-integrations test-optimum \
+.PHONY: install run test coverage test-sweep test-js test-page test-matrix test-edges test-hostile test-batch test-integrations test-optimum \
 	test-llm test-frozen check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) '.[cpu,export,test]'
 	@touch $@
 
-.venv/.package: .venv/.runtime $(wildcard *.py demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py export/*/*/*.py freezing/*.py graphs/*.py graphs/*/*.py runtime/*.py runtime/*/*.py)
+.venv/.package: .venv/.runtime $(wildcard *.py runtime/server/page/* demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py export/*/*/*.py freezing/*.py graphs/*.py graphs/*/*.py runtime/*.py runtime/*/*.py)
 	@rm -rf build  # or modules that have moved since would be installed again
 	@$(PIP) --no-deps --force-reinstall .
 	@touch $@
@@ -51,7 +52,7 @@ coverage: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile --cov --cov-report term
 
 test-sweep: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m "sweep and not javascript"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile -m "sweep and not javascript and not page"
 
 JS := examples/javascript
 
@@ -65,6 +66,9 @@ $(JS)/node_modules/.package-lock.json: $(JS)/package-lock.json
 
 test-js: install .venv/.playwright $(JS)/node_modules/.package-lock.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "javascript and not sweep" -rP tests/javascript
+
+test-page: install .venv/.playwright
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page -rsP tests/page
 
 test-matrix: install
 	$(BIN)/python tests/by_hand/matrix.py

@@ -24,6 +24,7 @@ from .runtime.commands.output import Bars, as_bytes, say
 from .runtime.commands.preview import preview
 from .runtime.commands.push import push
 from .runtime.commands.run import run
+from .runtime.commands.serve import serve
 from .runtime.outside.requirement import explain, install, requirements, unfit
 from .runtime.parallel import is_work_left
 
@@ -74,7 +75,7 @@ def main() -> None:
     """Idefics2 on ONNX Runtime: export it once, run it without PyTorch."""
 
 
-for command in (batch, bench, chat, doctor, info, preview, push, run):
+for command in (batch, bench, chat, doctor, info, preview, push, run, serve):
     main.add_command(command)
 
 

@@ -12,7 +12,7 @@ ROOMS = {
     "cli": "the command line; export and verify", "demo": "the model that ships",
     "graphs": "the contract, and torch modules to trace",
     "commands": "a file each: run, chat, bench, …", "model": "Idefics2, Idefics, load",
-    "batch": "tables of questions",
+    "batch": "tables of questions", "server": "OpenAI's API, and a page",
     "vision_language_model": "a model, as an app sees it", "chat": "a conversation",
     "generation": "one call's loop", "engine": "the graphs as verbs",
     "memory": "between calls", "sampling": "the next token", "inputs": "caller → Sample",

@@ -11,11 +11,12 @@ datas = collect_data_files(
     includes=[
         "graphs/*.onnx",  # chooses tokens on GPUs
         "demo/model/*",  # opened by from_pretrained() without a name
+        "runtime/server/page/*",
     ],
 )
 # What `doctor` and errors about packages read: this package's own metadata, and that of each package that it names and finds.
 datas += copy_metadata("idefics2-onnx")
-for extra in ("", "cpu", "gpu", "openvino", "structured"):
+for extra in ("", "cpu", "gpu", "openvino", "structured", "serve"):
     for each in requirements(extra):
         if each.found:
             datas += copy_metadata(each.name)

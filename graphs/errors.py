@@ -6,8 +6,10 @@ The whole tree::
     ├── ModelFolderError (FileNotFoundError)   a model folder or a file in it is missing, damaged or of another make
     ├── ProviderError                          an execution provider that was asked for does not work     (runtime)
     ├── PromptError (ValueError)               a prompt, a chat or its options cannot be used             (runtime)
+    │   └── PromptTooLongError                 it does not fit the model together with its answer         (runtime)
     ├── ImageError (ValueError)                an image cannot be read or processed                       (runtime)
     ├── BatchError                             a batch's questions or answers cannot be read or written    (runtime)
+    ├── ServerError                            a server cannot be started                                 (runtime)
     ├── UploadError                            a folder could not be uploaded to the hub                  (runtime)
     ├── CheckpointError (ValueError)           a checkpoint cannot be exported                            (export)
     ├── ParityError (ArithmeticError)          an exported graph computes something else than the reference (export)

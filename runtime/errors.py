@@ -14,6 +14,14 @@ class PromptError(Idefics2OnnxError, ValueError):
     """A prompt, a conversation or an option of a call cannot be used."""
 
 
+class PromptTooLongError(PromptError):
+    """A prompt and its answer together are longer than the model, or the call, takes."""
+
+
+class ServerError(Idefics2OnnxError):
+    """A server cannot be started as it was asked to."""
+
+
 class Overloaded(Idefics2OnnxError):  # noqa: N818 - says what a server is
     """A scheduler's queue is full.
 
@@ -70,7 +78,9 @@ __all__ = [
     "ModelFolderError",
     "Overloaded",
     "PromptError",
+    "PromptTooLongError",
     "ProviderError",
+    "ServerError",
     "first_line",
     "readable",
     "shown",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graphs.contract import ModelSizes
-from .errors import PromptError
+from .errors import PromptError, PromptTooLongError
 from .image_tokens import count_tiles
 
 Tile = NDArray[np.floating[Any]]
@@ -64,7 +64,7 @@ class Sample:
             _check_tile(tile, sizes)
         total = self.tokens + max_new_tokens
         if total > sizes.max_positions:
-            raise PromptError(
+            raise PromptTooLongError(
                 f"The prompt's {self.tokens} tokens and {max_new_tokens} new ones make {total}, more than the model's "
                 f"{sizes.max_positions}. Use fewer or unsplit images, a shorter prompt or a smaller max_new_tokens."
             )

@@ -8,7 +8,7 @@ A DecodeStep binds the embedding and the decoder by itself, once for all the ste
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -21,7 +21,7 @@ from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from ...graphs.errors import ModelFolderError
 from ..devices.machine import total_memory
 from ..devices.sessions import Sessions
-from ..errors import PromptError
+from ..errors import Cancelled, PromptError
 from ..memory.bound import Bound
 from ..memory.buffer import Buffer, Storage
 from ..memory.feature_cache import FeatureCache, tile_digest
@@ -78,14 +78,20 @@ class Engine(ABC):
         with self._recording:
             yield
 
-    def encode_images(self, tiles: Sequence[Tile], timings: Timings | None = None) -> list[Buffer]:
+    def encode_images(
+        self, tiles: Sequence[Tile], timings: Timings | None = None, is_over: Callable[[], bool] | None = None
+    ) -> list[Buffer]:
         """Encode tiles of any sizes, those of one size together and none of them padded, and none that is known already.
+
+        Args:
+            is_over: asked between two runs of the graph, whether nobody wants the features any more.
 
         Returns:
             Features [1, 1, image_seq_len, hidden] of each tile.
 
         Raises:
             ModelFolderError: they are not finite.
+            Cancelled: it is over.
         """
         if any(tile.dtype != self.pixel_type for tile in tiles):
             tiles = in_parallel(lambda tile: tile.astype(self.pixel_type, copy=False), tiles)
@@ -96,6 +102,8 @@ class Engine(ABC):
         found = {index: self.feature_cache.get(digests[index]) if digests else None for index in sorted(set(first))}
         missing = [index for index, features in found.items() if features is None]
         for group in self._groups(tiles, missing):
+            if is_over is not None and is_over():
+                raise Cancelled("The request was cancelled before its images were encoded.")
             encoded = self._encode([tiles[i] for i in group])
             for row, index in enumerate(group):
                 own = found[index] = self._feature_buffer(1)

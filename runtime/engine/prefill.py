@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,11 +66,16 @@ class Prompts:
         return PromptLogits(first_row, begin, logits)
 
 
-def encode_tiles(engine: Engine, samples: Sequence[Sample], timings: Timings) -> list[Buffer]:
-    """Features of all tiles of some samples, in order; those that are features already are taken as they are."""
+def encode_tiles(
+    engine: Engine, samples: Sequence[Sample], timings: Timings, is_over: Callable[[], bool] | None = None
+) -> list[Buffer]:
+    """Features of all tiles of some samples, in order; those that are features already are taken as they are.
+
+    `is_over` and errors as in `Engine.encode_images`.
+    """
     start = time.perf_counter()
     tiles = [tile for sample in samples for tile in sample.tiles]
-    encoded = iter(engine.encode_images([tile for tile in tiles if tile.ndim == 3], timings))
+    encoded = iter(engine.encode_images([tile for tile in tiles if tile.ndim == 3], timings, is_over))
     features = [next(encoded) if tile.ndim == 3 else engine.features_from(tile) for tile in tiles]
     timings.images += time.perf_counter() - start
     return features

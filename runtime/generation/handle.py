@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from collections.abc import Generator as Pieces
 from contextlib import suppress
@@ -23,6 +24,7 @@ class Handle:
 
     Attributes:
         waiting: how many requests were waiting when it was submitted.
+        piece_times: when each of `pieces` came, as `time.perf_counter` counts.
     """
 
     def __init__(self, cancel: Callable[[Handle], None], waiting: int) -> None:
@@ -30,6 +32,7 @@ class Handle:
         self._changed = Condition()
         self._state: State = "queued"
         self._pieces: list[tuple[int, str]] = []
+        self.piece_times: list[float] = []
         self._results: Any = None
         self._error: Exception | None = None
         self._watchers: list[Callable[[], None]] = []
@@ -150,6 +153,7 @@ class Handle:
         """Of the scheduler: hand a piece of text over."""
         with self._changed:
             self._pieces.append((index, piece))
+            self.piece_times.append(time.perf_counter())
             self._tell()
 
     def _end(self, results: Any, error: Exception | None) -> None:

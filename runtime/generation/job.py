@@ -24,7 +24,8 @@ class Job:
     """What the scheduler's threads know of a request."""
 
     handle: Handle
-    read: Callable[[], Request]
+    read: Callable[[], Request] | None
+    """None once that was done: images are large."""
     options: GenerationOptions
     chooser: TokenChooser
     timings: Timings = field(default_factory=Timings)

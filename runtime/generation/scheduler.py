@@ -119,13 +119,17 @@ class Scheduler:
         with self._changed:
             if self._closing:
                 raise PromptError("The scheduler is closed. Make a new one.")
-            waiting = self.waiting
-            if waiting >= self._max_queue:
-                raise Overloaded(f"{waiting:,} requests are waiting, as many as may. Try again later.", waiting)
-            job = Job(Handle(self._cancel, waiting), read, chosen, chooser)
+            job = Job(Handle(self._cancel, self.check_room()), read, chosen, chooser)
             self._waiting.append(job)
             self._changed.notify_all()
         return job.handle
+
+    def check_room(self) -> int:
+        """How many requests are waiting; Overloaded if they are as many as may."""
+        waiting = self.waiting
+        if waiting >= self._max_queue:
+            raise Overloaded(f"{waiting:,} requests are waiting, as many as may. Try again later.", waiting)
+        return waiting
 
     @property
     def waiting(self) -> int:
@@ -142,6 +146,16 @@ class Scheduler:
     def cache_bytes(self) -> int:
         """What the running answers' keys and values take now."""
         return self._rows.cache.nbytes
+
+    @property
+    def cache_budget(self) -> int:
+        """The most that they may take, in bytes."""
+        return self._max_bytes
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether all of its threads run: neither was it closed, nor did one of them end by itself."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, finish those that were taken, and stop; after so many seconds, cancel what is left."""
@@ -203,7 +217,9 @@ class Scheduler:
     def _prepare(self, job: Job) -> None:
         """Everything that needs no cache."""
         engine, sizes, prefixes = self._engine, self._engine.sizes, self._model.prefix_cache
+        assert job.read is not None
         (sample,) = job.read().samples(engine.pixel_type)
+        job.read = None
         job.limit = job.options.new_tokens(sample.tokens, sizes.max_positions)
         sample.check(sizes, job.limit)
         job.sample = sample
@@ -221,7 +237,7 @@ class Scheduler:
         job.timings.prompt_tokens_reused = sample.reused
         job.sample = sample.without_pixels()
         with engine.beside_recordings():
-            features = encode_tiles(engine, [sample], job.timings)
+            features = encode_tiles(engine, [sample], job.timings, lambda: job.is_over)
             job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)
 
     # The scheduler's thread.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
@@ -20,8 +22,9 @@ from PIL import (
 )
 
 from ..errors import ImageError, first_line
-from .decoding_cost import ADVICE, check_cost, max_pixels
-from .jpeg_markers import jpeg_work
+from .decoding_cost import ADVICE, DecodingCost, check_cost, decoding_cost, max_pixels
+from .geometry import Size
+from .jpeg_markers import JpegWork, jpeg_work
 from .tiff_tables import check_tables
 
 with suppress(ImportError):  # Pillow has it since 11.2
@@ -69,12 +72,25 @@ def open_file(file: IO[bytes], name: str) -> Image.Image:
     Raises:
         ImageError: it is damaged, of another format, or takes more than the limits.
     """
+    with _within_limits(file, name) as (image, _):
+        return upright_rgb(image, name)
+
+
+def measure(file: IO[bytes], name: str) -> tuple[Size, DecodingCost]:
+    """Size of the first picture of a seekable file, and what decoding it takes, from its header. Errors as `open_file`."""
+    with _within_limits(file, name) as (image, jpeg):
+        return Size(image.height, image.width), decoding_cost(image, file, jpeg)
+
+
+@contextmanager
+def _within_limits(file: IO[bytes], name: str) -> Iterator[tuple[ImageFile.ImageFile, JpegWork]]:
+    """A file's picture, not decoded yet, and what of a JPEG's work its markers tell; whatever fails is an ImageError."""
     try:
         check_tables(file)
         jpeg = jpeg_work(file)
         with Image.open(file, formats=[each for each in FORMATS if each in Image.OPEN]) as image:
             check_cost(image, file, jpeg)
-            return upright_rgb(image, name)
+            yield image, jpeg
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has more pixels than the limit of {_pixel_limit(error):,}. {ADVICE}") from error
     except UnidentifiedImageError as error:

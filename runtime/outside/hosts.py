@@ -16,6 +16,8 @@ AllowUrls: TypeAlias = bool | Collection[str]
 PUBLIC = "*"
 """Among names: every public host, too."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+"""Set apart for protocols, for a relay that is gone and for examples: Python knows them in its newer versions only."""
 _LIKE_A_NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)", re.IGNORECASE)
 """Names that C libraries take for addresses: decimal, octal, hexadecimal or short ones."""
 
@@ -63,7 +65,7 @@ class Hosts:
         name, literal = plain_name(host), literal_address(host)
         if name in self.names or (self.local and names_this_machine(host)):
             return
-        public = not _LIKE_A_NUMBER.fullmatch(name) if literal is None else is_public(literal)
+        public = not like_a_number(name) if literal is None else is_public(literal)
         if PUBLIC not in self.names or not public or names_this_machine(host):
             raise RefusedError(self._refusal(host))
 
@@ -89,7 +91,12 @@ def is_public(address: Address) -> bool:
     """Whether the whole internet sees an address, and the same one wherever it is asked for."""
     address = _plain(address)
     special = address.is_multicast or address.is_reserved or address.is_unspecified or getattr(address, "is_site_local", False)
-    return address.is_global and not special
+    return address.is_global and not special and not any(address in network for network in _NOT_PUBLIC)
+
+
+def like_a_number(name: str) -> bool:
+    """Whether a name that is no properly written address may still be read as one, as 2130706433 and 0x7f.1 are."""
+    return _LIKE_A_NUMBER.fullmatch(name) is not None
 
 
 def names_this_machine(host: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...graphs.errors import ModelFolderError
 from .. import checks as values
-from ..errors import PromptError
+from ..errors import PromptError, PromptTooLongError
 from . import grammar_source
 from .generation_config import options_in
 
@@ -194,14 +194,14 @@ class GenerationOptions:
         """How many tokens may follow a prompt: what was asked for, or without that what is usual and fits.
 
         Raises:
-            PromptError: the prompt has as many as prompt and answer together may have.
+            PromptTooLongError: the prompt has as many as prompt and answer together may have.
         """
         if self.max_new_tokens is not None:
             return self.max_new_tokens
         if self.max_length is None:
             return max(1, self.least_new_tokens(prompt_tokens), min(DEFAULT_MAX_NEW_TOKENS, max_positions - prompt_tokens))
         if prompt_tokens >= self.max_length:
-            raise PromptError(
+            raise PromptTooLongError(
                 f"The prompt has {prompt_tokens} tokens, and max_length, {self.max_length}, counts prompt and answer together. "
                 "Give max_new_tokens, or a larger max_length."
             )

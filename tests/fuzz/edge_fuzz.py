@@ -135,7 +135,7 @@ class Place:
 
 def arguments(rng: random.Random, place: Place) -> Case:
     """Any command with any of its options, in any order."""
-    name = rng.choice([*(name for name in main.commands if name not in ("export", "bench")), "bench", "export"])
+    name = rng.choice([*(name for name in main.commands if name not in ("export", "bench", "serve")), "bench", "export"])
     words = [name] if rng.random() < 0.97 else [rng.choice(TEXTS)]
     for option in rng.sample(main.commands[name].params, min(rng.randrange(5), len(main.commands[name].params))):
         if option.name in ("rounds", "batches", "prompt_tokens", "new_tokens") and name == "bench":

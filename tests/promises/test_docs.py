@@ -11,23 +11,27 @@ import ast
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
-from idefics2_onnx import __version__
+from idefics2_onnx import Idefics2, __version__
 from idefics2_onnx.cli import main
 from idefics2_onnx.runtime.commands.options import options_of, pairs_of
 from idefics2_onnx.runtime.devices.gpu_options import GpuOptions
 from idefics2_onnx.runtime.folder import DEMO
 from idefics2_onnx.runtime.sampling import generation_options
 from idefics2_onnx.runtime.sampling.generation_options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
+from live_server import live
 from PIL import Image
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
@@ -37,6 +41,7 @@ BESIDE_CODE = [
     "examples/c/README.md",
     "examples/javascript/README.md",
     "examples/frozen/README.md",
+    "examples/serving/README.md",
     "integrations/llm/README.md",
     "integrations/optimum/README.md",
 ]
@@ -45,6 +50,7 @@ NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 MOST_NOT_RUN = 3
 MODEL_NAMES = ("idefics2-8b-fp16", "idefics2-8b-int8")
 OLDER = "idefics-9b-instruct-fp16"
+SERVER = "http://127.0.0.1:8000"
 SHELL, PYTHON, TEXT = ("sh", "console", "bash"), ("python",), ("", "text", "ini")
 FOREIGN = {
     "--no-deps",
@@ -117,8 +123,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def address():
+    """Of a server with the demo model, which begins when it is asked for."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(live(Idefics2.from_pretrained())).address)
+
+
 @pytest.mark.parametrize("document", RUN)
-def test_blocks_run(document, folder, request):
+def test_blocks_run(document, folder, request, address):
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
         place = f"{document}:{block.line}"
@@ -132,6 +145,8 @@ def test_blocks_run(document, folder, request):
         else:
             named = [name for name in MODEL_NAMES if name in block.text] or MODEL_NAMES[:1]
             (folder / named[0]).symlink_to(DEMO, target_is_directory=True)
+        if SERVER in block.text:
+            block = replace(block, text=block.text.replace(SERVER, address()))
         if block.language in PYTHON:
             exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / document), "exec"), names)
         elif block.language in SHELL:
@@ -171,6 +186,9 @@ def run(command: str, shown: str, place: str) -> None:
         elif first in ("python", ".venv/bin/python"):
             script = ROOT / arguments[0]
             assert arguments[0] == "-m" or script.is_file(), f"{place}: there is no {arguments[0]}"
+        elif first == "curl":
+            ended = subprocess.run([shutil.which("curl") or pytest.skip("there is no curl"), *arguments], capture_output=True)
+            assert (ended.returncode, b'"error"' in ended.stdout) == (0, False), f"{place}: {ended.stdout!r} {ended.stderr!r}"
         else:
             assert first in OTHERS, f"{place}: {part!r} is neither run nor known here"
 
@@ -188,7 +206,7 @@ def run_here(arguments: list[str], shown: str, place: str) -> None:
     GpuOptions(**pairs_of(given.get("gpu") or (), GpuOptions, "GPU option"))
     if name == "export":
         check_export(arguments, place)
-    if name in ("export", "bench", "chat") or given.get("against") or given.get("device") not in (None, "auto", "cpu"):
+    if name in ("export", "bench", "chat", "serve") or given.get("against") or given.get("device") not in (None, "auto", "cpu"):
         return
     if name == "run" and not shown:
         arguments = [*arguments, "--max-new-tokens", "8"]
@@ -257,8 +275,7 @@ def test_files_that_are_named_exist(document):
             wanted = word.strip("/")
             if (beside := Path(document).parent.name) not in ("", "docs") and word.endswith(".py") and "/" not in word:
                 wanted = f"{beside}/{wanted}"
-            coming = "next things" in prose(document) and word in ("generation/scheduler.py", "runtime/server/")
-            assert coming or any(path == wanted or path.endswith(f"/{wanted}") for path in known), f"{document}: {word}"
+            assert any(path == wanted or path.endswith(f"/{wanted}") for path in known), f"{document}: {word}"
 
 
 @pytest.mark.parametrize("document", READ)

@@ -138,6 +138,20 @@ def test_cancelling_in_every_state(demo, monkeypatch):
         assert first.state == "done"  # what is over stays as it is
 
 
+def test_no_more_images_are_encoded_for_nobody(demo, monkeypatch):
+    encode, calls, gate = type(demo.engine)._encode, [], threading.Event()
+    monkeypatch.setattr(
+        type(demo.engine), "_encode", lambda self, tiles: (calls.append(tiles), gate.wait(60), encode(self, tiles))[2]
+    )
+    demo.engine.feature_cache.clear()
+    with Scheduler(demo) as scheduler:
+        handle = scheduler.submit("What is this?", [A.resize((40 + i, 60)) for i in range(9)], do_image_splitting=True)
+        _until(lambda: calls)
+        handle.cancel()
+        gate.set()
+    assert len(calls) == 1
+
+
 def test_a_full_queue_says_how_many_wait(demo, monkeypatch):
     gate = threading.Event()
     monkeypatch.setattr(type(demo.engine), "encode_images", lambda *_: gate.wait(60) and [])
