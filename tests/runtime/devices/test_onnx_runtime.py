@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -63,3 +66,11 @@ def test_integers_on_processors_without_their_units(version, opens, monkeypatch,
         assert Idefics2.from_pretrained(exported("plain"), "cpu").providers
         monkeypatch.setattr(sessions, "instructions", lambda: ["AVX512-VNNI"])
         assert Idefics2.from_pretrained(exported("plain", "int8"), "cpu").providers
+
+
+def test_onnx_runtime_counts_nothing(tmp_path):
+    """What it keeps of its uses lies below the home folder."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    work = "from idefics2_onnx import Idefics2; Idefics2.from_pretrained(device='cpu').generate('Hi', max_new_tokens=1)"
+    subprocess.run([sys.executable, "-c", work], env=clean | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
