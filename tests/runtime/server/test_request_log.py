@@ -39,7 +39,7 @@ def test_a_line_for_each_request_says_nothing_of_its_texts(called, lines):
 
 def test_texts_are_logged_when_that_is_asked_for_and_pictures_never(called, lines):
     called(log_texts=True).post("/v1/chat/completions", json={"messages": question("What is in the picture?", "shapes.png")})
-    assert "asks ['What is in the picture?']" in lines[0]
+    assert "asks [['What is in the picture?']]" in lines[0]
     assert "answered ['A red circle" in lines[1]
     assert not any("base64" in line for line in lines)
 
