@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--cuda-graph", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    model = load(options.folder, options.device, gpu_options=GpuOptions(cuda_graph=options.cuda_graph), image_cache=0)
+    gpu = GpuOptions(cuda_graph=options.cuda_graph)
+    model = load(options.folder, options.device, gpu_options=gpu, image_cache=0, spinning=False)
     speeds: dict[int, list[float]] = {int(rows): [] for rows in options.rows.split(",")}
     picture = np.random.default_rng(1).integers(0, 256, (735, 980, 3), dtype=np.uint8)
     with Scheduler(model, rows=max(*speeds, 5)) as scheduler:
