@@ -108,9 +108,8 @@ def main() -> None:
         pairs = zip(own, fewest, strict=True)
         ratio = statistics.median(one["tokens per second"] / few["tokens per second"] for one, few in pairs)
         first = statistics.median(one["first token"] for one in own)
-        print(
-            f"{clients} clients: {speed:.1f} tokens a second, {ratio:.2f} times {min(results)}'s, first token {1000 * first:.0f} ms"
-        )
+        print(f"{clients} clients: {speed:.1f} tokens a second, {ratio:.2f} times {min(results)}'s")
+        print(f"    first token after {1000 * first:.0f} ms")
     if options.json:
         found: dict[str, Any] = {"folder": Path(options.folder).name, "clients": results}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
