@@ -76,6 +76,8 @@ class Console:
                 for piece in stream:
                     self._write(piece)
                 self._write("\n")
+            if stream.result.finish_reason == "length":
+                self._remark(f"[cut off at {len(stream.result.token_ids)} tokens; --max-new-tokens allows more]")
         finally:
             self._last = stream.result
             if len(self._chat.messages) > before:  # else the pictures wait for the next message

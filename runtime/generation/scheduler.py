@@ -239,6 +239,9 @@ class Scheduler:
         with engine.beside_recordings():
             features = encode_tiles(engine, [sample], job.timings, lambda: job.is_over)
             job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)
+        for matcher in job.matchers:  # here, not between two steps of the others
+            if matcher is not None:
+                matcher.ready()
 
     # The scheduler's thread.
 

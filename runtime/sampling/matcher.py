@@ -28,6 +28,14 @@ class Matcher:
         self._over = False
         self._allowed: Future[Allowed | None] = begin(self._mask)
 
+    def ready(self) -> None:
+        """Wait for the first mask, which may take a second where later ones take microseconds.
+
+        Raises:
+            PromptError: the grammar is too large for it.
+        """
+        result_of(self._allowed)
+
     def push(self, token: int) -> None:
         """Take the answer's next token, and begin with the mask of the one after it."""
         result_of(self._allowed)

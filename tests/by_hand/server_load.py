@@ -3,7 +3,8 @@
 PYTHONPATH=tests/support python tests/by_hand/server_load.py [--seconds 600] [--clients 32] [--leaving 0.1]
 
 The server is a process of its own with 8 rows and a queue of 8; clients are twice as many, and each asks again at once, whole or
-streamed, with or without a picture. A share of them leaves at a random moment. Times are in milliseconds.
+streamed, with or without a picture. A share of them leaves at a random moment. /health is asked beside a bare uvicorn app in a process
+of its own, which shows what the machine's load alone does to it. Times are in milliseconds.
 """
 
 from __future__ import annotations
@@ -27,6 +28,16 @@ from openai import APIError, APITimeoutError, AsyncOpenAI, RateLimitError
 
 PICTURES = ("shapes.png", "sign.png", "receipt.png", "before.png")
 SERVE = [sys.executable, "-m", "idefics2_onnx", "serve", "--port", "0", "--rows", "8", "--queue", "8", "--log-level", "warning"]
+BARE = """
+import asyncio, socket, sys, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+app = Starlette(routes=[Route("/health", lambda _: JSONResponse({}))])
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+"""
 
 
 class Load:
@@ -108,18 +119,24 @@ def main(seconds: float, clients: int, leaving: float) -> None:
             await asyncio.gather(weigh(load), *map(load.client, range(clients)))
             return load
 
-        times: Queue[list[float]] = Queue()
-        looking = Process(target=look, args=(address, seconds, times))
-        looking.start()
-        load = asyncio.run(run())
-        health = times.get(timeout=60)
-        looking.join()
+        with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, text=True) as bare:
+            port = bare.stdout.readline().strip() if bare.stdout else ""
+            times: list[Queue[list[float]]] = [Queue(), Queue()]
+            addresses = (address, f"http://127.0.0.1:{port}")
+            looking = [Process(target=look, args=(one, seconds, own)) for one, own in zip(addresses, times, strict=True)]
+            for one in looking:
+                one.start()
+            load = asyncio.run(run())
+            health, bare_health = (own.get(timeout=60) for own in times)
+            for one in looking:
+                one.join()
+            bare.terminate()
         time.sleep(1)
         said = httpx2.get(f"{address}/metrics").text
         with suppress(psutil.NoSuchProcess):
             process.terminate()
         print(dict(load.ends))
-        for name, seen in (("first", load.first), ("between", load.between), ("health", health)):
+        for name, seen in (("first", load.first), ("between", load.between), ("health", health), ("a bare app's", bare_health)):
             found = np.array(seen) * 1e3
             print(f"{name}: p50 {np.percentile(found, 50):.1f}, p99 {np.percentile(found, 99):.1f}, {len(found)} of them")
         (early, small), (late, large) = sizes[1], sizes[-1]

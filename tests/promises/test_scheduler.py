@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from idefics2_onnx import Cancelled, Idefics2, ImageError, ModelFolderError, Overloaded, PromptError, Scheduler
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
+from idefics2_onnx.runtime.sampling.matcher import Matcher
 from parity import photos
 
 A, B, C = photos()
@@ -317,3 +318,21 @@ def _until(condition: object, seconds: float = 60) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+def test_a_first_mask_that_takes_long_holds_nobody_up(demo, monkeypatch):
+    mask, begun, go_on = Matcher._mask, threading.Event(), threading.Event()
+
+    def slow(self):
+        begun.set()
+        assert go_on.wait(60)
+        return mask(self)
+
+    with Scheduler(demo) as scheduler:
+        monkeypatch.setattr(Matcher, "_mask", slow)
+        waiting = scheduler.submit("Say a number.", regex="[0-9]{2}", max_new_tokens=9)
+        assert begun.wait(60)
+        assert scheduler.submit("Tell me.", **LONG).result(60).token_ids
+        assert waiting.state == "preparing"
+        go_on.set()
+        assert len(waiting.result(60).text.strip()) == 2

@@ -31,10 +31,15 @@ class Screen:
     def __init__(self, model, **options):
         self.out, self.remarks = "", []
         self.chat = model.chat(**options)
-        self.console = Console(self.chat, self.write, self.remarks.append, allow_urls=False)
+        self.cut = []
+        self.console = Console(self.chat, self.write, self.remark, allow_urls=False)
 
     def write(self, piece):
         self.out += piece
+
+    def remark(self, line):
+        """Answers of random models are all cut, which one test looks at."""
+        (self.cut if line.startswith("[cut off") else self.remarks).append(line)
 
     def type(self, *lines):
         self.remarks.clear()
@@ -159,3 +164,9 @@ def test_ctrl_c_before_an_answer_keeps_the_pictures(ours, monkeypatch):
         assert screen.chat.messages == []
     assert screen.type("What is it?") == ours.generate("What is it?", CAT, max_new_tokens=3).text + "\n"
     assert screen.console.images == []
+
+
+def test_an_answer_that_was_cut_says_so(ours):
+    screen = Screen(ours, max_new_tokens=2, eos_token_id=[])
+    screen.type("Hi")
+    assert screen.cut == ["[cut off at 2 tokens; --max-new-tokens allows more]"]
