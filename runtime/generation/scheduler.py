@@ -30,11 +30,21 @@ from .loaded_model import LoadedModel
 from .rows import Rows
 
 DEFAULT_ROWS, DEFAULT_QUEUE = 16, 1024
-PIECE = 64
+PIECE, SMALLEST_PIECE = 64, 16
 """Tokens of prompts that a CPU reads between two steps: more of them are hardly faster, and running answers wait longer."""
+STEPS_PER_PIECE, SHORT = 6, 0.05
+"""Where reading is slow beside stepping, as on processors without 8-bit units, a piece takes about as long as so many steps. What
+takes no more than so many seconds is never cut."""
 USUAL_TOKENS = 2048
 """Room that the cache has by default for each row."""
 _log = logging.getLogger("idefics2_onnx")
+
+
+def piece_tokens(step_seconds: float, token_seconds: float) -> int:
+    """How many tokens of a prompt to read between two steps of so many seconds, if each takes so many; 0 is not known yet."""
+    if not step_seconds or not token_seconds:
+        return PIECE
+    return min(PIECE, max(SMALLEST_PIECE, int(max(SHORT, STEPS_PER_PIECE * step_seconds) / token_seconds)))
 
 
 class Scheduler:
@@ -76,6 +86,7 @@ class Scheduler:
         self._reading: Job | None = None
         self._jobs: dict[Answer, Job] = {}
         self._closing = self._cancelling = False
+        self._step_seconds, self._token_seconds = 0.0, 0.0  # of the last step, and of a prompt's token in the last piece
         self._rows = Rows(self._engine, self._engine.new_cache(1, 1))
         self._threads = [Thread(target=self._prepare_all, name=f"prepare-{i}", daemon=True) for i in range(prepare_threads)]
         self._threads.append(Thread(target=self._run, name="scheduler", daemon=True))
@@ -279,11 +290,14 @@ class Scheduler:
 
     def _read_prompts(self) -> None:
         """One piece, of one prompt or of several short ones."""
-        left = PIECE if self._rows.answers and self._engine.storage.device == "cpu" else TOKENS_PER_CALL
+        beside = self._rows.answers and self._engine.storage.device == "cpu"
+        left = piece_tokens(self._step_seconds, self._token_seconds) if beside else TOKENS_PER_CALL
         while left > 0 and (job := self._reading or self._admit()):
             start = time.perf_counter()
             try:
-                left -= self._read_piece(job, left)
+                read = self._read_piece(job, left)
+                left -= read
+                self._token_seconds = (time.perf_counter() - start) / max(1, read)
             except Exception as error:  # the other rows are whole
                 self._reading = None
                 _end(job, error)
@@ -368,11 +382,13 @@ class Scheduler:
         """One token for all running answers."""
         self._settle()
         if self._rows.answers:
+            start = time.perf_counter()
             try:
                 self._rows.step()
             except Exception as error:  # the decoder failed: no row of it is sure any more
                 for answer in self._rows.answers:
                     answer.fail(error)
+            self._step_seconds = time.perf_counter() - start
             self._settle()
 
     def _settle(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from idefics2_onnx import Cancelled, Idefics2, ImageError, ModelFolderError, Overloaded, PromptError, Scheduler
 from idefics2_onnx.runtime.engine.decode_step import DecodeStep
+from idefics2_onnx.runtime.generation.scheduler import piece_tokens
 from idefics2_onnx.runtime.sampling.matcher import Matcher
 from parity import photos
 
@@ -336,3 +337,11 @@ def test_a_first_mask_that_takes_long_holds_nobody_up(demo, monkeypatch):
         assert waiting.state == "preparing"
         go_on.set()
         assert len(waiting.result(60).text.strip()) == 2
+
+
+def test_a_piece_of_a_prompt_takes_about_as_long_as_some_steps():
+    assert piece_tokens(0, 0) == piece_tokens(0.1, 0) == 64
+    assert piece_tokens(step_seconds=0.1, token_seconds=0.001) == 64
+    assert piece_tokens(step_seconds=0.2, token_seconds=0.04) == 30
+    assert piece_tokens(step_seconds=0.001, token_seconds=0.001) == 50
+    assert piece_tokens(step_seconds=0.001, token_seconds=1) == 16
