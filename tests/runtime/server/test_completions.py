@@ -58,6 +58,15 @@ def test_logprobs(client):
     assert all(len(top) == 2 for top in choice.logprobs.top_logprobs)
 
 
+def test_logprobs_of_characters_of_several_bytes(client):
+    """Each byte is a token of this model's, and begins where its character does; a stop string ends them with the text."""
+    written = {"extra_body": {"regex": "aé😀 x stop"}, "stop": "top"}
+    choice = client.completions.create(model="idefics2-demo", prompt="A red", logprobs=0, **written).choices[0]
+    assert choice.text == "aé😀 x s"
+    starts = dict.fromkeys(zip(choice.logprobs.text_offset, choice.logprobs.tokens, strict=True))
+    assert [*starts][-8:] == [*((2, rf"bytes:\x{byte:02x}") for byte in "😀".encode()), (3, " "), (4, "x"), (5, " "), (6, "s")]
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [
