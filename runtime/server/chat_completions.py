@@ -51,7 +51,7 @@ def _likelihoods(fields: Fields) -> dict[str, Any]:
 
 
 class _ChatReply(Reply):
-    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    kind, chunk_kind, prefix, prompt = "chat.completion", "chat.completion.chunk", "chatcmpl", "messages"
 
     def whole_choice(self, answer: Generation, found: list[Likelihood] | None) -> dict[str, Any]:
         return {

@@ -53,7 +53,7 @@ def _prompts(name: str, value: Any) -> list[str]:
 
 class _TextReply(Reply):
     kind = chunk_kind = "text_completion"
-    prefix = "cmpl"
+    prefix, prompt = "cmpl", "prompt"
 
     def whole_choice(self, answer: Generation, found: list[Likelihood] | None) -> dict[str, Any]:
         return {"text": answer.text, "logprobs": None if found is None else for_completion(found)}
