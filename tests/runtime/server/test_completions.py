@@ -37,6 +37,11 @@ def test_each_prompt_may_be_as_long_as_fits(client):
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
 
 
+def test_more_prompts_than_the_queue_ever_takes(called):
+    response = called(queue=2).post("/v1/completions", json={"prompt": ["x"] * 3, "max_tokens": 1})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")
+
+
 def test_several_answers_to_each(client, demo):
     ours = {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5, "seed": 2, "num_return_sequences": 2}
     expected = [answer.text for prompt in PROMPTS[:2] for answer in demo.generate(prompt, raw=True, **ours)]
