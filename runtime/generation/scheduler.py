@@ -12,7 +12,9 @@ import logging
 import time
 from collections import deque
 from copy import copy
+from functools import partial
 from threading import Condition, Thread
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -123,10 +125,7 @@ class Scheduler:
             raise PromptError(f"submit takes one prompt, and {len(prompt)} were given. Submit each of them.")
 
         chooser = TokenChooser(chosen, self._engine.sizes.vocab_size)
-
-        def read() -> Request:
-            return Request.read(self._model.processor, prompt, images, raw, do_image_splitting, image_features)
-
+        read = partial(Request.read, self._model.processor, prompt, images, raw, do_image_splitting, image_features)
         with self._changed:
             if self._closing:
                 raise PromptError("The scheduler is closed. Make a new one.")
@@ -206,6 +205,8 @@ class Scheduler:
                 self._prepare(job)
                 job.handle._enter("ready")
             except Exception as error:  # whatever it is, it is this request's
+                job.read = None
+                _forget_locals(error)
                 job.handle._end(None, error)
             with self._changed:
                 job.ready = True
@@ -417,6 +418,19 @@ class Scheduler:
             self._rows = Rows(self._engine, self._engine.new_cache(1, 1))
         for job in jobs:
             _end(job, error)
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Let go of what an error's frames hold: a picture, and the job, which has the error. Python comes upon such rings late."""
+    found = {id(error): error}  # they may lead in a circle
+    left = [error]
+    while left:
+        one = left.pop()
+        clear_frames(one.__traceback__)
+        for other in (one.__cause__, one.__context__):
+            if other is not None and id(other) not in found:
+                found[id(other)] = other
+                left.append(other)
 
 
 def _end(job: Job, error: Exception | None) -> None:

@@ -26,7 +26,7 @@ async def answer(request: Request, read: Callable[[Served, Body], Asked], kind: 
     that a comment has to keep the connection alive.
     """
     served: Served = request.app.state.served
-    exchange = Exchange(request, served)
+    exchange = Exchange(request, served, kind.prompt)
     begun = False
     try:
         async with asyncio.timeout_at(exchange.deadline):

@@ -7,12 +7,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from .budget import Hold
 from .form import read_form
-from .json_text import NotJsonError, read_json
+from .json_text import NotJsonError, read_json_within
 from .problem import Problem
 from .settings import Settings
 
@@ -51,8 +50,8 @@ async def read_body(request: Request, settings: Settings, hold: Hold) -> Body:
             pieces = _pieces(request, settings.max_body, hold)
             if is_json:
                 content = b"".join([piece async for piece in pieces])
-                return Body(await run_in_threadpool(read_json, content))
-            value, uploads = await read_form(request, pieces, settings)
+                return Body(await read_json_within(hold, content))
+            value, uploads = await read_form(request, pieces, settings, hold)
             return Body(value, uploads, is_form=True)
     except TimeoutError:
         raise Problem(

@@ -31,8 +31,9 @@ def _read(served: Served, body: Body) -> Asked:
     messages = fields.take("messages")
     if body.is_form and messages is None:
         messages = [{"role": "user", "content": fields.take("prompt") or ""}]
+    detail = fields.checked("detail", values.choice("auto", "low", "high")) if body.uploads else None
     as_given = fields.checked("image_order", values.choice("first", "as_given")) == "as_given"
-    conversation = read_conversation(messages, body.uploads, not as_given, settings.max_messages, settings.max_images)
+    conversation = read_conversation(messages, body.uploads, detail, not as_given, settings.max_messages, settings.max_images)
     if conversation.split and not served.model.processor.image_processor.can_split:
         raise Problem(400, "detail is high, and this model sees images whole. Leave it out.", "unsupported", "messages")
     options = generation_options(fields, settings.rows) | _likelihoods(fields)
@@ -50,7 +51,7 @@ def _likelihoods(fields: Fields) -> dict[str, Any]:
 
 
 class _ChatReply(Reply):
-    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    kind, chunk_kind, prefix, prompt = "chat.completion", "chat.completion.chunk", "chatcmpl", "messages"
 
     def whole_choice(self, answer: Generation, found: list[Likelihood] | None) -> dict[str, Any]:
         return {

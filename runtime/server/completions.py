@@ -33,6 +33,10 @@ def _read(served: Served, body: Body) -> Asked:
     if body.uploads:
         raise Problem(400, "Pictures go to /v1/chat/completions. Send them there.", "unsupported", "image")
     prompts = fields.required("prompt", _prompts)
+    if len(prompts) > (most := min(MOST_PROMPTS, served.settings.queue)):  # which would find the queue full for ever
+        raise Problem(
+            400, f"prompt has {len(prompts):,} texts, more than {most:,}. Send fewer at once.", "too_many_prompts", "prompt"
+        )
     top = fields.checked("logprobs", values.whole(0, MOST_TOP_LOGPROBS))
     options = generation_options(fields, served.settings.rows)
     if top is not None:
@@ -46,14 +50,12 @@ def _prompts(name: str, value: Any) -> list[str]:
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
         raise PromptError(f"{name} is neither text nor a list of texts. Give one of these; token ids are not offered.")
-    if len(found) > MOST_PROMPTS:
-        raise PromptError(f"{name} has {len(found):,} texts, more than {MOST_PROMPTS}. Send fewer at once.")
     return found
 
 
 class _TextReply(Reply):
     kind = chunk_kind = "text_completion"
-    prefix = "cmpl"
+    prefix, prompt = "cmpl", "prompt"
 
     def whole_choice(self, answer: Generation, found: list[Likelihood] | None) -> dict[str, Any]:
         return {"text": answer.text, "logprobs": None if found is None else for_completion(found)}

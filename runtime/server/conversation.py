@@ -68,9 +68,10 @@ class Conversation:
 
 
 def read_conversation(
-    given: Any, uploads: Sequence[bytes], images_first: bool, most_messages: int, most_images: int
+    given: Any, uploads: Sequence[bytes], detail: str | None, images_first: bool, most_messages: int, most_images: int
 ) -> Conversation:
-    """The messages of a request; uploaded pictures go in front of the last user's turn. Problem 400 for what is wrong.
+    """The messages of a request; uploaded pictures, of this detail, go in front of the last user's turn. Problem 400 for what is
+    wrong.
 
     Models were trained on turns whose images come first: with `images_first` they do, wherever a request has them.
     """
@@ -86,6 +87,7 @@ def read_conversation(
         if last is None:
             raise Problem(400, "Pictures were uploaded, and no message is a user's. Send one.", "invalid_value", "messages")
         last.items[:0] = [Picture(upload, f"image[{index}]") for index, upload in enumerate(uploads)]
+        last.details.append(detail or "auto")
     if images_first:
         for turn in turns:
             turn.items.sort(key=lambda item: isinstance(item, str))

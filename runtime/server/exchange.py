@@ -37,8 +37,9 @@ class Exchange:
     asked: Asked
     reply: Reply
 
-    def __init__(self, request: Request, served: Served) -> None:
-        self._request, self.served = request, served
+    def __init__(self, request: Request, served: Served, prompt: str) -> None:
+        """`prompt` is the field that prompt and pictures stand in, for errors."""
+        self._request, self.served, self._prompt = request, served, prompt
         self.started = time.perf_counter()
         self.deadline = asyncio.get_running_loop().time() + served.settings.timeout
         self.hold, self.answers = served.budget.hold(), Answers(1)
@@ -104,7 +105,7 @@ class Exchange:
 
     def problem(self, error: Exception) -> Problem:
         """What to tell of an error, and count."""
-        found = problem_of(error, request_id(self._request), self.served.retry_after)
+        found = problem_of(error, request_id(self._request), self.served.retry_after, self._prompt)
         self.served.metrics.rejected.labels(found.code or str(found.status)).inc()
         if found.status >= 500:
             self.served.failures += found.status == 500

@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 
 from ..errors import ServerError, first_line
+from .connection import Connection
 from .served import Served
 
 _LAST_WORDS = 5
@@ -80,6 +81,7 @@ def listen(
         try:
             config = uvicorn.Config(
                 app,
+                http=Connection,
                 access_log=False,
                 log_config=None,
                 server_header=False,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -26,6 +27,8 @@ class Likelihood:
     logprob: float
     others: list[Likelihood]
     """The likeliest first."""
+    start: int = 0
+    """Where it begins in the answer's text; each byte of a character begins where that does."""
 
     def for_chat(self, alone: bool = False) -> dict[str, Any]:
         own = {"token": self.text, "logprob": self.logprob, "bytes": list(self.content)}
@@ -35,7 +38,7 @@ class Likelihood:
 def likelihoods(answer: Generation, tokenizer: Tokenizer, ends: tuple[int, ...]) -> Iterator[Likelihood]:
     """Token by token, without the end token and what a stop string cut off."""
     before: int | None = None
-    length = 0
+    length, characters = 0, getincrementaldecoder("utf-8")("replace")
     for place, (token, logprob) in enumerate(zip(answer.token_ids, answer.logprobs or [], strict=True)):
         if token in ends or (length >= len(answer.text) and answer.finish_reason == "stop"):
             return
@@ -43,8 +46,8 @@ def likelihoods(answer: Generation, tokenizer: Tokenizer, ends: tuple[int, ...])
         one = _likelihood(
             tokenizer, before, token, logprob, [_likelihood(tokenizer, before, *other, []) for other in top.items()]
         )
-        length += len(one.text) if not _BYTE.fullmatch(tokenizer.id_to_token(token) or "") else 0
-        yield one
+        yield replace(one, start=length)
+        length += len(characters.decode(one.content))
         before = token
 
 
@@ -53,15 +56,11 @@ def for_chat(found: list[Likelihood]) -> dict[str, Any]:
 
 
 def for_completion(found: list[Likelihood]) -> dict[str, Any]:
-    offsets, length = [], 0
-    for one in found:
-        offsets.append(length)
-        length += len(one.text)
     return {
         "tokens": [one.text for one in found],
         "token_logprobs": [one.logprob for one in found],
         "top_logprobs": [{other.text: other.logprob for other in one.others} for one in found],
-        "text_offset": offsets,
+        "text_offset": [one.start for one in found],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import PromptError
 from .allowed_domains import AllowedDomains
@@ -36,8 +36,11 @@ class PictureUrls:
         self._max_bytes, self._seconds = max_bytes, seconds
         self._download = PinnedDownload(AllowedDomains(allowed), max_bytes)
 
-    async def read(self, url: str) -> bytes:
+    async def read(self, url: str, count: Callable[[int], object] = lambda _: None) -> bytes:
         """The bytes of one picture, of whatever format they are.
+
+        Args:
+            count: told how many bytes there are, as they come and before they are kept; what it raises ends it.
 
         Raises:
             PictureRefused: it is neither, may not be fetched, is no picture by its type, too large, late or broken.
@@ -46,7 +49,9 @@ class PictureUrls:
             raise PictureRefused("The image_url is no text. Send data:image/png;base64,… with the picture's type.")
         scheme = url[:8].lower()
         if scheme.startswith("data:"):
-            return await read_data_url(url, self._max_bytes)
+            content = await read_data_url(url, self._max_bytes)
+            count(len(content))
+            return content
         if not scheme.startswith(("http://", "https://")):
             raise PictureRefused(
                 "The image_url is neither a data: nor an http(s) URL. Send the picture as data:image/png;base64,… with its type."
@@ -55,7 +60,7 @@ class PictureUrls:
             raise PictureRefused(f"The image_url is an address of more than {LONGEST_ADDRESS:,} letters. Send a shorter one.")
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._download.read(url)
+                return await self._download.read(url, count)
         except TimeoutError as error:
             raise PictureRefused(
                 f"The picture took longer than {self._seconds:g} seconds to come. Try again, or send the picture itself."

@@ -28,10 +28,9 @@ async def picture_bytes(pictures: Sequence[Picture], urls: PictureUrls, most_pix
             found.append(picture.source)
             continue
         try:
-            content = await urls.read(picture.source)
+            content = await urls.read(picture.source, hold.take)
         except PictureRefused as error:
             raise Problem(400, str(error), "invalid_image_url", picture.place) from error
-        hold.take(len(content))
         found.append(content)
     if found:
         await run_in_threadpool(_check_pixels, found, [picture.place for picture in pictures], most_pixels)

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 from urllib.parse import quote, urljoin
@@ -44,8 +44,10 @@ class PinnedDownload:
         self._domains, self._max_bytes = domains, max_bytes
         self._context: ssl.SSLContext | None = None
 
-    async def read(self, url: str) -> bytes:
+    async def read(self, url: str, count: Callable[[int], object]) -> bytes:
         """The body of the answer, after at most MAX_REDIRECTS redirects, each of which is checked as the first address was.
+
+        `count` is told how many bytes came, before they are kept, and may raise.
 
         Raises:
             PictureRefused: one of the addresses may not be asked, or its answer is no picture, too large or broken off.
@@ -54,7 +56,7 @@ class PinnedDownload:
         for _ in range(1 + MAX_REDIRECTS):
             try:
                 async with self._connected(place) as streams:
-                    answer = await self._ask(place, *streams)
+                    answer = await self._ask(place, count, *streams)
             except (OSError, UnicodeError, h11.ProtocolError) as error:
                 raise PictureRefused(
                     f"The picture cannot be fetched from {place.host} ({_reason(error)}). Check the address."
@@ -88,7 +90,9 @@ class PinnedDownload:
             return
         raise failed
 
-    async def _ask(self, place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | str:
+    async def _ask(
+        self, place: Place, count: Callable[[int], object], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes | str:
         """The body of an answer, or the address that it leads on to."""
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEADERS)
         request = h11.Request(method="GET", target=place.target, headers=[("Host", place.authority), *_HEADERS])
@@ -103,6 +107,7 @@ class PinnedDownload:
                     return _header(event, b"location")
                 self._check(event, place)
             elif isinstance(event, h11.Data):
+                count(len(event.data))
                 content += event.data
                 if len(content) > self._max_bytes:
                     raise too_large(self._max_bytes)

@@ -53,14 +53,17 @@ class Problem(Exception):  # noqa: N818 - as RFC 9457 calls it
         return json_response(self.body, self.status, headers)
 
 
-def problem_of(error: Exception, request_id: str, retry_after: int = 1) -> Problem:
-    """What a client is told of an exception. The log alone has what is our own fault, under the request's id."""
+def problem_of(error: Exception, request_id: str, retry_after: int = 1, prompt: str | None = None) -> Problem:
+    """What a client is told of an exception. The log alone has what is our own fault, under the request's id.
+
+    `prompt` is the field that prompt and pictures stand in.
+    """
     if isinstance(error, Problem):
         return error
     if isinstance(error, PromptTooLongError):
-        return Problem(400, their_words(str(error)), "context_length_exceeded", "messages")
+        return Problem(400, their_words(str(error)), "context_length_exceeded", prompt)
     if isinstance(error, ImageError):
-        return Problem(400, str(error), "invalid_image", "messages")
+        return Problem(400, str(error), "invalid_image", prompt)
     if isinstance(error, PromptError):
         message = their_words(str(error))
         named = re.match(r"(?:The )?(\w+) (?:is|has|cannot|takes) ", message)

@@ -20,6 +20,8 @@ class Reply(ABC):
     chunk_kind: ClassVar[str]
     prefix: ClassVar[str]
     """Of its id."""
+    prompt: ClassVar[str]
+    """The field that asks."""
 
     def __init__(self, model: str) -> None:
         self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}

@@ -152,6 +152,8 @@ class Served:
         except Cancelled:  # it is being closed
             return
         except Exception as error:
+            if self._is_closed():  # a scheduler that was closed takes no request
+                return
             self.state, self.failure = "failed", error
             ours = isinstance(error, Idefics2OnnxError)
             log.error("The model cannot be served: %s", error, exc_info=None if ours else error)

@@ -29,7 +29,7 @@ from .served import Served
 async def tiles(request: Request) -> Response:
     """`{"tiles": [{"width", "height", "image": "data:image/png;base64,…"}]}`, in the order in which the model reads them."""
     served: Served = request.app.state.served
-    exchange = Exchange(request, served)
+    exchange = Exchange(request, served, "image_url")
     try:
         async with asyncio.timeout_at(exchange.deadline):
             served.check_open()

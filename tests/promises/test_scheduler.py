@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import io
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from idefics2_onnx.runtime.engine.decode_step import DecodeStep
 from idefics2_onnx.runtime.generation.scheduler import piece_tokens
 from idefics2_onnx.runtime.sampling.matcher import Matcher
 from parity import photos
+from PIL import Image
 
 A, B, C = photos()
 LONG = {"max_new_tokens": 64, "eos_token_id": []}
@@ -248,6 +252,28 @@ def test_what_is_wrong_with_one_request_is_its_own(demo, tmp_path):
     for options in ({"rows": 0}, {"queue": 1.5}, {"cache_bytes": "1G"}):
         with pytest.raises(PromptError, match=r"Give a whole number from 1\."):
             Scheduler(demo, **options)
+
+
+class File(io.BytesIO):
+    """One that can be referred to weakly."""
+
+
+def test_a_picture_that_cannot_be_read_is_let_go(demo):
+    """At once, and not when Python comes to collect the garbage: neither one of no shape nor a file that breaks off."""
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)).save(whole, "PNG")
+    gc.disable()
+    try:
+        with Scheduler(demo) as scheduler:
+            for make in (lambda: np.zeros(7), lambda: File(whole.getvalue()[:-100_000])):
+                picture = make()
+                handle, kept = scheduler.submit("What is this?", [picture]), weakref.ref(picture)
+                del picture
+                with pytest.raises(ImageError):
+                    handle.result(60)
+                assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_the_cache_grows_and_shrinks_within_its_bytes(model):

@@ -159,7 +159,13 @@ function askKey(problem) {
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, $("key").value.trim());
+  const key = $("key").value.trim();
+  if (!/^[!-~]+$/.test(key)) { // no header can hold it, so no call would ever come to the server to be told that it is wrong
+    say("A key has letters, digits and signs of ASCII, without spaces. Copy it again.", $("key-problem"));
+    $("key").focus();
+    return;
+  }
+  sessionStorage.setItem(KEY, key);
   $("key-dialog").close("given");
   if (!$("give-key").hidden) lookAtModel(); // which gave up without a key
 });

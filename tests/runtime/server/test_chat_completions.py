@@ -276,4 +276,11 @@ def test_uploads(server):
     request = json.dumps({"messages": question(WHAT), "max_tokens": 3})
     said = server.post("/v1/chat/completions", headers=headers, files={"image": content}, data={"request": request}).json()
     assert said["choices"][0]["finish_reason"] == "length"
+    tokens = [
+        server.post("/v1/chat/completions", headers=headers, files={"image": content}, data={"prompt": WHAT} | detail).json()[
+            "usage"
+        ]["prompt_tokens"]
+        for detail in ({"detail": "high"}, {"detail": "low"})
+    ]
+    assert tokens[0] > 2 * tokens[1]
     assert SHAPES.startswith(said["choices"][0]["message"]["content"])

@@ -34,7 +34,12 @@ def test_each_prompt_may_be_as_long_as_fits(client):
     assert len(said.choices) == 40
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="idefics2-demo", prompt=["x", "x" * 3_000_000], max_tokens=1)
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_more_prompts_than_the_queue_ever_takes(called):
+    response = called(queue=2).post("/v1/completions", json={"prompt": ["x"] * 3, "max_tokens": 1})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")
 
 
 def test_several_answers_to_each(client, demo):
@@ -56,6 +61,15 @@ def test_logprobs(client):
     assert "".join(choice.logprobs.tokens) == choice.text
     assert [choice.text[at:][:1] for at in choice.logprobs.text_offset] == [token[:1] for token in choice.logprobs.tokens]
     assert all(len(top) == 2 for top in choice.logprobs.top_logprobs)
+
+
+def test_logprobs_of_characters_of_several_bytes(client):
+    """Each byte is a token of this model's, and begins where its character does; a stop string ends them with the text."""
+    written = {"extra_body": {"regex": "aé😀 x stop"}, "stop": "top"}
+    choice = client.completions.create(model="idefics2-demo", prompt="A red", logprobs=0, **written).choices[0]
+    assert choice.text == "aé😀 x s"
+    starts = dict.fromkeys(zip(choice.logprobs.text_offset, choice.logprobs.tokens, strict=True))
+    assert [*starts][-8:] == [*((2, rf"bytes:\x{byte:02x}") for byte in "😀".encode()), (3, " "), (4, "x"), (5, " "), (6, "s")]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,12 @@ import pytest
 from hypothesis import example, given, settings, strategies
 from idefics2_onnx import ImageError
 from idefics2_onnx.runtime.images.source import open_image
+from idefics2_onnx.runtime.server.budget import Budget
+from idefics2_onnx.runtime.server.conversation import Picture
 from idefics2_onnx.runtime.server.picture_refused import PictureRefused
 from idefics2_onnx.runtime.server.picture_url import PictureUrls
+from idefics2_onnx.runtime.server.pictures import picture_bytes
+from idefics2_onnx.runtime.server.problem import Problem
 from made_up_internet import OTHER, PUBLIC, MadeUpInternet
 from picture_addresses import ALLOWED, DATA_OF_OTHERS, DISGUISED, HERE, OTHERWISE, PARTS
 from PIL import Image
@@ -339,6 +343,20 @@ def filled(head, piece, pause=0.0, count=10**9):
             await asyncio.sleep(pause)
 
     return answer
+
+
+def test_a_download_is_held_as_it_comes(internet):
+    """Not only once it is whole: many may come at once."""
+
+    async def try_it():
+        await internet.serve(filled(HEAD + b"\r\n", b"x" * 65536))
+        budget = Budget(200_000)
+        with pytest.raises(Problem) as caught:
+            await picture_bytes([Picture("http://pictures.example/", "here")], PictureUrls(ALLOWED), 10**8, budget.hold())
+        return caught.value.code, budget.held
+
+    code, held = asyncio.run(try_it())
+    assert (code, held <= 200_000) == ("too_many_bytes", True)
 
 
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

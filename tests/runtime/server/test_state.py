@@ -7,6 +7,7 @@ import threading
 import pytest
 from idefics2_onnx import ModelFolderError
 from idefics2_onnx.runtime.server import Settings, create_app
+from idefics2_onnx.runtime.server.served import Served
 from live_server import question, until
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -41,6 +42,15 @@ def test_a_model_that_cannot_be_loaded():
         assert (response.status_code, response.json()["error"]["code"]) == (503, "model_died")
         assert "path" not in response.text
     assert isinstance(app.state.served.failure, ModelFolderError)
+
+
+def test_closed_just_before_the_first_answer_is_asked_for(demo, monkeypatch):
+    """Which is no failure to load."""
+    show = Served._show
+    monkeypatch.setattr(Served, "_show", lambda self, *given: (self.close(0), show(self, *given)))
+    served = create_app(demo).state.served
+    served._loading.join(30)
+    assert (served.state, served.failure) == ("closing", None)
 
 
 def test_while_it_shuts_down(called):
