@@ -98,7 +98,9 @@ def _within_limits(file: IO[bytes], name: str) -> Iterator[tuple[ImageFile.Image
             f"{name} {_what_it_is(file)}. Give a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or HEIF file."
         ) from error
     except ImageError as error:
-        raise error if str(error).startswith(name) else ImageError(f"{name}: {error}") from error
+        if str(error).startswith(name):
+            raise
+        raise ImageError(f"{name}: {error}") from error
     except MemoryError as error:
         raise ImageError(f"{name} needs more memory than there is. Shrink it.") from error
     except Exception as error:  # some of Pillow's plug-ins fail on damaged headers in their own ways

@@ -43,7 +43,7 @@ def create_app(model: VisionLanguageModel | Callable[[], VisionLanguageModel], s
         settings: None for the usual ones. A key, or what stands in front of the app, has to keep strangers out.
     """
     served = Served(model, settings or Settings())
-    settings = served.settings
+    settings, refused = served.settings, served.metrics.refused
     middleware = [
         Middleware(RequestLog),
         Middleware(
@@ -53,8 +53,8 @@ def create_app(model: VisionLanguageModel | Callable[[], VisionLanguageModel], s
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         ),
-        *([] if settings.api_keys or settings.any_host else [Middleware(OwnSites, origins=settings.cors)]),
-        Middleware(Keys, keys=settings.api_keys, free=WITHOUT_KEY),
+        *([] if settings.api_keys or settings.any_host else [Middleware(OwnSites, origins=settings.cors, refused=refused)]),
+        Middleware(Keys, keys=settings.api_keys, free=WITHOUT_KEY, refused=refused),
     ]
     routes = [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),

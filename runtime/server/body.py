@@ -50,7 +50,7 @@ async def read_body(request: Request, settings: Settings, hold: Hold) -> Body:
             pieces = _pieces(request, settings.max_body, hold)
             if is_json:
                 content = b"".join([piece async for piece in pieces])
-                return Body(await read_json_within(hold, content))
+                return Body(await read_json_within(hold.take, content))
             value, uploads = await read_form(request, pieces, settings, hold)
             return Body(value, uploads, is_form=True)
     except TimeoutError:

@@ -106,7 +106,7 @@ class Exchange:
     def problem(self, error: Exception) -> Problem:
         """What to tell of an error, and count."""
         found = problem_of(error, request_id(self._request), self.served.retry_after, self._prompt)
-        self.served.metrics.rejected.labels(found.code or str(found.status)).inc()
+        self.served.metrics.refused(found)
         if found.status >= 500:
             self.served.failures += found.status == 500
             self.served.metrics.ended.labels("error").inc()

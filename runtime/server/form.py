@@ -73,7 +73,7 @@ async def _parts(form: FormData, hold: Hold) -> tuple[Any, dict[str, str], list[
             uploads.append(await part.read())
         elif name == "request":
             content = await part.read() if isinstance(part, UploadFile) else part.encode()
-            value = await read_json_within(hold, content)
+            value = await read_json_within(hold.take, content)
         elif name in TEXTS and isinstance(part, str):
             texts[name] = part
         else:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-
-if TYPE_CHECKING:
-    from .budget import Hold
 
 MOST_PIECES = 100_000
 """Brackets, commas and colons of a body, which no other thread runs beside while they are read. Pictures and texts have few."""
@@ -45,9 +42,9 @@ def read_json(content: bytes) -> Any:
         raise NotJsonError(f"The body is not JSON ({str(error)[:100]}). Send valid JSON.") from None
 
 
-async def read_json_within(hold: Hold, content: bytes) -> Any:
-    """The same in a thread, with what the value takes counted before it is there; Problem 429 where that is too much."""
-    hold.take(PIECE_BYTES * min(MOST_PIECES, await run_in_threadpool(_pieces, content)))
+async def read_json_within(take: Callable[[int], None], content: bytes) -> Any:
+    """The same in a thread; `take` gets the bytes that the value takes before it is there, and raises where they are too many."""
+    take(PIECE_BYTES * min(MOST_PIECES, await run_in_threadpool(_pieces, content)))
     return await run_in_threadpool(read_json, content)
 
 

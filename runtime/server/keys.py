@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,9 +15,9 @@ from .problem import Problem
 class Keys:
     """Around an app."""
 
-    def __init__(self, app: ASGIApp, keys: Collection[str], free: Collection[str]) -> None:
-        """`free` are the paths that need no key."""
-        self._app, self._free = app, frozenset(free)
+    def __init__(self, app: ASGIApp, keys: Collection[str], free: Collection[str], refused: Callable[[Problem], object]) -> None:
+        """`free` are the paths that need no key; `refused` counts those who are not let in."""
+        self._app, self._free, self._refused = app, frozenset(free), refused
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,6 +25,7 @@ class Keys:
             given = Headers(scope=scope).get("authorization", "")
             if not self._fits(given):
                 problem = Problem(401, _WRONG if given else _MISSING, "invalid_api_key")
+                self._refused(problem)
                 await problem.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)

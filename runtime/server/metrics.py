@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ..generation.answer import Generation
 from ..generation.handle import Handle
+from .problem import Problem
 
 PREFIX = "idefics2_onnx:"
 _SHORT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
@@ -23,7 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.rejected = self._counter("requests_rejected", "Requests that were refused, by reason.", "reason")
+        self._rejected = self._counter("requests_rejected", "Requests that were refused, by reason.", "reason")
         self.ended = self._counter("request_success", "Requests that ended, by reason.", "finished_reason")
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
         self._new_tokens = self._counter("generation_tokens", "Tokens of answers.")
@@ -44,6 +45,10 @@ class Metrics:
     def gauge(self, name: str, words: str, value: Callable[[], float]) -> None:
         """Something that is asked for its value whenever metrics are read."""
         Gauge(PREFIX + name, words, registry=self.registry).set_function(value)
+
+    def refused(self, problem: Problem) -> None:
+        """Count a request that was refused, or failed."""
+        self._rejected.labels(problem.code or str(problem.status)).inc()
 
     def answered(self, seconds: float, started: float, handles: Sequence[Handle], answers: Sequence[Generation]) -> None:
         """Note a request that came to its end after so many seconds, having begun at a `time.perf_counter`."""

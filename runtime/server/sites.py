@@ -7,7 +7,7 @@ against what is expected.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -21,11 +21,13 @@ from .problem import Problem
 class OwnSites:
     """Around an app: refuses requests under another host's name, and from pages of other sites that are not allowed."""
 
-    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
-        self._app, self._origins = app, frozenset(origins)
+    def __init__(self, app: ASGIApp, origins: Collection[str], refused: Callable[[Problem], object]) -> None:
+        """`refused` counts them."""
+        self._app, self._origins, self._refused = app, frozenset(origins), refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (problem := self._problem(Headers(scope=scope))):
+            self._refused(problem)
             await problem.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)

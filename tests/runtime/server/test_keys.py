@@ -62,3 +62,13 @@ def test_the_own_page_is_no_other_site(called):
     assert called().get(MODELS, headers={"host": "localhost:8000", "origin": "http://localhost:8000"}).status_code == 200
     assert called().get(MODELS, headers={"host": "localhost:8000", "origin": "null"}).status_code == 403
     assert called(cors=("*",)).get(MODELS, headers={"origin": "https://any.example"}).status_code == 200
+
+
+def test_those_who_are_not_let_in_are_counted(called):
+    client = called(api_keys=("one",))
+    client.get(MODELS)
+    said = client.get("/metrics", headers={"authorization": "Bearer one"}).text
+    assert 'requests_rejected_total{reason="invalid_api_key"} 1.0' in said
+    client = called()
+    client.get(MODELS, headers={"host": "evil.example"})
+    assert 'requests_rejected_total{reason="host_not_allowed"} 1.0' in client.get("/metrics").text
