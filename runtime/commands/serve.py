@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..vision_language_model import VisionLanguageModel
 
 KEY_VARIABLE = "IDEFICS2_ONNX_API_KEY"
+NOISY = ("uvicorn", "uvicorn.error", "asyncio", "python_multipart", "PIL")
+"""Loggers of which only warnings are shown."""
 _PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -166,5 +168,5 @@ def serve(
 def _log(level: str) -> None:
     """Lines on stderr: the server's own at this level, of what it stands on only what went wrong."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=level.upper())
-    for noisy in ("uvicorn", "uvicorn.error", "asyncio", "python_multipart", "PIL"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

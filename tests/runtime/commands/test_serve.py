@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
@@ -9,8 +10,19 @@ import sys
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
-from idefics2_onnx.runtime.commands.serve import serve
+from idefics2_onnx.runtime.commands.serve import NOISY, serve
 from idefics2_onnx.runtime.server.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def the_log_as_it_was():
+    """The command sets up its process's log, on a stream that is this test's."""
+    root = logging.getLogger()
+    handlers, levels = list(root.handlers), {logger: logger.level for logger in (root, *map(logging.getLogger, NOISY))}
+    yield
+    root.handlers[:] = handlers
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 def call(*options: str, env: dict[str, str | None] | None = None):
