@@ -77,6 +77,7 @@ def listen(
     """
     served: Served = app.state.served
     with ExitStack() as stack:
+        stack.callback(served.close, 0)  # where it never came to listen, nothing else does
         listeners = [stack.enter_context(one) for one in _listeners(host, port)]
         try:
             config = uvicorn.Config(

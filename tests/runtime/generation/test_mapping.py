@@ -29,6 +29,13 @@ def alone(demo, pictures) -> list[str]:
     return [demo.generate(QUESTION, picture).text for picture in pictures]
 
 
+@pytest.fixture
+def schedulers():
+    """Those that run since the test began."""
+    before = set(threading.enumerate())
+    return lambda: [thread for thread in threading.enumerate() if thread.name == "scheduler" and thread not in before]
+
+
 def test_in_order_and_as_they_come(demo, pictures, alone):
     found = list(demo.map(pictures, QUESTION, rows=3))
     assert [(one.index, one.item, one.answer.text) for one in found] == list(zip(range(8), pictures, alone, strict=True))
@@ -60,7 +67,7 @@ def test_wrong_options_are_refused_at_once(demo):
             demo.map([], "Hi", **options)
 
 
-def test_an_endless_source_is_taken_a_little_ahead(demo, pictures):
+def test_an_endless_source_is_taken_a_little_ahead(demo, pictures, schedulers):
     most = last = 0
 
     def endless():
@@ -73,22 +80,18 @@ def test_an_endless_source_is_taken_a_little_ahead(demo, pictures):
         most = max(most, last - one.index)
     assert most <= 8  # four times as many as rows
     found.close()
-    assert not _schedulers()
+    assert not schedulers()
 
 
-def test_closed_early_it_cancels_what_runs(demo, pictures):
+def test_closed_early_it_cancels_what_runs(demo, pictures, schedulers):
     pairs = itertools.chain([("Hi", None)], itertools.repeat((QUESTION, pictures[0])))
     found = demo.map(pairs, rows=4, max_new_tokens=300, eos_token_id=[])
     assert len(next(found).answer.token_ids) == 300
-    assert _schedulers()
+    assert schedulers()
     start = time.perf_counter()
     found.close()
     assert time.perf_counter() - start < 10
-    assert not _schedulers()
-
-
-def _schedulers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "scheduler"]
+    assert not schedulers()
 
 
 def test_a_source_that_fails_does_so_behind_its_items(demo, pictures, alone):

@@ -15,8 +15,9 @@ from threading import Thread
 import httpx2
 import openai
 import pytest
+from idefics2_onnx import Idefics2
 from idefics2_onnx.runtime.errors import ServerError
-from idefics2_onnx.runtime.server import listening
+from idefics2_onnx.runtime.server import create_app, listening
 from live_server import Live, question, until
 
 LONG = {"max_tokens": 800, "logit_bias": {"2": -100, "437": -100}}
@@ -112,6 +113,16 @@ def test_a_name_of_which_this_machine_has_not_every_address(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", looked_up(["2001:db8::1", "192.0.2.1"]))
     with pytest.raises(ServerError, match="Port 0 of name cannot be used"):
         listening._listeners("name", 0)
+
+
+def test_where_it_cannot_listen_nothing_goes_on():
+    model = Idefics2.from_pretrained()
+    app = create_app(model)
+    until(lambda: app.state.served.state == "ready")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServerError, match="cannot be used"):
+        listening.listen(app, *taken.getsockname(), patience=1, when_bound=print, when_ready=print)
+    assert app.state.served.state == "closing"
+    assert not app.state.served.scheduler.is_alive
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
