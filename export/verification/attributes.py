@@ -18,8 +18,8 @@ from torch import nn
 from ...graphs.contract import GraphName, Manifest
 from ..source.source_model import SourceModel
 from .comparison import Attention
-from .cut import Cut, reader, whole_prompt
-from .graphs import load_graph, opened, run
+from .cut import Cut, whole_prompt
+from .graphs import load_graph, opened, reader, run
 from .known import COMPARISONS
 
 _NORMS = {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}

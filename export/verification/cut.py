@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...graphs.contract import GraphName, ModelSizes, key_value_names
-from .graphs import load_graph, opened, run
+from .graphs import is_matrix, load_graph, opened, reader, run
 
 _MOVES = {"Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that round nothing, but for Cast, whose rounding is that of the value it makes."""
+_HELD = 1 << 25
+"""Numbers of a part's matrices that are held at once, where its columns can be computed apart."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,18 @@ class Cut:
         return x
 
 
+def column_blocks(part: ir.Model) -> list[slice]:
+    """Columns of a part's plain matrices, so few at a time that they take little memory; all where there are none, but packed
+    integers. For parts whose every matrix has a column for each of the output's.
+    """
+    external = (value for value in part.graph.initializers.values() if isinstance(value.const_value, ir.ExternalTensor))
+    shapes = [value.shape.numpy() for value in external if is_matrix(value) and value.shape is not None]
+    if not shapes:
+        return [slice(None)]
+    step = max(1, _HELD // sum(rows for rows, _ in shapes))
+    return [slice(start, start + step) for start in range(0, shapes[0][1], step)]
+
+
 def roundings(part: ir.Model) -> tuple[float, float]:
     """The most roundings in a row that what comes out may carry: one for each operation, and with those inside of sums.
 
@@ -124,9 +138,3 @@ def whole_prompt(sizes: ModelSizes, embeds: Tensor) -> dict[str, Tensor]:
     call = {"inputs_embeds": embeds, "attention_mask": torch.ones(1, count, dtype=torch.int64)}
     call["logit_positions"] = torch.arange(count)[None]
     return call | dict.fromkeys(key_value_names(sizes.num_layers, "past_key_values"), empty)
-
-
-def reader(weight: ir.Value) -> ir.Node:
-    """The node that computes with a weight, past the cast that widens it."""
-    (node,) = weight.consumers()
-    return reader(node.outputs[0]) if node.op_type == "Cast" else node

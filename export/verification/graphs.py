@@ -34,7 +34,7 @@ def load_graph(folder: Path, graph: GraphName) -> ir.Model:
     for initializer in model.graph.initializers.values():
         tensor = initializer.const_value
         if isinstance(tensor, ir.ExternalTensor):
-            initializer.const_value = _placed(tensor, data, tensor.offset or 0, tensor.dtype)
+            initializer.const_value = _placed(tensor, data, tensor.offset or 0, tensor.dtype, tensor.shape)
     return model
 
 
@@ -42,6 +42,17 @@ def stored_tensors(model: ir.Model) -> dict[str, FileTensor]:
     """Where the weights of a loaded graph lie."""
     external = {name: value.const_value for name, value in model.graph.initializers.items()}
     return {name: _stored(tensor) for name, tensor in external.items() if isinstance(tensor, ir.ExternalTensor)}
+
+
+def reader(weight: ir.Value) -> ir.Node:
+    """The node that computes with a weight, past the cast that widens it."""
+    (node,) = weight.consumers()
+    return reader(node.outputs[0]) if node.op_type == "Cast" else node
+
+
+def is_matrix(weight: ir.Value) -> bool:
+    """Whether it is the matrix [inputs, outputs] of a plain product."""
+    return weight.shape is not None and len(weight.shape) == 2 and reader(weight).op_type == "MatMul"
 
 
 @contextlib.contextmanager
@@ -55,8 +66,12 @@ def opened_folder(folder: Path, graph: GraphName, dtype: Dtype) -> Iterator[ort.
 
 
 @contextlib.contextmanager
-def opened(model: ir.Model) -> Iterator[ort.InferenceSession]:
-    """A session on a loaded graph, or on a part of one. Its weights are copied: ONNX Runtime takes them from its own folder."""
+def opened(model: ir.Model, columns: slice = slice(None)) -> Iterator[ort.InferenceSession]:
+    """A session on a loaded graph, or on a part of one. Its weights are copied: ONNX Runtime takes them from its own folder.
+
+    Args:
+        columns: which of its matrices' columns to take.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "part.onnx"
         data, offset = path.with_suffix(".onnx.data"), 0
@@ -65,9 +80,14 @@ def opened(model: ir.Model) -> Iterator[ort.InferenceSession]:
                 tensor = value.const_value
                 if isinstance(tensor, ir.ExternalTensor):
                     wide = ir.DataType.FLOAT if tensor.dtype == ir.DataType.BFLOAT16 else tensor.dtype
-                    for part in _blocks(_stored(tensor)):
+                    narrowed = columns if columns != slice(None) and is_matrix(value) else slice(None)
+                    for part in _blocks(_stored(tensor), narrowed):
                         file.write(part.view(torch.uint8).numpy().data)
-                    value.const_value = _placed(tensor, data, offset, wide)
+                    shape = tensor.shape
+                    if narrowed != slice(None):
+                        rows, width = shape.numpy()
+                        value.shape = shape = ir.Shape([rows, len(range(width)[narrowed])])
+                    value.const_value = _placed(tensor, data, offset, wide, shape)
                     offset = file.tell()
         _widen(model)
         # Parsed while its data file is there; the proto holds no weights.
@@ -99,9 +119,9 @@ def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _placed(tensor: ir.ExternalTensor, data: Path, offset: int, dtype: ir.DataType) -> ir.ExternalTensor:
-    length = int(np.prod(tensor.shape.numpy()) * dtype.itemsize)
-    return ir.ExternalTensor(data.name, offset, length, dtype, shape=tensor.shape, name=tensor.name, base_dir=data.parent)
+def _placed(tensor: ir.ExternalTensor, data: Path, offset: int, dtype: ir.DataType, shape: ir.Shape) -> ir.ExternalTensor:
+    length = int(np.prod(shape.numpy()) * dtype.itemsize)
+    return ir.ExternalTensor(data.name, offset, length, dtype, shape=shape, name=tensor.name, base_dir=data.parent)
 
 
 def _stored(tensor: ir.ExternalTensor) -> FileTensor:
@@ -109,12 +129,13 @@ def _stored(tensor: ir.ExternalTensor) -> FileTensor:
     return FileTensor(tensor.name, Path(tensor.path), dtype, shape, tensor.offset or 0)
 
 
-def _blocks(tensor: FileTensor) -> Iterator[Tensor]:
-    """The numbers of a tensor in order, bfloat16 widened."""
+def _blocks(tensor: FileTensor, columns: slice) -> Iterator[Tensor]:
+    """The numbers of a tensor in order, bfloat16 widened; of a matrix, those of some columns."""
     rows = tensor.shape[0] if tensor.shape else 1
     step = max(1, _BLOCK * rows // max(1, int(np.prod(tensor.shape))))
     for start in range(0, rows, step):
-        part = tensor.read(start, min(start + step, rows)).flatten()
+        part = tensor.read(start, min(start + step, rows))
+        part = (part if columns == slice(None) else part[:, columns]).flatten()
         yield part.float() if part.dtype == torch.bfloat16 else part
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from ..heap import trim
-from .cut import Cut
+from .cut import Cut, column_blocks
 from .difference import Difference
 from .graphs import opened, run
 from .reference import COPIES, Reference
@@ -32,24 +33,40 @@ class Pieces:
     """Inputs of the graph that every piece gets."""
 
     def compare(
-        self, what: str, given: dict[str, Tensor], output: str, compute: Compute, like: Compute | None = None
+        self,
+        what: str,
+        given: dict[str, Tensor],
+        output: str,
+        compute: Compute,
+        like: Compute | None = None,
+        by_columns: bool = False,
     ) -> tuple[Difference, Tensor]:
         """The piece from values of the graph to another, beside compute(model, *values); with the truth about it.
 
-        `like` computes what the sizes of the output's channels are taken from, where they are not its own.
+        Args:
+            like: computes what the sizes of the output's channels are taken from, where they are not its own.
+            by_columns: whether each channel comes from a column of each of the piece's matrices alone, so that they need not be
+                held at once.
         """
-        part = self.cut.part(list(self.call | given), [output])
+
+        def cut() -> ir.Model:
+            part = self.cut.part(list(self.call | given), [output])
+            part.graph.name = self.cut.graph
+            return part
+
+        part = cut()
         types = {value.name: value.dtype for value in part.graph.inputs}
         halves = {name: x.to(torch.float16 if types[name] == ir.DataType.FLOAT16 else torch.float32) for name, x in given.items()}
         truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
-        part.graph.name = self.cut.graph
-        trim()
-        with opened(part) as session:
-            needed = {spec.name for spec in session.get_inputs()}
-            feeds = {name: x for name, x in (self.call | halves).items() if name in needed}
-            (found,) = run(session, **feeds)
+        found = []
+        for columns in column_blocks(part) if by_columns else [slice(None)]:
+            trim()
+            with opened(cut(), columns) as session:
+                needed = {spec.name for spec in session.get_inputs()}
+                found += run(session, **{name: x for name, x in (self.call | halves).items() if name in needed})
+        result = np.concatenate(found, -1)[..., : truth.shape[-1]]  # a head's rows are padded, and cut off behind its last block
         sizes = like(self.reference.truth, *(x.double() for x in halves.values())) if like is not None else None
-        return self.reference.compare(part, what, found, truth, own, sizes), truth
+        return self.reference.compare(part, what, result, truth, own, sizes), truth
 
 
 def encoder(pieces: Pieces, x: Tensor, borders: list[str]) -> Generator[Difference, None, Tensor]:
@@ -101,6 +118,6 @@ def swiglu(
         return x + (fed if gate_of is None else gate_of.to(x.dtype).tanh() * fed)
 
     middle = pieces.cut.input_of(f"{at}.mlp.down_proj.weight")
-    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate, ungated)
+    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate, ungated, by_columns=True)
     second, result = pieces.compare(f"{what}, down", {border: x, middle: gated}, following, down)
     return [first, second], result

@@ -72,7 +72,7 @@ def of_decoder(folder: Path, name: GraphName, manifest: Manifest, reference: Ref
         logits: Tensor = model.lm_head(model.model.norm(x))
         return logits
 
-    yield pieces.compare("logits", {gathered: x}, "logits", head)[0]
+    yield pieces.compare("logits", {gathered: x}, "logits", head, by_columns=True)[0]
 
 
 def _features(manifest: Manifest) -> Tensor:

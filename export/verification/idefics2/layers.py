@@ -126,7 +126,7 @@ def _decoder(pieces: Pieces, x: Tensor) -> Iterator[Difference]:
         logits: Tensor = model.lm_head(model.model.text_model.norm(x))
         return logits
 
-    yield pieces.compare("logits", {gathered: x}, "logits", head)[0]
+    yield pieces.compare("logits", {gathered: x}, "logits", head, by_columns=True)[0]
 
 
 def _mask(config: Any, x: Tensor, positions: Tensor) -> Tensor | None:

@@ -13,6 +13,7 @@ from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Listener, Quantisation, agreement, export_model, open_layered, verify_folder
 from idefics2_onnx.export.errors import CheckpointError, ParityError
 from idefics2_onnx.export.source.source_model import SourceModel
+from idefics2_onnx.export.verification import cut, graphs, pieces
 from idefics2_onnx.export.verification.attributes import attribute_faults
 from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.difference import MARGIN, Difference, Error, Verification
@@ -47,6 +48,19 @@ def test_pieces_are_compared_where_that_is_asked_for(exported, checkpoint):
     expected = compare(folder, SourceModel.open(checkpoint("window")), whole=False)
     assert (found.differences, found.equal, found.faults) == (expected.differences, expected.equal, expected.faults)
     assert "not run: the graphs as a whole" in found.lines()[-1]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_wide_matrices_are_compared_some_columns_at_a_time(precision, exported, checkpoint, monkeypatch):
+    folder, source, opened = exported("window", precision), SourceModel.open(checkpoint("window")), []
+    at_once = [*compare_layers(folder, read_manifest(folder), source)]
+    monkeypatch.setattr(cut, "_HELD", 1 << 11)
+    monkeypatch.setattr(pieces, "opened", lambda part, columns: opened.append(columns) or graphs.opened(part, columns))
+    found = [*compare_layers(folder, read_manifest(folder), source)]
+    assert len([columns for columns in opened if columns != slice(None)]) > 10
+    assert [(one.graph, one.what) for one in found] == [(one.graph, one.what) for one in at_once]
+    for one, other in zip(found, at_once, strict=True):
+        assert one.ours.relative == pytest.approx(other.ours.relative, rel=0.05, abs=1e-9)
 
 
 EXACT = {"int8": Quantisation("int8"), "int4 for cuda": Quantisation("int4", "cuda")}
