@@ -109,7 +109,7 @@ class VisionLanguageModel:
             prefix_cache: bytes of keys and values to keep, for prompts that begin alike; 0 for none.
             spinning: whether threads on the CPU wait busily for their next piece of work. That is a few percent faster for one
                 answer on idle cores, and takes twice the time on cores that others need: give False beside a server's or a
-                scheduler's other work.
+                scheduler's other work. Graphs of less than 16 MB then run on one core each.
 
         Raises:
             ModelFolderError: no model folder, or a damaged one.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 SPINNING = "session.intra_op.allow_spinning"
+SMALL = 16_000_000
+"""Bytes of a graph's weights below which waking a second thread for each operator costs what it gains."""
 _NO_ROOM = ("out of memory", "Failed to allocate")
 """What CUDA and ONNX Runtime's arena say."""
 _log = logging.getLogger("idefics2_onnx")
@@ -74,7 +76,7 @@ def open_sessions(
             "cuda,vision=tensorrt".
         providers: ONNX Runtime's own provider list instead of a device.
         gpu_options: for GPUs, but for `providers`, which bring their own.
-        spinning: whether threads on the CPU wait busily.
+        spinning: whether threads on the CPU wait busily. Where they sleep, a small graph runs on the caller's thread alone.
 
     Raises:
         ProviderError: a provider that was asked for is missing, was dropped by ONNX Runtime, or runs nothing of a graph; or
@@ -127,6 +129,8 @@ def _open_all(
             return _open_vino(folder, graph)
         own = session_options or _session_options(wanted)
         loading.append(own)
+        if session_options is None and not spinning and folder.manifest.files[data_file(graph)].size < SMALL:
+            own.intra_op_num_threads = 1
         if not spinning and not _has_entry(own, SPINNING):
             own.add_session_config_entry(SPINNING, "0")
         return _open(folder, graph, wanted, own, options)

@@ -10,6 +10,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from ..engine.prefill import TOKENS_PER_CALL
 from ..errors import PromptError
 from .answer import Generation
 from .handle import Handle
@@ -58,7 +59,7 @@ def outcomes(
     over: SimpleQueue[int] = SimpleQueue()
     finished: dict[int, None] = {}  # the first to finish first
     count = 0
-    with Scheduler(model, rows=rows, queue=4 * rows) as scheduler:
+    with Scheduler(model, rows=rows, queue=4 * rows, prompt_piece=TOKENS_PER_CALL) as scheduler:
         while more or taken:
             room = more and len(taken) - len(finished) < 2 * rows and len(taken) < 4 * rows
             if room:  # for one item: one that takes long to come holds up no outcome for longer

@@ -63,6 +63,7 @@ class Scheduler:
         queue: int = DEFAULT_QUEUE,
         cache_bytes: int | None = None,
         prepare_threads: int = 2,
+        prompt_piece: int | None = None,
     ) -> None:
         """Start it.
 
@@ -72,13 +73,17 @@ class Scheduler:
             cache_bytes: what the running answers' keys and values may take; None: room for `rows` of 2,048 tokens, and at least
                 for one as long as the model takes.
             prepare_threads: how many requests are prepared at once.
+            prompt_piece: tokens of prompts that are read between two steps of the running answers; None: on a CPU few enough that
+                these flow. Where nobody watches them grow, 512 take the least time in all.
         """
-        given = {"rows": rows, "queue": queue, "cache_bytes": cache_bytes, "prepare_threads": prepare_threads}
+        given = {"rows": rows, "queue": queue, "prepare_threads": prepare_threads}
+        given |= {} if cache_bytes is None else {"cache_bytes": cache_bytes}
+        given |= {} if prompt_piece is None else {"prompt_piece": prompt_piece}
         for name, value in given.items():
-            if not (name == "cache_bytes" and value is None) and (not isinstance(value, int) or value < 1):
+            if not isinstance(value, int) or value < 1:
                 raise PromptError(f"{name} is {value!r:.60}. Give a whole number from 1.")
         self._model, self._engine = copy(model), model.engine  # a copy stays open when the model is closed
-        self._max_rows, self._max_queue = rows, queue
+        self._max_rows, self._max_queue, self._piece = rows, queue, prompt_piece
         longest = self._engine.sizes.max_positions
         usual = max(rows * self._row_bytes(min(USUAL_TOKENS, longest), 1), self._row_bytes(longest, 1))
         self._max_bytes = usual if cache_bytes is None else cache_bytes
@@ -292,7 +297,8 @@ class Scheduler:
     def _read_prompts(self) -> None:
         """One piece, of one prompt or of several short ones."""
         beside = self._rows.answers and self._engine.storage.device == "cpu"
-        left = piece_tokens(self._step_seconds, self._token_seconds) if beside else TOKENS_PER_CALL
+        flowing = piece_tokens(self._step_seconds, self._token_seconds) if beside else TOKENS_PER_CALL
+        left = self._piece or flowing
         while left > 0 and (job := self._reading or self._admit()):
             start = time.perf_counter()
             try:

@@ -249,7 +249,7 @@ def test_what_is_wrong_with_one_request_is_its_own(demo, tmp_path):
                 scheduler.submit("What is this?", [A], **options)
         with pytest.raises(PromptError, match="submit takes one prompt, and 2 were given"):
             scheduler.submit(["What is this?", "And this?"])
-    for options in ({"rows": 0}, {"queue": 1.5}, {"cache_bytes": "1G"}):
+    for options in ({"rows": 0}, {"queue": 1.5}, {"cache_bytes": "1G"}, {"prompt_piece": 0}):
         with pytest.raises(PromptError, match=r"Give a whole number from 1\."):
             Scheduler(demo, **options)
 
@@ -371,3 +371,20 @@ def test_a_piece_of_a_prompt_takes_about_as_long_as_some_steps():
     assert piece_tokens(step_seconds=0.2, token_seconds=0.04) == 25
     assert piece_tokens(step_seconds=0.001, token_seconds=0.001) == 50
     assert piece_tokens(step_seconds=0.001, token_seconds=1) == 16
+
+
+def test_where_nobody_watches_prompts_are_read_whole(demo, monkeypatch):
+    """As `map` asks for, whose pieces are beside those of a scheduler with people in front of it."""
+    lengths, read = [], Scheduler._read_piece
+    monkeypatch.setattr(Scheduler, "_read_piece", lambda *given: (lengths.append(found := read(*given)), found)[1])
+    prompts = [f"What is this? {'Look well. ' * 12}{number}" for number in range(6)]
+    assert [one.answer.text for one in demo.map([(prompt, None) for prompt in prompts])] == [
+        demo.generate(p).text for p in prompts
+    ]
+    assert len(lengths) < 9  # three of most prompts
+    lengths.clear()
+    with Scheduler(demo) as scheduler:
+        first = scheduler.submit("Tell me.", **LONG)
+        _until(lambda: first.state == "running")
+        assert scheduler.submit(prompts[0], max_new_tokens=2).result(60)
+    assert max(lengths[1:]) <= 64 < sum(lengths[1:])

@@ -194,6 +194,15 @@ def test_threads_wait_busily_unless_they_are_told_not_to(monkeypatch, arguments,
     assert set(found) == {entry}
 
 
+@pytest.mark.parametrize("spinning", [True, False])
+@pytest.mark.parametrize("small", [True, False])
+def test_small_graphs_wake_no_sleeping_threads(monkeypatch, spinning, small):
+    monkeypatch.setattr(sessions, "SMALL", 10**9 if small else 10**3)
+    found = Idefics2.from_pretrained(device="cpu", spinning=spinning).engine.sessions
+    threads = {one.get_session_options().intra_op_num_threads for one in (found.vision, found.embedding, found.decoder)}
+    assert threads == ({1} if small and not spinning else {0})
+
+
 def test_session_options_are_passed_on():
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
