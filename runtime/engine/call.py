@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 
 from ...graphs.contract import GraphName, graph_file
 from ..devices.device import CUDA, TENSORRT
-from ..errors import ProviderError, first_line
+from ..errors import Cancelled, ProviderError, first_line
 from ..parallel import wait_for
+from .interruption import Interruption
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -33,8 +34,9 @@ def run(
     binding: ort.IOBinding,
     interruptible: bool = True,
     recording: int = NOT_RECORDED,
+    interruption: Interruption | None = None,
 ) -> None:
-    """Run a bound graph; ProviderError if ONNX Runtime cannot.
+    """Run a bound graph; ProviderError if ONNX Runtime cannot, Cancelled if an interruption came.
 
     An image or a long prompt may take minutes, and Python hears of Ctrl-C only between two calls: the main thread waits for
     such a call in another one, and ends it. That costs some 50 µs, so single steps do without. Such a call also gives the memory
@@ -53,8 +55,9 @@ def run(
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     apart = interruptible and threading.current_thread() is threading.main_thread()
     once: Callable[..., None] = partial(_run_interruptibly, session) if apart else session.run_with_iobinding
+    failed: Exception | None = None
     try:
-        with turn(session):
+        with turn(session), interruption.over(options) if interruption is not None else nullcontext():
             try:
                 once(binding, options)
             except Exception as error:
@@ -62,11 +65,14 @@ def run(
                     raise
                 once(binding, options)
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        reason = first_line(error)
+        failed = error
+    if interruption is not None and interruption.came:  # one that was ended says so, or comes back with half of its results
+        raise Cancelled("The request was cancelled while its images were being encoded.") from failed
+    if failed is not None:
         raise ProviderError(
-            f"ONNX Runtime could not run {graph_file(graph)} ({reason:.300}). "
+            f"ONNX Runtime could not run {graph_file(graph)} ({first_line(failed):.300}). "
             "If memory ran out, use fewer or unsplit images; else check the folder with `idefics2-onnx verify`."
-        ) from error
+        ) from failed
 
 
 def turn(session: Any) -> AbstractContextManager[Any]:

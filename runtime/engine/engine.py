@@ -8,7 +8,7 @@ A DecodeStep binds the embedding and the decoder by itself, once for all the ste
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -21,7 +21,7 @@ from ...graphs.contract import GraphName, ModelSizes, Precision, graph_file
 from ...graphs.errors import ModelFolderError
 from ..devices.machine import total_memory
 from ..devices.sessions import Sessions
-from ..errors import Cancelled, PromptError
+from ..errors import PromptError
 from ..memory.bound import Bound
 from ..memory.buffer import Buffer, Storage
 from ..memory.feature_cache import FeatureCache, tile_digest
@@ -30,6 +30,7 @@ from ..memory.key_value_cache import KeyValueCache
 from ..parallel import in_parallel
 from ..sample import Sample, Tile
 from .call import run
+from .interruption import Interruption
 from .timings import Timings
 
 if TYPE_CHECKING:
@@ -79,19 +80,19 @@ class Engine(ABC):
             yield
 
     def encode_images(
-        self, tiles: Sequence[Tile], timings: Timings | None = None, is_over: Callable[[], bool] | None = None
+        self, tiles: Sequence[Tile], timings: Timings | None = None, interruption: Interruption | None = None
     ) -> list[Buffer]:
         """Encode tiles of any sizes, those of one size together and none of them padded, and none that is known already.
 
         Args:
-            is_over: asked between two runs of the graph, whether nobody wants the features any more.
+            interruption: what ends it from another thread.
 
         Returns:
             Features [1, 1, image_seq_len, hidden] of each tile.
 
         Raises:
             ModelFolderError: they are not finite.
-            Cancelled: it is over.
+            Cancelled: the interruption came.
         """
         if any(tile.dtype != self.pixel_type for tile in tiles):
             tiles = in_parallel(lambda tile: tile.astype(self.pixel_type, copy=False), tiles)
@@ -102,9 +103,7 @@ class Engine(ABC):
         found = {index: self.feature_cache.get(digests[index]) if digests else None for index in sorted(set(first))}
         missing = [index for index, features in found.items() if features is None]
         for group in self._groups(tiles, missing):
-            if is_over is not None and is_over():
-                raise Cancelled("The request was cancelled before its images were encoded.")
-            encoded = self._encode([tiles[i] for i in group])
+            encoded = self._encode([tiles[i] for i in group], interruption)
             for row, index in enumerate(group):
                 own = found[index] = self._feature_buffer(1)
                 own.copy(0, encoded, row, 0, self.sizes.image_seq_len)
@@ -300,14 +299,14 @@ class Engine(ABC):
                 "that this model computes, or export with --fp32."
             )
 
-    def _encode(self, tiles: Sequence[Tile]) -> Buffer:
+    def _encode(self, tiles: Sequence[Tile], interruption: Interruption | None = None) -> Buffer:
         """Features of tiles of one size."""
         encoded = self._feature_buffer(len(tiles))
         shape = (len(tiles), self.sizes.image_seq_len, self.sizes.vision_width)
         bound = Bound(self.sessions.vision)
         self._bind(bound, "pixel_values", np.ascontiguousarray(tiles[0])[None] if len(tiles) == 1 else np.stack(tiles))
         bound.output("image_features", encoded.rows(0, len(tiles), shape))
-        run("vision", self.sessions.vision, bound.binding)
+        run("vision", self.sessions.vision, bound.binding, interruption=interruption)
         return encoded
 
     def _groups(self, tiles: Sequence[Tile], wanted: Sequence[int]) -> list[list[int]]:

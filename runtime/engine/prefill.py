@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..memory.buffer import Buffer
 from ..memory.key_value_cache import KeyValueCache
 from ..sample import Sample
 from .engine import Engine
+from .interruption import Interruption
 from .timings import Timings
 
 TOKENS_PER_CALL = 512
@@ -67,15 +68,15 @@ class Prompts:
 
 
 def encode_tiles(
-    engine: Engine, samples: Sequence[Sample], timings: Timings, is_over: Callable[[], bool] | None = None
+    engine: Engine, samples: Sequence[Sample], timings: Timings, interruption: Interruption | None = None
 ) -> list[Buffer]:
     """Features of all tiles of some samples, in order; those that are features already are taken as they are.
 
-    `is_over` and errors as in `Engine.encode_images`.
+    `interruption` and errors as in `Engine.encode_images`.
     """
     start = time.perf_counter()
     tiles = [tile for sample in samples for tile in sample.tiles]
-    encoded = iter(engine.encode_images([tile for tile in tiles if tile.ndim == 3], timings, is_over))
+    encoded = iter(engine.encode_images([tile for tile in tiles if tile.ndim == 3], timings, interruption))
     features = [next(encoded) if tile.ndim == 3 else engine.features_from(tile) for tile in tiles]
     timings.images += time.perf_counter() - start
     return features

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.interruption import Interruption
 from ..engine.prefill import TOKENS_PER_CALL, Prompts, encode_tiles
 from ..errors import Cancelled, Overloaded, PromptError
 from ..inputs.request import Request, is_batch
@@ -253,8 +254,10 @@ class Scheduler:
         job.matchers = [self._model.grammars.matcher(job.options) for _ in range(job.rows)]
         job.timings.prompt_tokens_reused = sample.reused
         job.sample = sample.without_pixels()
+        interruption = Interruption()
+        job.handle.when_over(interruption.come)
         with engine.beside_recordings():
-            features = encode_tiles(engine, [sample], job.timings, lambda: job.is_over)
+            features = encode_tiles(engine, [sample], job.timings, interruption)
             job.prompts = Prompts(engine, [job.sample], features, job.timings, echoed)
         for matcher in job.matchers:  # here, not between two steps of the others
             if matcher is not None:

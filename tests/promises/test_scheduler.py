@@ -147,7 +147,7 @@ def test_cancelling_in_every_state(demo, monkeypatch):
 def test_no_more_images_are_encoded_for_nobody(demo, monkeypatch):
     encode, calls, gate = type(demo.engine)._encode, [], threading.Event()
     monkeypatch.setattr(
-        type(demo.engine), "_encode", lambda self, tiles: (calls.append(tiles), gate.wait(60), encode(self, tiles))[2]
+        type(demo.engine), "_encode", lambda self, *given: (calls.append(given), gate.wait(60), encode(self, *given))[2]
     )
     demo.engine.feature_cache.clear()
     with Scheduler(demo) as scheduler:

@@ -6,10 +6,14 @@ import signal
 import threading
 import time
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 from idefics2_onnx.runtime.devices.device import CPU, CUDA, TENSORRT
 from idefics2_onnx.runtime.engine.call import NOT_RECORDED, run
-from idefics2_onnx.runtime.errors import ProviderError
+from idefics2_onnx.runtime.engine.interruption import Interruption
+from idefics2_onnx.runtime.errors import Cancelled, ProviderError
+from onnx import TensorProto, helper, numpy_helper
 
 
 def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
@@ -33,6 +37,70 @@ def test_ctrl_c_ends_a_long_call_of_onnx_runtime():
     with pytest.raises(KeyboardInterrupt):
         run("vision", session, None)
     assert session.options.terminate
+
+
+@pytest.mark.parametrize("raises", [True, False], ids=["ONNX Runtime", "OpenVINO"])
+def test_another_thread_ends_a_long_call(raises):
+    """What it leaves behind is nobody's result, whether the library says so or not."""
+    interruption, begun = Interruption(), threading.Event()
+
+    class Endless:
+        runs = 0
+
+        def get_providers(self):
+            return [CPU]
+
+        def run_with_iobinding(self, binding, options):
+            self.runs += 1
+            begun.set()
+            for _ in range(6000):
+                if options.terminate:
+                    break
+                time.sleep(0.01)
+            else:
+                pytest.fail("It was not ended.")
+            if raises:
+                raise RuntimeError("Exiting due to terminate flag being set to true.")
+
+    session = Endless()
+    other = threading.Thread(target=lambda: (begun.wait(60), interruption.come()))
+    other.start()
+    with pytest.raises(Cancelled, match="was cancelled while its images were being encoded"):
+        run("vision", session, None, interruption=interruption)
+    other.join()
+    with pytest.raises(Cancelled):  # and what comes later
+        run("vision", session, None, interruption=interruption)
+    assert session.runs == 2
+
+
+def test_onnx_runtime_ends_at_the_next_operator():
+    """A loop of 10^12 turns: hours."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Add", ["x", "one"], ["y"])],
+        "body",
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (
+            ("turn", TensorProto.INT64, []), ("go", TensorProto.BOOL, []), ("x", TensorProto.FLOAT, [1]))],
+        [helper.make_tensor_value_info("still", TensorProto.BOOL, []), helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    turns, go = (numpy_helper.from_array(np.array(value), name) for value, name in ((10**12, "turns"), (True, "always")))
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["turns", "always", "start"], ["end"], body=body)],
+        "endless",
+        [helper.make_tensor_value_info("start", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("end", TensorProto.FLOAT, [1])],
+        [turns, go, one],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("start", np.zeros(1, np.float32))
+    binding.bind_output("end")
+    interruption = Interruption()
+    threading.Timer(0.2, interruption.come).start()
+    with pytest.raises(Cancelled) as caught:
+        run("vision", session, binding, interruption=interruption)
+    assert "terminate" in str(caught.value.__cause__)
 
 
 class Counting:
