@@ -103,10 +103,11 @@ def _plain(tensor: FileTensor, shape: tuple[int, ...], read: ReadRows, transpose
         stop = min(start + step, rows)
         expected = read(start, stop).to(tensor.dtype)
         found = tensor.read(start, stop) if whole is None else whole[:, start:stop].T
-        unlike = _bits(found.reshape(expected.shape)) != _bits(expected)
-        if count := int(unlike.sum()):
-            different += count
-            largest = max(largest, float((found.double().reshape(expected.shape) - expected.double()).abs().max()))
+        found = found.reshape(expected.shape)
+        bits = _bits(found), _bits(expected)
+        if not torch.equal(*bits):
+            different += int((bits[0] != bits[1]).sum())
+            largest = max(largest, float((found.double() - expected.double()).abs().max()))
     if not different:
         return None
     return f"differs from the checkpoint's in {different:,} of {math.prod(shape):,} numbers, by {largest:.1e} at most"
