@@ -1,0 +1,14 @@
+"""Ray, which only this room needs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from ..runtime.outside.requirement import install
+from .errors import RayError
+
+
+def check_installed() -> None:
+    """RayError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise RayError(f"This needs Ray, which is not installed. Run: {install('ray')}")
