@@ -57,8 +57,8 @@ class Opening:
         """The same as Ray's options of an actor."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
 
-    def open(self) -> VisionLanguageModel:
-        """The model; Idefics2OnnxError says what is wrong on this node."""
+    def open(self, prefix_cache: int = 0) -> VisionLanguageModel:
+        """The model, with so many bytes for known prompts; Idefics2OnnxError says what is wrong on this node."""
         folder = ModelFolder.open(Path(self.path))
         if digest_of(folder) != self.digest:
             raise ProviderError(f"{self.path} holds another model there. Copy the folder to every node.")

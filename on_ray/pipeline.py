@@ -120,7 +120,8 @@ class Adding(Worker):
             if name not in block.column_names:
                 raise PromptError(f"The dataset has no column {name!r:.60} but {', '.join(block.column_names)}. Name another.")
         wanted = [name for name in (self._image_column, self._prompt_column) if name in block.column_names]
-        return block.select(wanted).to_pylist()
+        records: list[dict[str, Any]] = block.select(wanted).to_pylist()
+        return records
 
     def _request(self, record: dict[str, Any]) -> tuple[Any, Any]:
         prompt = record.get(self._prompt_column)

@@ -15,6 +15,8 @@ from typing import Any
 from pyarrow import fs
 
 from ..runtime.batch.columns import Columns
+from ..runtime.batch.json_lines import JsonLines
+from ..runtime.batch.parquet_questions import ParquetQuestions
 from ..runtime.batch.pictures import ENDINGS
 from ..runtime.batch.question import Question
 from ..runtime.batch.sources import TABLES, Source
@@ -138,7 +140,7 @@ def _beside(name: str, here: Path, there: str) -> str:
 
 
 @cache
-def _copied(address: str, columns: Columns) -> Any:
+def _copied(address: str, columns: Columns) -> JsonLines | ParquetQuestions:
     folder = _folder()
     target = Path(folder.name, f"{len(list(Path(folder.name).iterdir()))}{Path(address).suffix}")
     try:

@@ -9,6 +9,7 @@ what they started, and the same command goes on. Every run has two actors.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -67,10 +68,8 @@ def end_with_children(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     for each in started:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
-        except psutil.NoSuchProcess:
-            pass
 
 
 def main() -> None:
