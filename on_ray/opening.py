@@ -66,7 +66,14 @@ class Opening:
 
         session = ort.SessionOptions()
         session.intra_op_num_threads = self.cpus
-        return load(self.path, self.device, session_options=session, gpu_options=GpuOptions(**self.gpu_options), spinning=False)
+        return load(
+            self.path,
+            self.device,
+            session_options=session,
+            gpu_options=GpuOptions(**self.gpu_options),
+            prefix_cache=prefix_cache,
+            spinning=False,
+        )
 
 
 def memory_bytes(folder: ModelFolder, rows: int, on_gpu: bool) -> int:

@@ -24,7 +24,7 @@ def environment(place: Path) -> Path:
     if not (place / "ready").exists():
         venv.create(place, with_pip=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PACKAGES, f"{ROOT}[cpu,structured]"], check=True)
+        subprocess.run([*pip, *PACKAGES, f"{ROOT}[cpu,structured]"], check=True)  # noqa: S603  our own words
         (place / "ready").touch()
     return python
 

@@ -8,11 +8,11 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from shutil import copytree
 
 import httpx2
 import openai
+import psutil
 import pytest
 from idefics2_onnx import Idefics2, Idefics2OnnxError
 from idefics2_onnx.runtime.folder import DEMO
@@ -69,9 +69,14 @@ def ask(client, text="What is in the picture?", *pictures, **options):
 
 def replicas():
     """Process ids."""
-    from ray.util.state import list_actors
+    return [each.pid for each in psutil.Process().children(recursive=True) if "Replica" in _title(each)]
 
-    return [each.pid for each in list_actors(filters=[("state", "=", "ALIVE")]) if "Idefics2" in each.class_name]
+
+def _title(process):
+    try:
+        return process.cmdline()[0]
+    except (psutil.Error, IndexError):  # it has ended
+        return ""
 
 
 def running(address):
