@@ -35,7 +35,8 @@ def main() -> None:
     (packages,) = (place / "lib").glob("python3*/site-packages")
     triton = packages / "pytriton" / "tritonserver"
     stub = triton / "python_backend_stubs" / packages.parent.name.removeprefix("python") / "triton_python_backend_stub"
-    shutil.copy(stub, triton / "backends" / "python")  # where the backend looks for the one of this Python
+    if not (place_of_stub := triton / "backends" / "python" / stub.name).exists():  # the one of this Python
+        shutil.copy(stub, place_of_stub)
     more = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     command = [
         str(triton / "bin" / "tritonserver"),

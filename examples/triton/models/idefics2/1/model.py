@@ -29,6 +29,7 @@ class TritonPythonModel:
         self._model = load(given["model"] or None, device, session_options=options, spinning=False)
         self._scheduler = Scheduler(self._model, rows=int(given["rows"]), queue=int(given["queue"]))
         self._under_way: dict[Any, Any] = {}  # handles, by their senders
+        self._asking = threading.Lock()  # a sender that is asked while another thread ends it takes Triton down
         self._closing = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
@@ -40,9 +41,10 @@ class TritonPythonModel:
                 prompt, images, options = _asked(request)
                 handle = self._scheduler.submit(prompt, images, **options)
             except Exception as error:
-                _fail(sender, error)
+                sender.send(_failure(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 continue
-            self._under_way[sender] = handle
+            with self._asking:
+                self._under_way[sender] = handle
             threading.Thread(target=self._answer, args=(sender, handle), daemon=True).start()
 
     def finalize(self) -> None:
@@ -54,20 +56,22 @@ class TritonPythonModel:
     def _answer(self, sender: Any, handle: Any) -> None:
         try:
             for piece in handle:
-                sender.send(_response(piece, ""))
+                with self._asking:
+                    sender.send(_response(piece, ""))
             last = _response("", handle.result().finish_reason)
-            sender.send(last, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:
-            _fail(sender, error)
-        finally:
+            last = _failure(error)
+        with self._asking:
             del self._under_way[sender]
+            sender.send(last, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _watch(self) -> None:
         """End what nobody waits for: Triton says so only when it is asked."""
         while not self._closing.wait(_LOOKS):
-            for sender, handle in list(self._under_way.items()):
-                if sender.is_cancelled():
-                    handle.cancel()
+            with self._asking:
+                gone = [handle for sender, handle in self._under_way.items() if sender.is_cancelled()]
+            for handle in gone:
+                handle.cancel()
 
 
 def _asked(request: Any) -> tuple[str, list[bytes], dict[str, Any]]:
@@ -91,7 +95,7 @@ def _response(text: str, finish_reason: str) -> Any:
     return pb.InferenceResponse([pb.Tensor(name, np.array([value.encode()], np.object_)) for name, value in pieces.items()])
 
 
-def _fail(sender: Any, error: Exception) -> None:
+def _failure(error: Exception) -> Any:
     """The last response: what is wrong with a request is told, what is wrong in here is logged."""
     codes = {Overloaded: pb.TritonError.UNAVAILABLE, Cancelled: pb.TritonError.CANCELLED}
     code = codes.get(type(error), pb.TritonError.INVALID_ARG)
@@ -99,4 +103,4 @@ def _fail(sender: Any, error: Exception) -> None:
     if not isinstance(error, Idefics2OnnxError | TypeError):
         pb.Logger.log_error(repr(error))
         code, message = pb.TritonError.INTERNAL, "The model failed. Triton's log says more."
-    sender.send(pb.InferenceResponse(error=pb.TritonError(message, code)), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    return pb.InferenceResponse(error=pb.TritonError(message, code))
