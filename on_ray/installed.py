@@ -10,5 +10,9 @@ from .errors import RayError
 
 def check_installed() -> None:
     """RayError where Ray is not installed."""
-    if find_spec("ray") is None:
+    try:
+        found = find_spec("ray")
+    except ImportError:
+        found = None
+    if found is None:
         raise RayError(f"This needs Ray, which is not installed. Run: {install('ray')}")
