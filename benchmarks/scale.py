@@ -4,8 +4,9 @@
     python benchmarks/scale.py check      # the simulation beside those two
     python benchmarks/scale.py plan       # the tables of docs/scaling.md
 
-A replica is simulated turn by turn, as the scheduler works: what comes is prepared in two threads, then the device encodes its image
-and reads its prompt, and between these each step gives every running answer a token. Requests go to the replica that has the least.
+A replica is simulated turn by turn, as the scheduler works: what comes is prepared in two threads, then the device encodes its
+image and reads its prompt, and between these each step gives every running answer a token. Requests go to the replica that has
+less to do, of two.
 """
 
 from __future__ import annotations
