@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,10 @@ from .opening import Opening
 LOCAL = "local"
 _OBJECTS = 256 << 20
 """Bytes of blocks that Ray holds on this machine; more go to the disk."""
+
+
+_PATIENCE = 5.0
+"""Seconds that a head has to answer in."""
 
 
 @contextmanager
@@ -34,6 +39,8 @@ def cluster(address: str, opening: Opening, actors: int) -> Iterator[None]:
             f"{address!r:.100} is for Ray's client, which its Data does not run with. Type the command on a machine of the "
             "cluster, with --ray auto."
         )
+    if address not in (LOCAL, "auto"):
+        _check_listens(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it tells its makers of each run
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters of it comes as an exception, too
     try:
@@ -50,14 +57,29 @@ def cluster(address: str, opening: Opening, actors: int) -> Iterator[None]:
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise RayError(
-            f"There is no Ray at {address!r:.100} ({first_line(error)}). Start it with `ray start --head`, or give --ray local."
-        ) from error
+        raise _no_ray(address, error) from error
     try:
         _check_room(opening, actors)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself would try for two minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE):
+            return
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_ray(address, error) from error
+
+
+def _no_ray(address: str, error: Exception) -> RayError:
+    return RayError(
+        f"There is no Ray at {address!r:.100} ({first_line(error)}). Give a head's address as host:port, auto on a machine of "
+        "its cluster, or local."
+    )
 
 
 def _check_room(opening: Opening, actors: int) -> None:
