@@ -33,7 +33,7 @@ ANSWERED = pa.schema([("row", pa.binary()), ("failure", pa.string()), ("problem"
 """A row in JSON, as bytes since names of files may be no text; or why a question has none; or why this worker answers none."""
 
 
-class Questions(Datasource):
+class Questions(Datasource):  # type: ignore[misc]  # Ray is not read for its types
     """Those without a row. One task reads them, on the driver's node: tables and folders are read where the command was typed."""
 
     def __init__(self, sources: Sequence[Source], ids: Ids, folder: Path) -> None:

@@ -70,7 +70,7 @@ def deployment(arguments: Mapping[str, Any] | None = None) -> serve.Application:
     opening = Opening.of(folder, asked.device, asked.cpus, settings.rows, asked.gpu_options)
     if settings.name is None and asked.model is not None:
         settings = replace(settings, name=folder.path.resolve().name)
-    application: serve.Application = _Replica.options(
+    application: serve.Application = _Replica.options(  # type: ignore[attr-defined]  # a Deployment: Ray is not read for its types
         max_ongoing_requests=settings.rows + settings.queue + _REFUSED,
         ray_actor_options=opening.resources,
         graceful_shutdown_timeout_s=settings.timeout,
