@@ -121,7 +121,6 @@ def test_a_model_folder_that_a_node_lacks_is_one_sentence(place):
     [
         (["--ray", "127.0.0.1:1"], "There is no Ray at '127.0.0.1:1'"),
         (["--ray", "ray://127.0.0.1:10001"], "is for Ray's client"),
-        (["--ray", "local", "--batch-size", "4096", "--ray-cpus-per-actor", "2"], "room for 0 of 1 actors"),
         (["--ray-actors", "2"], "go with --ray"),
         (["--ray", "local", "-O", "num_beams=3"], "num_beams"),
         (["--ray", "local", "--device", "cuda"], "room for 0 of 1 actors, each with a GPU"),
@@ -133,6 +132,23 @@ def test_what_is_wrong_is_one_sentence(place, options, said):
     assert run.returncode in (1, 2)
     assert said in last_line(run), run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_actors_that_no_node_has_room_for_are_one_sentence(monkeypatch):
+    from idefics2_onnx.on_ray import cluster
+    from idefics2_onnx.on_ray.errors import RayError
+    from idefics2_onnx.on_ray.opening import Opening, memory_bytes
+
+    demo = ModelFolder.open()
+    assert memory_bytes(demo, 32, False) - memory_bytes(demo, 16, False) == 16 * 2048 * 2 * 4 * 2 * 32 * 2  # fp16 keys and values
+    opening = Opening.of(demo, "cpu", 2, 16)
+    nodes = [{"Alive": alive, "Resources": {"CPU": 5.0, "memory": 1.5 * opening.memory}} for alive in (True, True, False)]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    cluster._check_room(opening, 2)
+    with pytest.raises(
+        RayError, match="2 nodes of Ray's have room for 2 of 3 actors, each with 2 CPUs and .* GB of memory. Give fewer"
+    ):
+        cluster._check_room(opening, 3)
 
 
 def test_map_batches(place, on_ray):

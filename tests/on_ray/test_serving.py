@@ -246,3 +246,15 @@ def test_arguments_that_are_wrong(tmp_path):
         with pytest.raises(Idefics2OnnxError, match=said):
             deployment(arguments)
     assert deployment({"rows": "4", "cors": ["https://example.org"], "api_keys": []})
+
+
+def test_the_file_for_serve_run_is_one():
+    import yaml
+    from idefics2_onnx.on_ray import deployment
+    from ray.serve.schema import ServeDeploySchema
+
+    content = yaml.safe_load((EXAMPLES / "serving" / "ray-serve.yaml").read_text("utf-8"))
+    (application,) = ServeDeploySchema.model_validate(content).applications
+    assert application.import_path == "idefics2_onnx.on_ray:deployment"
+    assert deployment(application.args)._bound_deployment.name == application.deployments[0].name
+    assert content["http_options"]["host"] == "127.0.0.1"
