@@ -6,8 +6,7 @@ import os
 
 import pytest
 
-pytest.importorskip("ray")
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0", "OMP_NUM_THREADS": "1"}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from idefics2_onnx.runtime.batch.row import fields_of
 from idefics2_onnx.runtime.batch.sources import sources
 from idefics2_onnx.runtime.folder import DEMO, ModelFolder
 
+pytest.importorskip("ray")
 pytestmark = pytest.mark.scale
 QUESTION = "What is in the picture?"
 TIMES = ("seconds_waiting", "seconds_images", "seconds_prompt", "seconds_answer")

@@ -20,6 +20,7 @@ from live_server import EXAMPLES, KEY, our_messages, question
 from patience import until
 from pydantic import BaseModel, Field
 
+pytest.importorskip("ray")
 pytestmark = pytest.mark.scale
 MODEL = "idefics2-demo"
 LONG = {"max_tokens": 1800, "logit_bias": {"2": -100, "437": -100}}
