@@ -7,6 +7,7 @@
 # make test-matrix   the runtime's tests with each version of ONNX Runtime that is supported, the exporter's with transformers 5.24
 # make test-js       the JavaScript host (Node, npm) against Python, in Node and, where it is installed, in Chromium
 # make test-page     the server's page in Chromium, where that is installed
+# make test-scale   batch and the server on Ray (2 GB of memory; kills included), and Triton, in a .venv-triton of its own
 # make test-edges    2,000 hostile calls of the command line
 # make test-hostile  6,000 hostile folders, checkpoints, pictures, messages, addresses and options, each with 4 GB and 30 s
 # make test-batch    the command batch over 300 pictures, killed at ten random moments
@@ -17,7 +18,7 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install run test coverage test-sweep test-js test-page test-matrix test-edges test-hostile test-batch test-integrations test-optimum \
+.PHONY: install run test coverage test-sweep test-js test-page test-matrix test-edges test-hostile test-batch test-scale test-integrations test-optimum \
 	test-llm test-frozen check clean
 
 .venv/.runtime: pyproject.toml constraints.txt
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) '.[cpu,export,test]'
 	@touch $@
 
-.venv/.package: .venv/.runtime $(wildcard *.py runtime/server/page/* demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py export/*/*/*.py freezing/*.py graphs/*.py graphs/*/*.py runtime/*.py runtime/*/*.py)
+.venv/.package: .venv/.runtime $(wildcard *.py runtime/server/page/* demo/*.py demo/words.txt demo/model/* export/*.py export/*/*.py export/*/*/*.py freezing/*.py graphs/*.py graphs/*/*.py on_ray/*.py runtime/*.py runtime/*/*.py)
 	@rm -rf build  # or modules that have moved since would be installed again
 	@$(PIP) --no-deps --force-reinstall .
 	@touch $@
@@ -82,6 +83,15 @@ test-hostile: install
 test-batch: install
 	$(BIN)/python tests/by_hand/batch_kills.py
 
+.venv/.ray: .venv/.everything
+	$(PIP) '.[ray]'
+	@touch $@
+
+test-scale: install .venv/.ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale -rP tests/on_ray
+	OMP_NUM_THREADS=1 $(BIN)/python tests/by_hand/ray_kills.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/by_hand/triton_answers.py
+
 # Wheels of a plug-in are built beside its sources, where modules that have moved since would stay.
 PLUG_IN = rm -rf integrations/$(1)/build && .venv-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	--force-reinstall ./integrations/$(1) && rm -rf integrations/$(1)/build integrations/$(1)/*.egg-info
@@ -122,4 +132,4 @@ test-frozen: .venv-frozen/.everything
 	.venv-frozen/bin/python tests/by_hand/frozen_app.py build/frozen
 
 clean:
-	rm -rf .venv .venv-optimum .venv-llm .venv-frozen build dist *.egg-info integrations/*/build integrations/*/*.egg-info
+	rm -rf .venv .venv-optimum .venv-llm .venv-frozen .venv-triton build dist *.egg-info integrations/*/build integrations/*/*.egg-info

@@ -69,7 +69,17 @@ def _onnx_runtimes() -> list[str]:
     return ["gpu"] if any(each.found for each in requirements("gpu")) else ["cpu"]
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def _on_ray() -> Any:
+    """What `batch --ray` runs on: it stands above the runtime's commands, which therefore do not import it."""
+    from .on_ray.installed import check_installed
+
+    check_installed()
+    from .on_ray import job
+
+    return job
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "obj": _on_ray})
 @click.version_option(__version__)
 def main() -> None:
     """Idefics2 on ONNX Runtime: export it once, run it without PyTorch."""

@@ -10,6 +10,7 @@ The whole tree::
     ├── ImageError (ValueError)                an image cannot be read or processed                       (runtime)
     ├── BatchError                             a batch's questions or answers cannot be read or written    (runtime)
     ├── ServerError                            a server cannot be started                                 (runtime)
+    ├── RayError                               a cluster cannot be used, or a worker on it ended           (on_ray)
     ├── UploadError                            a folder could not be uploaded to the hub                  (runtime)
     ├── CheckpointError (ValueError)           a checkpoint cannot be exported                            (export)
     ├── ParityError (ArithmeticError)          an exported graph computes something else than the reference (export)

@@ -67,8 +67,11 @@ class Answers:
                 raise
 
     def append(self, outcome: Outcome[Question]) -> None:
-        """Add its row, which a program that is killed right after this leaves behind whole."""
-        row = row_of(outcome, self._fields(outcome.answer.text) if outcome.answer else {})
+        """Add its row."""
+        self.append_row(row_of(outcome, self._fields(outcome.answer.text) if outcome.answer else {}))
+
+    def append_row(self, row: dict[str, Any]) -> None:
+        """Add a row, which a program that is killed right after this leaves behind whole."""
         self.rows += 1
         self.errors += row["error"] is not None
         with self._writable():  # last, so that a Ctrl-C meanwhile finds the row counted

@@ -18,9 +18,13 @@ _FOLDER = "model folder"
 
 def recipe(folder: ModelFolder, settings: dict[str, Any]) -> Recipe:
     """Settings by the names that errors use, and the model's manifest, which has the hashes of its files."""
+    return dict(json.loads(json.dumps({**settings, "model": digest_of(folder), _FOLDER: str(folder.path)})))
+
+
+def digest_of(folder: ModelFolder) -> str:
+    """Of a model's manifest, in hexadecimal."""
     with readable(BatchError):
-        digest = hashlib.sha256((folder.path / MANIFEST).read_bytes()).hexdigest()
-    return dict(json.loads(json.dumps({**settings, "model": digest, _FOLDER: str(folder.path)})))
+        return hashlib.sha256((folder.path / MANIFEST).read_bytes()).hexdigest()
 
 
 def read(path: Path, output: Path) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from .parquet_questions import ParquetQuestions
 from .pictures import Pictures
 from .question import Question
 
-_TABLES: dict[str, type[JsonLines | ParquetQuestions]] = {
+TABLES: dict[str, type[JsonLines | ParquetQuestions]] = {
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
     ".parquet": ParquetQuestions,
@@ -36,18 +36,28 @@ class Source(Protocol):
         """One after another, always in the same order."""
 
 
-def sources(inputs: Sequence[str], columns: Columns, apart: Sequence[Path] = ()) -> list[Source]:
+Remote = Callable[[str, Columns], Source]
+
+
+def sources(inputs: Sequence[str], columns: Columns, apart: Sequence[Path] = (), remote: Remote | None = None) -> list[Source]:
     """One for each input; BatchError for what is not there, and for pictures without a prompt.
 
     Args:
         apart: files to leave out, such as the output of an earlier run, which a pattern may fit.
+        remote: what reads addresses such as s3://bucket/photos; None where nothing does.
     """
     own = {path.resolve() for path in apart}
-    return [_source(path, columns) for name in inputs for path in _paths(name) if path.resolve() not in own]
+    found: list[Source] = []
+    for name in inputs:
+        if remote is not None and "://" in name and not is_url(name):
+            found.append(remote(name, columns))
+        else:
+            found += [_source(path, columns) for path in _paths(name) if path.resolve() not in own]
+    return found
 
 
 def _source(path: Path, columns: Columns) -> Source:
-    table = _TABLES.get(path.suffix.lower())
+    table = TABLES.get(path.suffix.lower())
     if table is not None and path.is_file():
         return table(path, columns)
     if columns.usual_prompt is None:

@@ -16,18 +16,24 @@ from .row import COLUMNS, json_line
 _ROW_GROUP = 4096
 
 
+def column_types() -> dict[str, Any]:
+    """Arrow's type of each column that every row has."""
+    pyarrow, _ = arrow()
+    return {
+        **dict.fromkeys(COLUMNS, pyarrow.string()),
+        "images": pyarrow.list_(pyarrow.string()),
+        **dict.fromkeys(("prompt_tokens", "new_tokens"), pyarrow.int64()),
+        **{name: pyarrow.float64() for name in COLUMNS if name.startswith("seconds_")},
+    }
+
+
 def write_table(rows: Path, target: Path) -> None:
     """JSON lines of answers → a Parquet file under that name once it is whole, 4,096 rows at a time.
 
     Fields of answers become columns of numbers, flags or text; what has several types, lists and objects are text, in JSON.
     """
     pyarrow, parquet = arrow()
-    own = {
-        **dict.fromkeys(COLUMNS, pyarrow.string()),
-        "images": pyarrow.list_(pyarrow.string()),
-        **dict.fromkeys(("prompt_tokens", "new_tokens"), pyarrow.int64()),
-        **{name: pyarrow.float64() for name in COLUMNS if name.startswith("seconds_")},
-    }
+    own = column_types()
     kinds = _kinds(rows)
     types = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
     schema = pyarrow.schema([*own.items(), *[(name, types[kind]) for name, kind in kinds.items()]])

@@ -70,14 +70,14 @@ def outcomes(
                 except Exception as error:
                     more, broken = False, error
                 else:
-                    taken[count] = item, _begin(scheduler, request, item, options, partial(over.put, count))
+                    taken[count] = item, begin(scheduler, request, item, options, partial(over.put, count))
                     count += 1
             while not over.empty():
                 finished[over.get()] = None
             first = next(iter(taken if ordered else finished), None)
             if first is not None and first in finished:
                 del finished[first]
-                yield _outcome(first, *taken.pop(first))
+                yield outcome(first, *taken.pop(first))
             elif not room:
                 with suppress(Empty):
                     finished[over.get(timeout=_HEARING)] = None
@@ -85,13 +85,14 @@ def outcomes(
         raise broken
 
 
-def _begin(
+def begin(
     scheduler: Scheduler,
     request: Callable[[Item], tuple[Any, Any]],
     item: Item,
     options: dict[str, Any],
-    when_over: Callable[[], None],
+    when_over: Callable[[], None] = lambda: None,
 ) -> Handle | Exception:
+    """Submit an item, without waiting; or what is wrong with it."""
     try:
         prompt, images = request(item)
         handle = scheduler.submit(prompt, images, **options)
@@ -102,7 +103,8 @@ def _begin(
     return handle
 
 
-def _outcome(index: int, item: Item, begun: Handle | Exception) -> Outcome[Item]:
+def outcome(index: int, item: Item, begun: Handle | Exception) -> Outcome[Item]:
+    """Wait for what `begin` began."""
     if isinstance(begun, Exception):
         return Outcome(index, item, None, begun)
     try:

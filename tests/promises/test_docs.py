@@ -42,6 +42,7 @@ BESIDE_CODE = [
     "examples/javascript/README.md",
     "examples/frozen/README.md",
     "examples/serving/README.md",
+    "examples/triton/README.md",
     "integrations/llm/README.md",
     "integrations/optimum/README.md",
 ]
@@ -65,8 +66,8 @@ FOREIGN = {
     "--build",
 }
 """Options of pip, PyInstaller, optimum-cli and CMake."""
-OTHERS = ("", "git", "cd", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller")
-"""Programs that documents call and the tests do not: `make test-integrations` and `make test-frozen` do."""
+OTHERS = ("", "git", "cd", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller", "serve")
+"""Programs that documents call and the tests do not: `make test-integrations`, `test-frozen` and `test-scale` do."""
 FILES = [
     path.relative_to(ROOT)
     for path in ROOT.rglob("*")
@@ -206,7 +207,12 @@ def run_here(arguments: list[str], shown: str, place: str) -> None:
     GpuOptions(**pairs_of(given.get("gpu") or (), GpuOptions, "GPU option"))
     if name == "export":
         check_export(arguments, place)
-    if name in ("export", "bench", "chat", "serve") or given.get("against") or given.get("device") not in (None, "auto", "cpu"):
+    if (
+        name in ("export", "bench", "chat", "serve")
+        or given.get("against")
+        or given.get("address")
+        or given.get("device") not in (None, "auto", "cpu")
+    ):
         return
     if name == "run" and not shown:
         arguments = [*arguments, "--max-new-tokens", "8"]
