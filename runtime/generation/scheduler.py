@@ -35,7 +35,7 @@ from .rows import Rows
 DEFAULT_ROWS, DEFAULT_QUEUE = 16, 1024
 PIECE, SMALLEST_PIECE = 64, 16
 """Tokens of prompts that a CPU reads between two steps: more of them are hardly faster, and running answers wait longer."""
-STEPS_PER_PIECE, SHORT = 5, 0.05
+STEPS_PER_PIECE, SHORT = 4, 0.05
 """Where reading is slow beside stepping, as on processors without 8-bit units, a piece takes about as long as so many steps. What
 takes no more than so many seconds is never cut."""
 USUAL_TOKENS = 2048

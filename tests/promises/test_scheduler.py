@@ -368,7 +368,7 @@ def test_a_first_mask_that_takes_long_holds_nobody_up(demo, monkeypatch):
 def test_a_piece_of_a_prompt_takes_about_as_long_as_some_steps():
     assert piece_tokens(0, 0) == piece_tokens(0.1, 0) == 64
     assert piece_tokens(step_seconds=0.1, token_seconds=0.001) == 64
-    assert piece_tokens(step_seconds=0.2, token_seconds=0.04) == 25
+    assert piece_tokens(step_seconds=0.2, token_seconds=0.04) == 20
     assert piece_tokens(step_seconds=0.001, token_seconds=0.001) == 50
     assert piece_tokens(step_seconds=0.001, token_seconds=1) == 16
 
