@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..graphs.contract import FileEntry, data_file, graph_file
-from ..runtime.parallel import in_parallel, result_of
+from ..runtime.parallel import in_parallel
+from .ahead import ahead
 from .bundle import Workplace
 from .direct_io import DirectWriter
 from .journal import Journal
@@ -60,7 +60,7 @@ def write_graph(graph: TracedGraph, model: SourceModel, workplace: Workplace, pr
     left = [item for item, end in zip(items, ends, strict=True) if end > kept]
     with DirectWriter(folder / location, kept) as file:
         try:
-            for name, part in _ahead(itertools.chain.from_iterable(item.data() for item in left)):
+            for name, part in ahead(itertools.chain.from_iterable(item.data() for item in left)):
                 padding = np.zeros(max(0, spans[name][0] - file.position), np.uint8)  # before a tensor's first part
                 data = part.contiguous().view(-1).view(torch.uint8).numpy()
                 for piece in (padding, data):
@@ -112,16 +112,6 @@ def _spans(graph: TracedGraph, items: list[_Item], folder: Path) -> dict[str, tu
         found[name] = offset, length
         offset += length
     return found
-
-
-def _ahead(parts: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """The same, each made while the one before is being written."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, parts, None)
-        while (part := result_of(coming)) is not None:
-            coming = pool.submit(next, parts, None)
-            yield part
-            del part
 
 
 def _plain_data(name: str, weight: Weight, model: SourceModel) -> Iterator[tuple[str, Tensor]]:

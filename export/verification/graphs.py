@@ -19,7 +19,7 @@ from ...graphs.contract import Dtype, GraphName, data_file, graph_file
 from ..source.checkpoint import FileTensor
 
 Array = NDArray[Any]
-_BLOCK = 1 << 23
+_BLOCK = 1 << 20
 """Numbers of a tensor that are copied at once."""
 _TORCH_DTYPES = {
     ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16,

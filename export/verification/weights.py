@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
+from ..ahead import ahead
 from ..packing import Packing, ReadRows
 from ..quantisation.quantise import Quantisation
 from ..source.checkpoint import FileTensor, Stored
@@ -99,10 +100,15 @@ def _plain(tensor: FileTensor, shape: tuple[int, ...], read: ReadRows, transpose
     whole = tensor.read(0, tensor.shape[0]) if transposed else None
     rows, different, largest = (shape[0] if shape else 1), 0, 0.0
     step = max(1, _NUMBERS * rows // max(1, math.prod(shape)))
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        expected = read(start, stop).to(tensor.dtype)
-        found = tensor.read(start, stop) if whole is None else whole[:, start:stop].T
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            found = tensor.read(start, stop) if whole is None else whole[:, start:stop].T
+            yield read(start, stop), found
+
+    for stored, found in ahead(parts()):
+        expected = stored.to(tensor.dtype)
         found = found.reshape(expected.shape)
         bits = _bits(found), _bits(expected)
         if not torch.equal(*bits):

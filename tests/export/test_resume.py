@@ -65,7 +65,7 @@ def test_interrupted_export(how, checkpoint, shared, tmp_path):
 def test_every_place_to_stop_is_as_good(precision, stop, checkpoint, tmp_path, monkeypatch):
     """After any number of parts, what is there is kept to the byte and the rest is made."""
     whole = export_model(checkpoint("plain"), tmp_path / "whole", precision, verify="never").manifest.files
-    real = weights._ahead
+    real = weights.ahead
     left = [stop]
 
     def some(parts, left=left):
@@ -75,7 +75,7 @@ def test_every_place_to_stop_is_as_good(precision, stop, checkpoint, tmp_path, m
             left[0] -= 1
             yield part
 
-    monkeypatch.setattr(weights, "_ahead", some)
+    monkeypatch.setattr(weights, "ahead", some)
     with pytest.raises(KeyboardInterrupt):
         export_model(checkpoint("plain"), tmp_path / "out", precision, verify="never")
     left[0] = 10**6
