@@ -4,8 +4,9 @@
 
 PYTHON is the interpreter of an environment with `mistralrs`; FOLDER, what CHECKPOINT was exported to. Both are processes that
 stay, and each round asks them in turn. Without --photo the questions are the demo's held-out ones; with it, one about a photo of
-980×735, for checkpoints that answer nothing. One request at a time, and eight at once: ours in a `Scheduler`, theirs as its
-engine takes them. The eight are alike, since its engine fails where images of several sizes meet.
+980×728, for checkpoints that answer nothing; mistral.rs cannot split one with an odd side. One request at a time, and eight at
+once: ours in a `Scheduler`, theirs as its engine takes them. The eight are alike, since its engine fails where images of several
+sizes meet.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def main() -> None:
             from PIL import Image
             from skimage import data
 
-            image = Image.fromarray(data.coffee()).resize((980, 735))
+            image = Image.fromarray(data.coffee()).resize((980, 728))
             questions = [[["user", "Tell me about this picture, and about all that can be seen in it.", png(image)]]]
         else:
             for task, asked in held_out(chosen.cases).items():
