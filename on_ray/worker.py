@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..graphs.errors import Idefics2OnnxError
+from ..runtime.engine.prefill import TOKENS_PER_CALL
 from ..runtime.generation.mapping import Outcome, begin, outcome
 from ..runtime.generation.scheduler import Scheduler
 from .errors import RayError
@@ -31,7 +32,8 @@ class Worker:
         except Idefics2OnnxError as error:  # Ray would start it again and again, and tell of it in pages
             self._problem = f"Node {socket.gethostname()} cannot open the model: {error}"
             return
-        self._scheduler = Scheduler(model, rows=rows, queue=calls_at_once(rows) * block_rows(rows))
+        queue = calls_at_once(rows) * block_rows(rows)
+        self._scheduler = Scheduler(model, rows=rows, queue=queue, prompt_piece=TOKENS_PER_CALL)
 
     def outcomes(self, items: Sequence[T], request: Callable[[T], tuple[Any, Any]]) -> Iterator[Outcome[T]]:
         """One outcome per item, in their order, which is the same when Ray asks a second time.
