@@ -10,7 +10,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOMS = {
     "cli": "the command line; export and verify", "demo": "the model that ships",
-    "graphs": "the contract, and torch modules to trace",
+    "graphs": "the contract, and torch modules to trace", "on_ray": "the same work on a cluster; imports the runtime",
     "commands": "a file each: run, chat, bench, …", "model": "Idefics2, Idefics, load",
     "batch": "tables of questions", "server": "OpenAI's API, and a page",
     "vision_language_model": "a model, as an app sees it", "chat": "a conversation",
@@ -81,7 +81,7 @@ def rooms() -> str:
     layers = {tuple(c.get("containers", [])): c["layers"] for c in contracts if c["type"] == "layers"}
     runtime, export = layers["idefics2_onnx.runtime",], layers["idefics2_onnx.export",]
     house = [layer.replace("idefics2_onnx.", "").split(" | ") for layer in layers[()]]
-    doors, ground = house[0], house[-1]
+    doors, ground, beside = house[0], house[-1], [name for name in house[1] if name != "export"]
     tall = max(len(runtime), len(export)) * (FLOOR + GAP)
     whole, top, right = 2 * WIDTH + 40, 20 + FLOOR + 40, 20 + WIDTH + 40
     parts = [
@@ -97,6 +97,7 @@ def rooms() -> str:
         words(right, lowest + 24, "A room may import what stands below it in its tower,"),
         words(right, lowest + 40, "never what stands beside it on its floor or above it."),
     ]
+    parts += [box(right, bottom - 10 - FLOOR - GAP, WIDTH, FLOOR, [n, ROOMS[n]], COLOURS["house"]) for n in beside]
     parts += [box(20, bottom, whole, FLOOR, [n, ROOMS[n]], COLOURS["house"]) for n in ground]
     return picture(whole + 40, bottom + FLOOR + 20, parts, "Who may import whom: the rooms of idefics2_onnx")
 

@@ -70,7 +70,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.split()
-    folders = ("demo/", "export/", "freezing/", "graphs/", "runtime/")
+    folders = ("demo/", "export/", "freezing/", "graphs/", "on_ray/", "runtime/")
     shipped = {f for f in tracked if f in ("__init__.py", "__main__.py", "cli.py", "py.typed") or f.startswith(folders)}
     expected = {f for f in shipped if not f.startswith(("demo/README.md", "demo/checkpoint/"))}
     with zipfile.ZipFile(wheel) as archive:
