@@ -22,7 +22,7 @@ def environment(place: Path) -> Path:
     """Its Python, with this package in it."""
     python = place / "bin" / "python"
     if not (place / "ready").exists():
-        venv.create(place, with_pip=True)
+        venv.create(place, with_pip=True, clear=True)  # what an interrupted start left of it goes
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *PACKAGES, f"{ROOT}[cpu,structured]"], check=True)  # noqa: S603  our own words
         (place / "ready").touch()
