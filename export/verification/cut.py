@@ -87,8 +87,10 @@ class Cut:
 
 
 def column_blocks(part: ir.Model) -> list[slice]:
-    """Columns of a part's plain matrices, so few at a time that they take little memory; all where there are none, but packed
-    integers. For parts whose every matrix has a column for each of the output's.
+    """Columns of a part's matrices, so few at a time that they take little memory. Packed integers take little as they are: where
+    there are no other matrices, all columns at once.
+
+    Only for parts in which each matrix has as many columns as the output.
     """
     external = (value for value in part.graph.initializers.values() if isinstance(value.const_value, ir.ExternalTensor))
     shapes = [value.shape.numpy() for value in external if is_matrix(value) and value.shape is not None]
