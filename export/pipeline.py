@@ -65,7 +65,7 @@ def export_model(
     Args:
         source: folder with config.json and safetensors weights, or a hub id.
         folder: the model folder to make; default ``./<model>-<precision>``.
-        precision: of the weights. In fp16 the connector computes in fp32; bf16 runs on CUDA only; "int8" and "int4" are made
+        precision: of the weights. In fp16 the connector sums in fp32; bf16 runs on CUDA only; "int8" and "int4" are made
             for CPUs, and a Quantisation says more.
         attention: "fused" (ONNX Runtime's operators; the default where head_dim allows) or "standard" (ai.onnx only).
         verify: compare the folder with the checkpoint afterwards and open it on every device that is there: "auto" as a whole

@@ -19,8 +19,11 @@ CONNECTOR = "model.connector."
 
 
 def parameter_dtype(name: str, dtype: Dtype) -> torch.dtype:
-    """What a parameter takes part in the computation as: the connector of fp16 in fp32, though it is stored in half."""
-    return torch.float32 if dtype == "fp16" and name.startswith(CONNECTOR) else TORCH_DTYPES[dtype]
+    """What a parameter takes part in the computation as: in the connector of fp16 all but matrices of products in fp32, though
+    they are stored in half.
+    """
+    wide = dtype == "fp16" and name.startswith(CONNECTOR) and not name.endswith("_proj.weight")
+    return torch.float32 if wide else TORCH_DTYPES[dtype]
 
 
 def fake_model(reference: Any, config: Any, dtype: Dtype) -> Any:

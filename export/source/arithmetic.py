@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...graphs.contract import Dtype
-from ..models.fake import TORCH_DTYPES, parameter_dtype
+from ...graphs.idefics2.vision import SHRINK
+from ..models.fake import CONNECTOR, TORCH_DTYPES
 from .checkpoint import Stored
 
 
@@ -40,11 +41,17 @@ class Arithmetic:
             return "float64"
         return f"{self.dtype} with 8-bit products" if self.packed else self.dtype
 
-    def activations(self, parameter: str) -> torch.dtype:
-        """What comes out of the module with this parameter. bf16 folders are compared in fp32, on weights rounded to bf16."""
+    def activations(self, path: str) -> torch.dtype:
+        """What comes out of a module. bf16 folders are compared in fp32, on weights rounded to bf16."""
         if self.exact:
             return torch.float64
-        return torch.float32 if self.dtype == "bf16" else parameter_dtype(parameter, self.dtype)
+        return torch.float16 if self.dtype == "fp16" and not path.startswith(CONNECTOR) else torch.float32
+
+    def rounded(self, path: str, product: Tensor) -> Tensor:
+        """What a product of weights gives for its sums: the connector of fp16 has fp16's digits in a wider range."""
+        if self.dtype == "fp16" and not self.exact and path.startswith(CONNECTOR):
+            return (product * SHRINK).half().float() / SHRINK
+        return product.to(self.activations(path))
 
     def stored(self, numbers: Tensor) -> Tensor:
         """Weights as the folder stores them, widened: float64 for the truth, else float32."""

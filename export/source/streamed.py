@@ -125,7 +125,7 @@ class _Product:
             product[..., start : start + len(part)] = x @ arithmetic.stored(part).T
         if self._bias is not None:
             product += arithmetic.stored(self._bias.read(0, rows))
-        return product.to(arithmetic.activations(self._path))
+        return arithmetic.rounded(self._path, product)
 
 
 class _Convolution:

@@ -95,26 +95,36 @@ def encoder(pieces: Pieces, x: Tensor, borders: list[str]) -> Generator[Differen
 
 
 def swiglu(
-    pieces: Pieces, what: str, at: str, border: str, x: Tensor, following: str, layer: Layer, gate_of: Tensor | None = None
+    pieces: Pieces,
+    what: str,
+    at: str,
+    border: str,
+    x: Tensor,
+    following: str,
+    layer: Layer,
+    gate_of: Tensor | None = None,
+    shrink: float = 1,
 ) -> tuple[list[Difference], Tensor]:
     """A residual SwiGLU in two pieces, of two matrices and of one; with the truth about its result.
 
-    `gate_of`: the parameter whose tanh its result is multiplied with before it is added.
+    Args:
+        gate_of: the parameter whose tanh its result is multiplied with before it is added.
+        shrink: what the graph multiplies its middle with, and divides its result by.
     """
 
     def gate(model: Any, x: Tensor) -> Tensor:
         mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
         gated: Tensor = mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
-        return gated
+        return gated * shrink
 
     def ungated(model: Any, x: Tensor) -> Tensor:
         """An activation is right to a share of what it reads: of a large negative number it leaves nothing but rounding."""
         mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
         product: Tensor = mlp.gate_proj(normed) * mlp.up_proj(normed)
-        return product
+        return product * shrink
 
     def down(model: Any, x: Tensor, gated: Tensor) -> Tensor:
-        fed: Tensor = layer(model).mlp.down_proj(gated)
+        fed: Tensor = layer(model).mlp.down_proj(gated / shrink)
         return x + (fed if gate_of is None else gate_of.to(x.dtype).tanh() * fed)
 
     middle = pieces.cut.input_of(f"{at}.mlp.down_proj.weight")

@@ -83,8 +83,6 @@ class WeightsCheck:
         if quantisation is None:
             return "is quantised, which the manifest does not say"
         computing = torch.float16 if self.manifest.dtype == "fp16" else torch.float32
-        if parameter.startswith("model.connector."):
-            computing = torch.float32
         worth = self.source.family.worth(parameter.removeprefix("model."), self.manifest.model)
         packing = quantisation.packing(self.graph, stored, computing, worth)
         return _packed([found[part] for part in _PARTS if part in found], packing, stored)

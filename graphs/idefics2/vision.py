@@ -16,6 +16,9 @@ from transformers.models.idefics2.modeling_idefics2 import Idefics2Model
 
 from ..operators import Operators
 
+SHRINK = 2.0**-6
+"""What the connector's SwiGLUs multiply their wide middle with in float16, which some images' numbers there would overflow; what
+comes out is float32, and is divided by it. A power of two rounds nothing."""
 PROJECTION_BLOCKS = 4
 _WHOLE = 256
 """A wide block's channels are a multiple of this: any size of group divides them."""
@@ -30,8 +33,8 @@ class Projection(nn.Module):
         self.blocks = nn.ModuleList(_Block(projection, len(block)) for block in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[images, patches, vision hidden] → [images, patches, hidden]."""
-        parts: list[Tensor] = [block(x) for block in self.blocks]
+        """[images, patches, vision hidden] → [images, patches, hidden], in float32 for float16."""
+        parts = [fed(block, x) for block in self.blocks]
         return sum(parts[1:], parts[0])
 
 
@@ -44,9 +47,15 @@ class _Block(nn.Module):
         self.up_proj = nn.Linear(gate.in_features, width, bias=False, dtype=gate.weight.dtype)
         self.down_proj = nn.Linear(width, down.out_features, bias=False, dtype=gate.weight.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
-        return self.down_proj(hidden)
+
+def fed(mlp: Any, x: Tensor) -> Tensor:
+    """What a SwiGLU of the connector, or a block of one, makes of x; in float32 for float16."""
+    gate, up = mlp.act_fn(mlp.gate_proj(x)), mlp.up_proj(x)
+    if x.dtype != torch.float16:
+        plain: Tensor = mlp.down_proj(gate * up)
+        return plain
+    small: Tensor = mlp.down_proj(gate * (up * SHRINK))
+    return small.float() * (1 / SHRINK)
 
 
 def projection_blocks(width: int) -> list[range]:
@@ -59,8 +68,8 @@ def projection_blocks(width: int) -> list[range]:
 class Vision(nn.Module):
     """pixel_values [num_images, 3, height, width] → image_features [num_images, latents, hidden].
 
-    The connector computes in the precision of its own weights, which the exporter keeps at float32 in float16 graphs: its
-    wide SwiGLU overflows half precision on some images.
+    In float16 the connector's norms and sums, whose parameters the exporter keeps at float32, are computed in that, and only its
+    products and attention in float16: what its wide SwiGLUs make of some images overflows half precision.
     """
 
     def __init__(self, model: Idefics2Model, operators: Operators, max_patches: int) -> None:
@@ -79,8 +88,7 @@ class Vision(nn.Module):
         for layer in encoder.encoder.layers:
             x = self._encode(layer, x)
         x = encoder.post_layernorm(x)
-        features = self._resample(self.connector.modality_projection(x.to(self.connector.perceiver_resampler.latents.dtype)))
-        return features.to(x.dtype)
+        return self._resample(self.connector.modality_projection(x)).to(x.dtype)
 
     def _buckets(self, patches: Tensor, axis: int) -> Tensor:
         """Positions along an axis of [num_images, width, rows, columns], int32: the start of the table's row for so many."""
@@ -98,16 +106,18 @@ class Vision(nn.Module):
         return x + layer.mlp(layer.layer_norm2(x))
 
     def _resample(self, context: Tensor) -> Tensor:
-        resampler, norm = self.connector.perceiver_resampler, self._norm
+        resampler = self.connector.perceiver_resampler
+        narrow = resampler.layers[0].self_attn.q_proj.weight.dtype
         latents = resampler.latents[None].expand(context.shape[0], -1, -1)
         for layer in resampler.layers:
-            attention, h = layer.self_attn, norm(latents, layer.input_latents_norm)
-            both = torch.cat([norm(context, layer.input_context_norm), h], 1)
+            attention, h = layer.self_attn, self._norm(latents, layer.input_latents_norm).to(narrow)
+            both = torch.cat([self._norm(context, layer.input_context_norm).to(narrow), h], 1)
             q, k, v = attention.q_proj(h), attention.k_proj(both), attention.v_proj(both)
             heads, kv_heads = attention.num_heads, attention.num_key_value_heads
-            latents = latents + attention.o_proj(self.operators.attention(q, k, v, heads, kv_heads, attention.scaling))
-            latents = latents + layer.mlp(norm(latents, layer.post_attention_layernorm))
-        return norm(latents, resampler.norm)
+            attended = self.operators.attention(q, k, v, heads, kv_heads, attention.scaling)
+            latents = latents + attention.o_proj(attended).to(latents.dtype)
+            latents = latents + fed(layer.mlp, self._norm(latents, layer.post_attention_layernorm).to(narrow))
+        return self._norm(latents, resampler.norm)
 
     def _norm(self, x: Tensor, layer: Any) -> Tensor:
         return self.operators.rms_norm(x, layer.weight, layer.variance_epsilon)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from checkpoint_edits import edit_json, refused
@@ -16,8 +17,10 @@ from idefics2_onnx.export import Listener, export_model
 from idefics2_onnx.export.errors import CheckpointError
 from idefics2_onnx.export.source.checkpoint import Checkpoint
 from idefics2_onnx.graphs.contract import MANIFEST, Manifest, data_file
+from idefics2_onnx.graphs.idefics2.vision import SHRINK
 from idefics2_onnx.runtime.folder import MODEL_CARD
 from idefics2_onnx.runtime.model import Idefics2
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 
@@ -62,7 +65,7 @@ def test_weights_are_the_checkpoints_cast_and_transposed(name, precision, export
         assert data[offset : offset + length] == expected.view(torch.uint8).numpy().tobytes()
 
 
-def test_fp16_connector_is_stored_in_half_and_computes_in_fp32(exported):
+def test_fp16_connector_sums_and_normalises_in_fp32(exported):
     model = onnx.load(exported("plain", "fp16") / "vision.onnx", load_external_data=False)
     assert {initializer.data_type for initializer in model.graph.initializer} <= {
         onnx.TensorProto.FLOAT16,
@@ -73,12 +76,40 @@ def test_fp16_connector_is_stored_in_half_and_computes_in_fp32(exported):
     connector = [i.name for i in model.graph.initializer if i.name.startswith("connector.")]
     assert connector
     for name in connector:
-        assert readers[name].op_type == "Cast", name
-        assert readers[name].attribute[0].i == onnx.TensorProto.FLOAT, name
-    widened = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
+        assert readers[name].op_type == ("MatMul" if "_proj." in name else "Cast"), name
+    widened = {
+        node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT
+    }
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "SimplifiedLayerNormalization") and any("connector." in name for name in node.input):
+        if node.op_type == "SimplifiedLayerNormalization":
             assert set(node.input) & widened, node.name
+
+
+@pytest.mark.usefixtures("compared_here")
+def test_fp16_connector_holds_what_overflows_half_precision(copy, tmp_path):
+    """Wide middles and sums past 65,504, in the projection and in the perceiver, are as exact as small ones."""
+    tensors = load_file(copy / "model.safetensors")
+    for part, factor in (("modality_projection", 250), ("perceiver_resampler.layers.0.mlp", 80)):
+        for which in ("gate", "up"):
+            tensors[f"model.connector.{part}.{which}_proj.weight"] *= factor
+    save_file(tensors, copy / "model.safetensors")
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 28, 42)).astype(np.float32)
+    middles = []
+    for precision in ("fp32", "fp16"):
+        export_model(copy, tmp_path / precision, precision)
+        graph = onnx.load(tmp_path / precision / "vision.onnx")
+        at = "connector.modality_projection.blocks.0.down_proj.weight.T"
+        (down,) = (node for node in graph.graph.node if at in node.input)
+        graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(down.input[0]))
+        onnx.save(graph, tmp_path / "with_middle.onnx")
+        session = ort.InferenceSession(tmp_path / "with_middle.onnx", providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        features, middle = session.run(None, {given.name: pixels.astype(np.float16 if "16" in given.type else np.float32)})
+        middles.append((features.astype(np.float32), middle.astype(np.float32)))
+    (expected, wide), (found, small) = middles
+    assert np.abs(wide).max() > np.finfo(np.float16).max
+    assert np.linalg.norm(small / SHRINK - wide) < 5e-3 * np.linalg.norm(wide)
+    assert np.linalg.norm(found - expected) < 5e-3 * np.linalg.norm(expected)
 
 
 def test_fused_attention_is_refused_where_it_cannot(checkpoint, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from ....graphs.contract import GraphName, Manifest
+from ....graphs.idefics2.vision import SHRINK
 from ...models.idefics2.reference import patch_grid
 from ..cut import Cut, whole_prompt
 from ..difference import Difference
@@ -60,6 +61,7 @@ def _connector(pieces: Pieces, border: str, x: Tensor) -> Iterator[Difference]:
     found, context = pieces.compare("projection", {border: x}, context_value, project)
     yield found
     latents = pieces.reference.parameter(f"model.{at}.latents")[None]
+    shrink = SHRINK if pieces.reference.arithmetic.dtype == "fp16" else 1
     for index, border in enumerate(borders := cut.borders(f"{at}.layers.{{}}.input_latents_norm.weight")):
 
         def layer(model: Any, index: int = index) -> Any:
@@ -75,7 +77,8 @@ def _connector(pieces: Pieces, border: str, x: Tensor) -> Iterator[Difference]:
         found, x = pieces.compare(f"perceiver {index}, attention", given, middle, attend)
         yield found
         following = borders[index + 1] if index + 1 < len(borders) else cut.input_of(f"{at}.norm.weight")
-        differences, latents = swiglu(pieces, f"perceiver {index}", f"{at}.layers.{index}", middle, x, following, layer)
+        name, place = f"perceiver {index}", f"{at}.layers.{index}"
+        differences, latents = swiglu(pieces, name, place, middle, x, following, layer, shrink=shrink)
         yield from differences
 
     def norm(model: Any, x: Tensor) -> Tensor:
