@@ -121,6 +121,9 @@ def _finish(
     model.functions.clear()
     for tidy in (CommonSubexpressionEliminationPass(), IdentityEliminationPass(), RemoveUnusedNodesPass()):
         tidy(model)
+    for value in (value for node in graph if node.domain for value in node.outputs):
+        if not value.uses() and not value.is_graph_output():
+            value.name, value.type = "", None  # left out, or a kernel computes it
     graph.name, graph.doc_string, model.producer_name = name, None, "idefics2-onnx"
     return TracedGraph(name, model, weights)
 

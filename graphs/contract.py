@@ -50,6 +50,7 @@ OPERATORS: frozenset[tuple[str, str]] = frozenset(
     )}
     | {("com.microsoft", name) for name in (
         "GatherBlockQuantized", "GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention",
+        "SkipSimplifiedLayerNormalization",
     )}
 )  # fmt: skip
 """Domain, empty for ai.onnx, and type of every operator that a graph may have. None of them holds a graph of its own, so a graph

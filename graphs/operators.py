@@ -76,6 +76,10 @@ class Operators(Protocol):
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor: ...
 
+    def add_rms_norm(self, x: Tensor, added: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """The sum of two of one shape, and the norm of it."""
+        ...
+
     def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
         """Every query sees every key."""
         ...
@@ -98,6 +102,18 @@ class Fused:
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
         return symbolic("SimplifiedLayerNormalization", (x, weight), attributes, dtype=x.dtype, shape=x.shape, version=1)
+
+    def add_rms_norm(self, x: Tensor, added: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        rows = (*x.shape[:-1], 1)
+        normed, _, _, total = symbolic_multi_out(
+            "com.microsoft::SkipSimplifiedLayerNormalization",
+            (added, x, weight),
+            {"epsilon": epsilon},
+            dtypes=(x.dtype, torch.float32, torch.float32, x.dtype),
+            shapes=(x.shape, rows, rows, x.shape),
+            version=1,
+        )
+        return total, normed
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
         if num_heads != num_key_value_heads:  # MultiHeadAttention wants one key head per query head
@@ -144,6 +160,10 @@ class Standard:
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
         return symbolic("RMSNormalization", (x, weight), attributes, dtype=x.dtype, shape=x.shape, version=23)
+
+    def add_rms_norm(self, x: Tensor, added: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        total = x + added
+        return total, self.rms_norm(total, weight, epsilon)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_key_value_heads: int, scale: float) -> Tensor:
         q = _heads_first(q, num_heads)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...graphs.contract import Dtype, GraphName, data_file, graph_file
 from ..source.checkpoint import FileTensor
+from .sums import take_apart
 
 Array = NDArray[Any]
 _BLOCK = 1 << 20
@@ -28,13 +29,17 @@ _TORCH_DTYPES = {
 
 
 def load_graph(folder: Path, graph: GraphName) -> ir.Model:
-    """A graph of a folder, whose files may be links, as the hub's cache has them: its library takes none for the weights."""
+    """A graph of a folder, its sums taken out of norms.
+
+    Its files may be links, as the hub's cache has them: the library takes none for the weights.
+    """
     model = ir.load((folder / graph_file(graph)).resolve())
     data = (folder / data_file(graph)).resolve()
     for initializer in model.graph.initializers.values():
         tensor = initializer.const_value
         if isinstance(tensor, ir.ExternalTensor):
             initializer.const_value = _placed(tensor, data, tensor.offset or 0, tensor.dtype, tensor.shape)
+    take_apart(model)
     return model
 
 

@@ -11,6 +11,7 @@ from transformers.models.idefics.modeling_idefics import IdeficsForVisionText2Te
 from ..head import rows_at
 from ..joined_attention import attended
 from ..operators import CachedAttention, DecoderCall, Operators
+from ..residual import Residual
 from .head_norm import head_norm
 
 UNSEEN = -1e4
@@ -52,28 +53,25 @@ class Decoder(nn.Module):
         sees = image_attention_mask.sum(-1, keepdim=True) > 0
         bias = torch.where(image_attention_mask > 0, 0.0, UNSEEN).to(inputs_embeds.dtype)
         bias = bias.repeat_interleave(self.image_seq_len, -1)[:, None]
-        x, presents = inputs_embeds, []
+        residual, presents = Residual(self.operators, inputs_embeds), []
         for index, (layer, cache) in enumerate(zip(self.layers, past, strict=True)):
             if index % self.interval == 0:
                 number = index // self.interval
-                x = self._look(self.gated_cross_attn_layers[number], x, cross[number], bias, sees)
-            added, *present = attended(layer.self_attn, self._norm(x, layer.input_layernorm), attend, cache)
-            x = x + added
-            x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
+                self._look(self.gated_cross_attn_layers[number], residual, cross[number], bias, sees)
+            added, *present = attended(layer.self_attn, residual.rms_norm(layer.input_layernorm), attend, cache)
+            residual.add(added)
+            residual.add(layer.mlp(residual.rms_norm(layer.post_attention_layernorm)))
             presents += present
-        wanted = self._norm(rows_at(x, logit_positions), self.norm)
+        wanted = self.operators.rms_norm(rows_at(residual.sum, logit_positions), self.norm.weight, self.norm.variance_epsilon)
         return (self.lm_head(wanted).to(torch.float32), *presents)
 
-    def _look(self, layer: Any, x: Tensor, cross: tuple[Tensor, Tensor], bias: Tensor, sees: Tensor) -> Tensor:
+    def _look(self, layer: Any, residual: Residual, cross: tuple[Tensor, Tensor], bias: Tensor, sees: Tensor) -> None:
         """A gated layer: its attention to the images that a token sees, and its MLP, which every token goes through."""
         attention, heads = layer.cross_attn, self.sizes.num_heads
-        q = attention.q_proj(self._norm(x, layer.input_layernorm))
+        q = attention.q_proj(residual.rms_norm(layer.input_layernorm))
         if attention.qk_layer_norms:
             q = head_norm(self.operators, q, heads, attention.q_layer_norm)
         looked = self.operators.seen_attention(q, *cross, bias, heads, self.sizes.head_dim**-0.5)
-        looked = torch.where(sees, attention.o_proj(looked), torch.zeros((), dtype=x.dtype))
-        x = x + layer.alpha_cross_attn.tanh() * looked
-        return x + layer.alpha_dense.tanh() * layer.mlp(self._norm(x, layer.post_attention_layernorm))
-
-    def _norm(self, x: Tensor, layer: Any) -> Tensor:
-        return self.operators.rms_norm(x, layer.weight, layer.variance_epsilon)
+        looked = torch.where(sees, attention.o_proj(looked), torch.zeros((), dtype=looked.dtype))
+        residual.add(layer.alpha_cross_attn.tanh() * looked)
+        residual.add(layer.alpha_dense.tanh() * layer.mlp(residual.rms_norm(layer.post_attention_layernorm)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditionalGeneration
@@ -11,6 +9,7 @@ from transformers.models.idefics2.modeling_idefics2 import Idefics2ForConditiona
 from ..head import rows_at
 from ..joined_attention import attended
 from ..operators import CachedAttention, DecoderCall, Operators
+from ..residual import Residual
 
 
 class Decoder(nn.Module):
@@ -35,14 +34,12 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         call = DecoderCall(attention_mask, inputs_embeds.shape[1], past[0][0], self.cos, self.sin)
         attend = self.operators.cached_attention(self.sizes, call)
-        x, presents = inputs_embeds, []
+        residual, presents = Residual(self.operators, inputs_embeds), []
         for layer, cache in zip(self.text_model.layers, past, strict=True):
-            added, *present = attended(layer.self_attn, self._norm(x, layer.input_layernorm), attend, cache)
-            x = x + added
-            x = x + layer.mlp(self._norm(x, layer.post_attention_layernorm))
+            added, *present = attended(layer.self_attn, residual.rms_norm(layer.input_layernorm), attend, cache)
+            residual.add(added)
+            residual.add(layer.mlp(residual.rms_norm(layer.post_attention_layernorm)))
             presents += present
-        wanted = self._norm(rows_at(x, logit_positions), self.text_model.norm)
+        norm = self.text_model.norm
+        wanted = self.operators.rms_norm(rows_at(residual.sum, logit_positions), norm.weight, norm.variance_epsilon)
         return (self.lm_head(wanted).to(torch.float32), *presents)
-
-    def _norm(self, x: Tensor, layer: Any) -> Tensor:
-        return self.operators.rms_norm(x, layer.weight, layer.variance_epsilon)

@@ -9,6 +9,7 @@ from ...graphs.contract import Dtype
 from ..checks import Check, checked, flag, is_number
 from ..errors import PromptError, ProviderError
 from .device import on_gpu
+from .onnx_runtime import narrow_squares
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class GpuOptions:
         """Options of CUDAExecutionProvider for a graph of this type."""
         found = on_gpu(gpu) | {"use_tf32": str(int(self.tf32 or dtype != "fp32"))}
         found["arena_extend_strategy"] = "kSameAsRequested"  # not the next power of two
+        if narrow_squares():
+            found["enable_skip_layer_norm_strict_mode"] = "1"
         if self.tuning:
             found |= {"tunable_op_enable": "1", "tunable_op_tuning_enable": "1"}
         if cuda_graph:

@@ -12,6 +12,8 @@ OLDEST = (1, 25)
 """Has kernels for every graph; 1.24 has none for the cache of standard graphs."""
 _CAREFUL_SUMS = (1, 30)
 """Older ones end the process (an assertion) as they open products of integers with session.x64quantprecision."""
+_WIDE_SQUARES = (1, 30)
+"""Older ones may add up the squares of a sum's norm in fp16 on CUDA, where large ones overflow, unless they are told not to."""
 NEWEST_TESTED = (1, 32)
 _log = logging.getLogger("idefics2_onnx")
 
@@ -44,6 +46,11 @@ def check_careful_sums() -> None:
             f"This processor has no 8-bit units, and ONNX Runtime {ort.__version__} cannot add products of integers without "
             f"overflow; {_dotted(_CAREFUL_SUMS)} can. Run: pip install --upgrade onnxruntime, or export with --fp16."
         )
+
+
+def narrow_squares() -> bool:
+    """Whether norms of sums have to be told to add up squares in fp32 on CUDA."""
+    return _version() < _WIDE_SQUARES
 
 
 def _version() -> tuple[int, int]:

@@ -15,9 +15,9 @@ _NUMPY = {1: np.float32, 10: np.float16, 16: np.uint16, 2: np.uint8, 3: np.int8}
 
 
 def planted(folder: Path, fault: str, target: Path) -> Path:
-    """A copy of a folder with a fault of FAULTS."""
+    """A copy of a folder with a fault."""
     shutil.copytree(folder, target)
-    FAULTS[fault](target)
+    (FAULTS | FUSED_FAULTS)[fault](target)
     return target
 
 
@@ -73,19 +73,32 @@ def _transposed(weight: np.ndarray) -> np.ndarray:
     return weight[::-1]  # packed rows: none is square
 
 
+_RMS_NORMS = ("SimplifiedLayerNormalization", "RMSNormalization", "SkipSimplifiedLayerNormalization")
+
+
 def _epsilon(model: onnx.ModelProto) -> None:
-    for node in _nodes(model, "SimplifiedLayerNormalization", "RMSNormalization"):
+    for node in _nodes(model, *_RMS_NORMS):
         for attribute in node.attribute:
             if attribute.name == "epsilon":
                 attribute.f = 1e-5 if attribute.f < 5e-6 else 1e-6
 
 
 def _no_norm(model: onnx.ModelProto) -> None:
-    node = _nodes(model, "SimplifiedLayerNormalization", "RMSNormalization")[1]
+    node = _nodes(model, *_RMS_NORMS)[1]
+    unnormed = node.output[3] if node.op_type.startswith("Skip") else node.input[0]
     for reader in model.graph.node:
         for index, name in enumerate(reader.input):
             if name == node.output[0]:
-                reader.input[index] = node.input[0]
+                reader.input[index] = unnormed
+
+
+def _swapped(model: onnx.ModelProto, inputs: bool) -> None:
+    """Of the norms of sums within the second layer: what comes out of the one, or what both weigh with."""
+    first, second = [node for node in _nodes(model, *_RMS_NORMS) if any("layers.1." in name for name in node.input)]
+    if inputs:
+        first.input[2], second.input[2] = second.input[2], first.input[2]
+    else:
+        second.output[0], second.output[3] = second.output[3], second.output[0]
 
 
 def _window(model: onnx.ModelProto) -> None:
@@ -108,6 +121,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "epsilon": lambda f: _graph(f, "decoder", _epsilon),
     "epsilon of the connector": lambda f: _graph(f, "vision", _epsilon),
     "a missing norm": lambda f: _graph(f, "decoder", _no_norm),
+    "a norm's weight off by 2 %": lambda f: _weight(f, "decoder", f"{_LAYER}.post_attention_layernorm.weight", _rows_off),
     "window off by one": lambda f: _graph(f, "decoder", _window),
     "a transposed matrix": lambda f: _weight(f, "decoder", f"{_LAYER}.self_attn.o_proj.weight", _transposed),
     "a zero bias": lambda f: _weight(f, "vision", "vision_model.encoder.layers.1.mlp.fc1.bias", np.zeros_like),
@@ -115,6 +129,11 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         f, "vision", "vision_model.embeddings.position_embedding.weight", lambda table: np.concatenate([table[1:2], table[1:]])
     ),
 }
+FUSED_FAULTS: dict[str, Callable[[Path], object]] = {
+    "sum and norm swapped": lambda f: _graph(f, "decoder", lambda model: _swapped(model, inputs=False)),
+    "weights of norms swapped": lambda f: _graph(f, "decoder", lambda model: _swapped(model, inputs=True)),
+}
+"""Faults that only numbers find, of operators that the fused flavour alone has."""
 
 
 def _all_seen(model: onnx.ModelProto) -> None:

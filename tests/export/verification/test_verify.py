@@ -22,7 +22,7 @@ from idefics2_onnx.export.verification.weights import WeightsCheck
 from idefics2_onnx.runtime.errors import Idefics2OnnxError
 from idefics2_onnx.runtime.folder import read_manifest
 from idefics2_onnx.runtime.model import Idefics2
-from planted_faults import FAULTS, planted
+from planted_faults import FAULTS, FUSED_FAULTS, planted
 from safetensors.torch import load_file, save_file
 from small_models import SMALL_MODELS
 
@@ -81,7 +81,7 @@ def standing(exported, checkpoint, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, *FUSED_FAULTS])
 def test_numbers_alone_find_planted_faults(fault, standing, checkpoint, tmp_path):
     """In fp32, against float64: also what is smaller than any difference that was allowed before."""
     folder = planted(standing("fp32"), fault, tmp_path / "spoilt")
@@ -94,6 +94,8 @@ def test_numbers_alone_find_planted_faults(fault, standing, checkpoint, tmp_path
         "window off by one": {("decoder", "layer 0"), ("decoder", "layer 1")},
         "RoPE off by one position": {("decoder", "layer 0"), ("decoder", "layer 1")},
         "a missing norm": {("decoder", "layer 0")},
+        # A layer ends where the first weight of the next one is read.
+        "weights of norms swapped": {("decoder", "layer 0"), ("decoder", "layer 1")},
         "a zero bias": {("vision", "layer 1")},
         "one position moved": {("vision", "patches")},
     }.get(fault, {("decoder", "layer 1")})

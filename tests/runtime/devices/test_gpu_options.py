@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from idefics2_onnx.cli import main
@@ -10,7 +11,8 @@ from idefics2_onnx.runtime.errors import ProviderError
 from idefics2_onnx.runtime.model import Idefics2
 
 
-def test_gpu_options_become_onnx_runtimes():
+def test_gpu_options_become_onnx_runtimes(monkeypatch):
+    monkeypatch.setattr(ort, "__version__", "1.30.0")
     plain = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
     assert GpuOptions().cuda(1, "fp32") == {"device_id": "1", **plain}
     assert GpuOptions().cuda(0, "fp16") == plain | {"use_tf32": "1"}  # the connector: fp32 for its range
@@ -19,6 +21,15 @@ def test_gpu_options_become_onnx_runtimes():
         "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
         "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "told"), [("1.25.0", "1"), ("1.29.3", "1"), ("1.30.0", None), ("1.31.1", None)])
+def test_older_versions_are_told_to_add_up_squares_in_fp32(version, told, gpu, exported, monkeypatch):
+    monkeypatch.setattr(ort, "__version__", version)
+    Idefics2.from_pretrained(exported("plain"), "cuda")
+    for graph in ("vision", "decoder"):
+        (_, options), _ = gpu.opened[graph]
+        assert options.get("enable_skip_layer_norm_strict_mode") == told
 
 
 def test_mixed_products_are_asked_for_by_option(gpu, exported):

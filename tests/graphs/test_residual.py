@@ -1,0 +1,34 @@
+"""Sums and the norms that read them: one operator where the flavour has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+import pytest
+from idefics2_onnx.graphs.contract import graph_file
+
+SUMMED = "SkipSimplifiedLayerNormalization"
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "summed"),
+    # Alone are the first norm, which reads what comes in, the last, which reads some rows of a sum, and norms of heads.
+    [("window", 2, 3), ("idefics", 3, 5)],
+)
+def test_fused_decoders_make_sums_in_norms(name, alone, summed, exported):
+    nodes = onnx.load(exported(name) / graph_file("decoder"), load_external_data=False).graph.node
+    found = Counter(node.op_type for node in nodes)
+    assert (found["SimplifiedLayerNormalization"], found[SUMMED], found["Add"]) == (alone, summed, 1)
+    for node in nodes:
+        if node.op_type == SUMMED:
+            normed, *statistics, total = node.output
+            assert normed
+            assert total
+            assert statistics == ["", ""]  # or a kernel would compute them
+
+
+def test_standard_decoders_add(exported):
+    nodes = onnx.load(exported("window", "fp32", "standard") / graph_file("decoder"), load_external_data=False).graph.node
+    found = Counter(node.op_type for node in nodes)
+    assert (found["RMSNormalization"], found[SUMMED]) == (5, 0)
