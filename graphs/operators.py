@@ -1,7 +1,8 @@
 """The operators that the three graphs share, in two flavours of one meaning.
 
 fused      ONNX Runtime's own operators (domain com.microsoft), written into the graph as they are: no pattern matcher has to
-           find them again. GroupQueryAttention rotates, caches and attends in one kernel.
+           find them again. GroupQueryAttention rotates, caches and attends in one kernel, SkipSimplifiedLayerNormalization
+           adds and norms in one.
 standard   ai.onnx operators of opset 24 only, for TensorRT and other runtimes.
 
 Shapes: queries, keys and values are [batch, seq, heads × head_dim]; the cache is [batch, kv_heads, past, head_dim].
