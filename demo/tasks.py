@@ -1,6 +1,7 @@
 """What the demo model is asked: pictures with questions and their one right answer, made from a task, a set and a number.
 
-Nothing is stored: the same three give the same case, wherever the same Pillow and fonts draw it.
+Nothing is stored: the same three give the same case, wherever the same Pillow and fonts draw
+it: with raqm and without, it lays out some texts otherwise.
 """
 
 from __future__ import annotations

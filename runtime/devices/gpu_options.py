@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ...graphs.contract import Dtype
 from ..checks import Check, checked, flag, is_number
 from ..errors import PromptError, ProviderError
 from .device import on_gpu
@@ -17,8 +16,7 @@ class GpuOptions:
     """Options for CUDA and TensorRT; without a GPU they do nothing."""
 
     tf32: bool = False
-    """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers. What fp16
-    folders compute in fp32, for its range, always does: TF32 has as many bits as fp16."""
+    """Let fp32 folders multiply with TF32's 10 bits instead of 23: faster, and no longer the reference's numbers."""
     tuning: bool = False
     """Let ONNX Runtime try several kernels for a shape when it first comes, and keep the fastest."""
     mixed_gemm: bool = False
@@ -46,9 +44,9 @@ class GpuOptions:
         found = {"session.use_device_allocator_for_initializers": "1"}
         return found | ({"ep.cuda.fpa_intb_gemm": "1"} if self.mixed_gemm else {})
 
-    def cuda(self, gpu: int, dtype: Dtype, cuda_graph: bool = False) -> dict[str, Any]:
-        """Options of CUDAExecutionProvider for a graph of this type."""
-        found = on_gpu(gpu) | {"use_tf32": str(int(self.tf32 or dtype != "fp32"))}
+    def cuda(self, gpu: int, cuda_graph: bool = False) -> dict[str, Any]:
+        """Options of CUDAExecutionProvider for a graph."""
+        found = on_gpu(gpu) | {"use_tf32": str(int(self.tf32))}
         found["arena_extend_strategy"] = "kSameAsRequested"  # not the next power of two
         if narrow_squares():
             found["enable_skip_layer_norm_strict_mode"] = "1"

@@ -44,7 +44,7 @@ def _providers(graph: GraphName, device: Device, manifest: Manifest, options: Gp
         return None
     if device.kind == "cpu":
         return [CPU]
-    cuda: list[Provider] = [(CUDA, options.cuda(device.index, manifest.dtype, options.cuda_graph and graph == "decoder")), CPU]
+    cuda: list[Provider] = [(CUDA, options.cuda(device.index, options.cuda_graph and graph == "decoder")), CPU]
     if device.kind == "tensorrt":
         return [(TENSORRT, tensorrt.options(graph, manifest, device.index, options.memory_limit)), *cuda]
     return cuda

@@ -17,7 +17,7 @@ SUMMED = "SkipSimplifiedLayerNormalization"
     [("window", 2, 3), ("idefics", 3, 5)],
 )
 def test_fused_decoders_make_sums_in_norms(name, alone, summed, exported):
-    nodes = onnx.load(exported(name) / graph_file("decoder"), load_external_data=False).graph.node
+    nodes = onnx.load(exported(name, "fp16") / graph_file("decoder"), load_external_data=False).graph.node
     found = Counter(node.op_type for node in nodes)
     assert (found["SimplifiedLayerNormalization"], found[SUMMED], found["Add"]) == (alone, summed, 1)
     for node in nodes:

@@ -14,9 +14,9 @@ from idefics2_onnx.runtime.model import Idefics2
 def test_gpu_options_become_onnx_runtimes(monkeypatch):
     monkeypatch.setattr(ort, "__version__", "1.30.0")
     plain = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
-    assert GpuOptions().cuda(1, "fp32") == {"device_id": "1", **plain}
-    assert GpuOptions().cuda(0, "fp16") == plain | {"use_tf32": "1"}  # the connector: fp32 for its range
-    found = GpuOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, "fp32", cuda_graph=True)
+    assert GpuOptions().cuda(0) == plain
+    assert GpuOptions().cuda(1) == {"device_id": "1", **plain}
+    found = GpuOptions(tf32=True, tuning=True, memory_limit=8e9).cuda(0, cuda_graph=True)
     assert found == {
         "use_tf32": "1", "tunable_op_enable": "1", "tunable_op_tuning_enable": "1", "enable_cuda_graph": "1",
         "gpu_mem_limit": "8000000000", "arena_extend_strategy": "kSameAsRequested",
