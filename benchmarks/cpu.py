@@ -1,4 +1,6 @@
-"""Model folders beside transformers in bf16 on this processor: an image, a prompt, a token, and all three in one answer.
+"""Model folders beside transformers in bf16 on this processor: an image, a prompt, a token, and all three in one answer. Or, with
+`--tasks what-people-do`: a phone's photo with the model's own options (five tiles), to the first token and to the 64th, a second
+question about it, a turn of text alone, and eight photos at once.
 
     python benchmarks/cpu.py CHECKPOINT int8=FOLDER int4=FOLDER,openvino … [--rounds 5] [--alone] [--json FILE]
 
@@ -17,7 +19,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,32 @@ from numpy.typing import NDArray
 
 WIDTH, HEIGHT, PROMPT, NEW = 980, 735, 384, 64
 TASKS = ("image", "prompt", "step", "answer")
+PHOTO, QUESTIONS = (4000, 3000), ("What is in the picture?", "Which colours does it have, and where are they?")
+TEXT = "Tell me about the sea, the mountains and the weather between them."
+WHAT_PEOPLE_DO = ("photo_first", "photo_answer", "second_question", "text", "eight_photos")
+EIGHT_NEW = 16
+"""Tokens of each of eight answers."""
 IDEFICS_TASKS, IDEFICS_NEW = ("image", "first", "answer"), 32
+
+
+def photo(seed: int = 0) -> Path:
+    """A JPEG of 12 megapixels, drawn once: smooth colours with some grain, as large as a phone's."""
+    from PIL import Image
+
+    path = Path(tempfile.gettempdir()) / f"idefics2-onnx-photo-{seed}.jpg"
+    if not path.exists():
+        random = np.random.default_rng(seed)
+        small = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        large = np.asarray(small.resize(PHOTO, Image.Resampling.BICUBIC), np.int16)
+        grainy = np.clip(large + random.integers(-12, 13, large.shape, np.int16), 0, 255)
+        Image.fromarray(grainy.astype(np.uint8)).save(path, quality=90)
+    return path
+
+
+def question(text: str, image: Any = None) -> list[dict[str, Any]]:
+    """One turn in the chat format, about a picture if one is given."""
+    pictures = [] if image is None else [{"type": "image", "image": image}]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 class Ours:
@@ -44,7 +73,7 @@ class Ours:
         random = np.random.default_rng(0)
         self.tile = random.uniform(-1, 1, (3, HEIGHT, WIDTH)).astype(np.float32)[:, : HEIGHT // 14 * 14, : WIDTH // 14 * 14]
         self.ids = random.integers(3, 200, (1, PROMPT))
-        self.layers = self.sizes.num_layers
+        self.layers, self.asked = self.sizes.num_layers, 0
 
     def image(self) -> None:
         self.engine.encode_images([self.tile])
@@ -64,13 +93,36 @@ class Ours:
         ids = np.concatenate([[1], np.full(self.sizes.tokens_per_image, self.sizes.image_token_id), self.ids[0, :100]])[None]
         self.model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=NEW, eos_token_id=[])
 
+    def photo_first(self) -> None:
+        self._ask(question(QUESTIONS[0], photo()), 1)
+
+    def photo_answer(self) -> None:
+        self._ask(question(QUESTIONS[0], photo()), NEW)
+
+    def second_question(self) -> None:
+        """To its first token; the first one was asked when this was warmed up."""
+        self._ask(question(QUESTIONS[self.asked], photo()), 1, remembers=True)
+        self.asked = 1
+
+    def text(self) -> None:
+        self._ask(question(TEXT), NEW)
+
+    def eight_photos(self) -> None:
+        self._ask([question(QUESTIONS[0], photo(seed)) for seed in range(8)], EIGHT_NEW)
+
+    def _ask(self, messages: Any, new: int, remembers: bool = False) -> None:
+        """Answer; if it `remembers`, with features of images that came before, as folders that are opened plainly do."""
+        self.engine.feature_cache.max_bytes = 1 << 28 if remembers else 0
+        self.model.generate(messages, max_new_tokens=new, eos_token_id=[])
+
 
 class Theirs:
     """transformers in bf16."""
 
     def __init__(self, checkpoint: str, _: str) -> None:
         import torch
-        from transformers import Idefics2ForConditionalGeneration
+        from transformers import Idefics2ForConditionalGeneration, Idefics2Processor, PreTrainedTokenizerFast
+        from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
         start = time.perf_counter()
         kind = Idefics2ForConditionalGeneration
@@ -83,6 +135,11 @@ class Theirs:
         self.pixels = (torch.rand(1, 1, 3, rows * 14, columns * 14, generator=generator) * 2 - 1).bfloat16()
         self.grid = torch.ones(1, rows, columns, dtype=torch.bool)
         self.ids = torch.randint(3, 200, (1, PROMPT), generator=generator)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+        template = json.loads((Path(checkpoint) / "chat_template.json").read_text())["chat_template"]
+        latents = config.perceiver_config.resampler_n_latents
+        images = Idefics2ImageProcessorPil.from_pretrained(checkpoint)
+        self.processor = Idefics2Processor(images, tokenizer, image_seq_len=latents, chat_template=template)
         self.image_ids = torch.full((1, config.perceiver_config.resampler_n_latents), config.image_token_id)
         self.layers = config.text_config.num_hidden_layers
 
@@ -106,6 +163,33 @@ class Theirs:
             input_ids=ids, attention_mask=self.torch.ones_like(ids), pixel_values=self.pixels, do_sample=False,
             max_new_tokens=NEW, min_new_tokens=NEW,
         )  # fmt: skip
+
+    def photo_first(self) -> None:
+        self._ask([question(QUESTIONS[0], photo())], 1)
+
+    def photo_answer(self) -> None:
+        self._ask([question(QUESTIONS[0], photo())], NEW)
+
+    def second_question(self) -> None:
+        """It keeps nothing of the first."""
+        self._ask([question(QUESTIONS[1], photo())], 1)
+
+    def text(self) -> None:
+        self._ask([question(TEXT)], NEW)
+
+    def eight_photos(self) -> None:
+        self._ask([question(QUESTIONS[0], photo(seed)) for seed in range(8)], EIGHT_NEW)
+
+    def _ask(self, conversations: list[list[dict[str, Any]]], new: int) -> None:
+        from PIL import Image
+
+        texts = [self.processor.apply_chat_template(one, add_generation_prompt=True) for one in conversations]
+        files = [[part["image"] for part in one[0]["content"] if part["type"] == "image"] for one in conversations]
+        images = [[Image.open(file) for file in row] for row in files] if any(files) else None
+        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        if images:
+            inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+        self.model.generate(**inputs, do_sample=False, max_new_tokens=new, min_new_tokens=new)
 
 
 def idefics_ids(image_token: int) -> NDArray[np.int64]:
@@ -243,7 +327,7 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("folders", nargs="+", help="NAME=FOLDER[,DEVICE]")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tasks", help="Some of them, between commas.")
+    parser.add_argument("--tasks", help="Some of them, between commas, or what-people-do.")
     parser.add_argument("--alone", action="store_true", help="One contestant in memory at a time.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -253,7 +337,9 @@ def main() -> None:
         name, _, place = named.partition("=")
         folder, _, device = place.partition(",")
         contestants[name] = (model_type, "ours", folder, device or "cpu")
-    tasks = options.tasks.split(",") if options.tasks else CONTESTANTS[model_type][2]
+    tasks: Sequence[str] = options.tasks.split(",") if options.tasks else CONTESTANTS[model_type][2]
+    if options.tasks == "what-people-do":
+        tasks = WHAT_PEOPLE_DO
     results: dict[str, Any] = {
         name: {"opening": [], "memory": [], "seconds": {task: [] for task in tasks}} for name in contestants
     }
@@ -282,7 +368,7 @@ def main() -> None:
         print(f"{name:24} opens in {opening:.1f} s, {memory / 1e9:.2f} GB")
         for task, seconds in result["seconds"].items():
             ratios = [a / b for a, b in zip(peer["seconds"][task], seconds, strict=True)]
-            print(f"  {task:8} {statistics.median(seconds):9.4f} s   {statistics.median(ratios):5.2f} × as fast")
+            print(f"  {task:15} {statistics.median(seconds):9.4f} s   {statistics.median(ratios):5.2f} × as fast")
 
 
 def _machine() -> dict[str, Any]:
