@@ -133,7 +133,7 @@ FUSED_FAULTS: dict[str, Callable[[Path], object]] = {
     "sum and norm swapped": lambda f: _graph(f, "decoder", lambda model: _swapped(model, inputs=False)),
     "weights of norms swapped": lambda f: _graph(f, "decoder", lambda model: _swapped(model, inputs=True)),
 }
-"""Faults that only numbers find, of operators that the fused flavour alone has."""
+"""Faults that only numbers find, of operators that fused decoders in half precision alone have."""
 
 
 def _all_seen(model: onnx.ModelProto) -> None:

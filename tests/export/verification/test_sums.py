@@ -20,7 +20,7 @@ SUMMED = "SkipSimplifiedLayerNormalization"
 
 
 def test_it_computes_the_same(exported):
-    folder = exported("window")
+    folder = exported("window", "fp16")
     sizes = read_manifest(folder).model
     call = whole_prompt(sizes, torch.randn(1, 7, sizes.hidden_size, generator=torch.Generator().manual_seed(0)))
     whole = ort.InferenceSession(folder / graph_file("decoder"), providers=["CPUExecutionProvider"])
@@ -29,7 +29,7 @@ def test_it_computes_the_same(exported):
     assert (kinds.count(SUMMED), kinds.count("SimplifiedLayerNormalization"), kinds.count("Add")) == (0, 5, 4)
     with opened(apart) as session:
         for found, expected in zip(run(session, **call), run(whole, **call), strict=True):
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+            np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 def _epsilon(node: onnx.NodeProto) -> None:
@@ -45,7 +45,7 @@ def _bias(node: onnx.NodeProto) -> None:
     [(_epsilon, "has the epsilon"), (_bias, f"in a {SUMMED}, which is no norm")],
 )
 def test_what_is_wrong_with_one_is_said(change, said, exported, checkpoint, tmp_path):
-    folder = shutil.copytree(exported("window"), tmp_path / "spoilt")
+    folder = shutil.copytree(exported("window", "fp16"), tmp_path / "spoilt")
     path = folder / graph_file("decoder")
     model = onnx.load(path, load_external_data=False)
     change([node for node in model.graph.node if node.op_type == SUMMED][1])
