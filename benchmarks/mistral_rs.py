@@ -4,9 +4,10 @@
 
 PYTHON is the interpreter of an environment with `mistralrs`; FOLDER, what CHECKPOINT was exported to. Both are processes that
 stay, and each round asks them in turn. Without --photo the questions are the demo's held-out ones; with it, one about a photo of
-980×728, for checkpoints that answer nothing; mistral.rs cannot split one with an odd side. One request at a time, and eight at
-once: ours in a `Scheduler`, theirs as its engine takes them. The eight are alike, since its engine fails where images of several
-sizes meet.
+490×364, for checkpoints that answer nothing. One request at a time, and eight at once: ours in a `Scheduler`, theirs as its
+engine takes them. The eight are alike, since its engine fails where images of several sizes meet. So it does where a photo's four
+pieces become larger or smaller than the whole: for the photo, CHECKPOINT's preprocessor_config.json must have the size
+{"longest_edge": 490, "shortest_edge": 364}.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from threading import Lock
 from typing import Any
 
 AT_ONCE, NEW, LONGEST = (1, 8), 64, 96
+"""Requests, tokens of an answer at most where they are timed, and where they are judged."""
 
 
 def memory() -> int:
@@ -110,12 +112,17 @@ def work(kind: str, source: str, quantisation: str) -> None:
         print(json.dumps({"answers": found, "seconds": seconds, "memory": memory()}), flush=True)
 
 
+class EndedError(Exception):
+    """A contestant's process is over."""
+
+
 class Contestant:
     """One of the two, in a process of its own."""
 
     def __init__(self, python: str, kind: str, source: str, quantisation: str, log: Any) -> None:
         command = [python, __file__, source, source, "--work", kind, "--quant", quantisation]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.ended = False
         self.opened = self._read()
 
     def ask(self, questions: list[Any], at_once: int, new: int) -> dict[str, Any]:
@@ -130,10 +137,12 @@ class Contestant:
             if line.startswith("{"):  # the other's own words go there, too
                 found: dict[str, Any] = json.loads(line)
                 return found
-        raise SystemExit("A contestant ended; see the log.")
+        self.ended = True
+        raise EndedError("A contestant ended; see the log.")
 
     def close(self) -> None:
-        self._process.communicate(timeout=60)
+        if not self.ended:
+            self._process.communicate(timeout=60)
 
 
 def png(image: Any) -> str:
@@ -184,7 +193,7 @@ def main() -> None:
             from PIL import Image
             from skimage import data
 
-            image = Image.fromarray(data.coffee()).resize((980, 728))
+            image = Image.fromarray(data.coffee()).resize((490, 364))
             questions = [[["user", "Tell me about this picture, and about all that can be seen in it.", png(image)]]]
         else:
             for task, asked in held_out(chosen.cases).items():
@@ -198,8 +207,14 @@ def main() -> None:
         for at_once in AT_ONCE:
             for _ in range(chosen.rounds):
                 for name, one in both.items():
-                    found = one.ask(questions * at_once, at_once, NEW)
                     cell = results.setdefault("speed", {}).setdefault(name, {}).setdefault(f"{at_once} at once", {})
+                    if one.ended:
+                        continue
+                    try:
+                        found = one.ask(questions * at_once, at_once, NEW)
+                    except EndedError:
+                        cell["ended"] = "see the log"
+                        continue
                     answers = found["answers"]
                     cell.setdefault("first token", []).append(statistics.median(own[1] for own in answers))
                     cell.setdefault("tokens per second", []).append(sum(own[2] for own in answers) / found["seconds"])
