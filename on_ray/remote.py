@@ -21,7 +21,7 @@ from ..runtime.batch.pictures import ENDINGS
 from ..runtime.batch.question import Question
 from ..runtime.batch.sources import TABLES, Source
 from ..runtime.errors import BatchError, ImageError, first_line, shown
-from ..runtime.outside.download import is_url
+from ..runtime.outside.download import MAX_DOWNLOAD, is_url
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -47,9 +47,12 @@ class RemotePicture:
         try:
             system, path = _system(self.address)
             with system.open_input_stream(path) as file:
-                return bytes(file.read())
+                content = bytes(file.read(MAX_DOWNLOAD + 1))
         except Exception as error:  # each file system has its own
             raise ImageError(f"{shown(self.address)} cannot be read ({first_line(error)}). Check address and rights.") from error
+        if len(content) > MAX_DOWNLOAD:
+            raise ImageError(f"{shown(self.address)} has more than {MAX_DOWNLOAD:,} bytes. Give a smaller image.")
+        return content
 
 
 def picture(value: Any) -> Any:
