@@ -88,7 +88,7 @@ test-batch: install
 	@touch $@
 
 test-scale: install .venv/.ray
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale -rP tests/on_ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale -rP tests/on_ray tests/runtime/server
 	OMP_NUM_THREADS=1 $(BIN)/python tests/by_hand/ray_kills.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/by_hand/triton_answers.py
 

@@ -68,6 +68,8 @@ def cluster(address: str, opening: Opening, actors: int) -> Iterator[None]:
 def _check_listens(address: str) -> None:
     """Ray itself would try for two minutes."""
     host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise _no_ray(address, ValueError("it has no port"))
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE):
             return

@@ -21,7 +21,7 @@ from ..runtime.batch.pictures import ENDINGS
 from ..runtime.batch.question import Question
 from ..runtime.batch.sources import TABLES, Source
 from ..runtime.errors import BatchError, ImageError, first_line, shown
-from ..runtime.outside.download import is_url
+from ..runtime.outside.download import MAX_DOWNLOAD, is_url
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -33,9 +33,14 @@ def is_address(name: Any) -> bool:
 
 @dataclass(frozen=True)
 class RemotePicture:
-    """A file that is read where its picture is prepared, and when."""
+    """A file that is read where its picture is prepared, and when.
+
+    Attributes:
+        folder: the address of one above it, where the rest is a name, in which no sign has a meaning as it has in an address.
+    """
 
     address: str
+    folder: str = ""
 
     @property
     def name(self) -> str:
@@ -45,11 +50,15 @@ class RemotePicture:
     def read(self) -> bytes:
         """The file's bytes; ImageError says why they cannot be had."""
         try:
-            system, path = _system(self.address)
-            with system.open_input_stream(path) as file:
-                return bytes(file.read())
+            system, path = _system(self.folder or self.address)
+            name = self.address.removeprefix(self.folder.rstrip("/")) if self.folder else ""
+            with system.open_input_stream(path.rstrip("/") + name) as file:
+                content = bytes(file.read(MAX_DOWNLOAD + 1))
         except Exception as error:  # each file system has its own
             raise ImageError(f"{shown(self.address)} cannot be read ({first_line(error)}). Check address and rights.") from error
+        if len(content) > MAX_DOWNLOAD:
+            raise ImageError(f"{shown(self.address)} has more than {MAX_DOWNLOAD:,} bytes. Give a smaller image.")
+        return content
 
 
 def picture(value: Any) -> Any:
@@ -70,34 +79,37 @@ class RemotePictures:
 
     def count(self) -> int:
         """BatchError if there is none."""
-        count = sum(1 for _ in self._addresses())
+        count = sum(1 for _ in self._pictures())
         if not count:
             raise BatchError(f"{shown(self.address)} holds no picture ({', '.join(ENDINGS)}). Check the address.")
         return count
 
     def questions(self) -> Iterator[Question]:
-        for address in self._addresses():
-            yield Question(address, self.prompt, [RemotePicture(address)], [address])
+        for picture in self._pictures():
+            yield Question(picture.address, self.prompt, [picture], [picture.address])
 
-    def _addresses(self) -> Iterator[str]:
+    def _pictures(self) -> Iterator[RemotePicture]:
         above, last = posixpath.split(self.address)
         pattern = last if any(sign in last for sign in "*?[") else None
         try:
             system, path = _system(above if pattern else self.address)
             info = system.get_file_info(path)
             if info.type == fs.FileType.File:
-                yield self.address
+                yield RemotePicture(self.address)
                 return
             found = system.get_file_info(fs.FileSelector(path, recursive=pattern is None))
+            names = sorted(posixpath.relpath(each.path, path) for each in found if each.type == fs.FileType.File)
+            if isinstance(system, fs.LocalFileSystem):  # which goes into linked folders, also where they lead in a circle
+                names = [name for name in names if not any(Path(path, each).is_symlink() for each in Path(name).parents[:-1])]
         except Exception as error:  # each file system has its own
             raise BatchError(
                 f"{shown(self.address)} cannot be listed ({first_line(error)}). Check address and rights."
             ) from error
-        for each in sorted(each.path for each in found if each.type == fs.FileType.File):
-            name = posixpath.relpath(each, path)
+        folder = above if pattern else self.address
+        for name in names:
             hidden = any(part.startswith(".") for part in name.split("/"))
             if not hidden and (fnmatch(name, pattern) if pattern else name.lower().endswith(ENDINGS)):
-                yield f"{(above if pattern else self.address).rstrip('/')}/{name}"
+                yield RemotePicture(f"{folder.rstrip('/')}/{name}", folder)
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,11 @@ class RemoteTable:
         return Path(self.address)
 
     def count(self) -> int:
-        return _copied(self.address, self.columns).count()
+        table = _copied(self.address, self.columns)
+        try:
+            return table.count()
+        except BatchError as error:
+            raise BatchError(str(error).replace(str(table.path), shown(self.address))) from error
 
     def questions(self) -> Iterator[Question]:
         table = _copied(self.address, self.columns)
@@ -120,7 +136,7 @@ class RemoteTable:
         for question in table.questions():
             line = question.id.rpartition(":")[2]
             names = [name and _beside(name, here, there) for name in question.names]
-            images = [picture(_beside(str(each), here, there)) if isinstance(each, Path) else each for each in question.images]
+            images = [_picture_beside(str(each), here, there) if isinstance(each, Path) else each for each in question.images]
             yield replace(question, id=f"{self.address}:{line}", names=names, images=images)
 
 
@@ -137,6 +153,11 @@ def _beside(name: str, here: Path, there: str) -> str:
     """A path or address in a table, which lies `there` and was copied `here`."""
     within = str(Path(name).relative_to(here)) if Path(name).is_relative_to(here) else name
     return within if is_address(within) or posixpath.isabs(within) else f"{there}/{within}"
+
+
+def _picture_beside(name: str, here: Path, there: str) -> Any:
+    address = _beside(name, here, there)
+    return RemotePicture(address, there) if address.startswith(f"{there}/") else picture(address)
 
 
 @cache

@@ -121,6 +121,7 @@ def test_a_model_folder_that_a_node_lacks_is_one_sentence(place):
     ("options", "said"),
     [
         (["--ray", "127.0.0.1:1"], "There is no Ray at '127.0.0.1:1'"),
+        (["--ray", "head"], "There is no Ray at 'head' (it has no port)"),
         (["--ray", "ray://127.0.0.1:10001"], "is for Ray's client"),
         (["--ray-actors", "2"], "go with --ray"),
         (["--ray", "local", "-O", "num_beams=3"], "num_beams"),

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
 from idefics2_onnx import Idefics2
-from live_server import until
+from live_server import Live, live, until
 from starlette.testclient import TestClient
 
 
 @pytest.fixture(scope="session")
 def demo() -> Idefics2:
     return Idefics2.from_pretrained()
+
+
+@pytest.fixture(scope="module", params=["alone", pytest.param("on_ray", marks=pytest.mark.scale)])
+def lives(request: pytest.FixtureRequest, demo: Idefics2) -> Callable[..., AbstractContextManager[Live]]:
+    """Starts a server with these settings: by itself, or in two replicas behind Ray Serve's proxy."""
+    if request.param == "alone":
+        return partial(live, demo)
+    pytest.importorskip("ray")
+    from ray_here import live_on_ray
+
+    return live_on_ray
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ SHAPES = "A red circle at the top left, a blue star on the right and a green squ
 
 
 @pytest.fixture(scope="module")
-def server(demo):
-    with live(demo, api_keys=("another", KEY)) as one:
+def server(lives):
+    with lives(api_keys=("another", KEY)) as one:
         yield one
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import openai
 import pytest
-from live_server import live
 
 PROMPTS = ["User: What is this?<end_of_utterance>\nAssistant:", "A red", "User:"]
 
 
 @pytest.fixture(scope="module")
-def client(demo):
-    with live(demo) as server, server.client() as client:
+def client(lives):
+    with lives() as server, server.client() as client:
         yield client
 
 
