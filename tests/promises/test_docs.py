@@ -66,7 +66,7 @@ FOREIGN = {
     "--build",
 }
 """Options of pip, PyInstaller, optimum-cli and CMake."""
-OTHERS = ("", "git", "cd", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller", "serve")
+OTHERS = ("", "git", "cd", "export", ".", "dist/app/app", "llm", "optimum-cli", "pyinstaller", "serve")
 """Programs that documents call and the tests do not: `make test-integrations`, `test-frozen` and `test-scale` do."""
 FILES = [
     path.relative_to(ROOT)
