@@ -112,7 +112,7 @@ def work(kind: str, source: str, quantisation: str) -> None:
         print(json.dumps({"answers": found, "seconds": seconds, "memory": memory()}), flush=True)
 
 
-class EndedError(Exception):
+class EndedError(SystemExit):
     """A contestant's process is over."""
 
 

@@ -28,7 +28,11 @@ def test_fused_decoders_make_sums_in_norms(name, alone, summed, exported):
             assert statistics == ["", ""]  # or a kernel would compute them
 
 
-def test_standard_decoders_add(exported):
-    nodes = onnx.load(exported("window", "fp32", "standard") / graph_file("decoder"), load_external_data=False).graph.node
+@pytest.mark.parametrize(
+    ("precision", "flavour", "norm"),
+    [("fp16", "standard", "RMSNormalization"), ("fp32", "fused", "SimplifiedLayerNormalization")],
+)
+def test_other_decoders_add(precision, flavour, norm, exported):
+    nodes = onnx.load(exported("window", precision, flavour) / graph_file("decoder"), load_external_data=False).graph.node
     found = Counter(node.op_type for node in nodes)
-    assert (found["RMSNormalization"], found[SUMMED]) == (5, 0)
+    assert (found[norm], found[SUMMED]) == (5, 0)
