@@ -1,13 +1,14 @@
 """Beside mistral.rs, the one other way to run Idefics2 without PyTorch: right answers, time to the first token, speed, memory.
 
     python benchmarks/mistral_rs.py CHECKPOINT FOLDER --peer PYTHON [--quant Q4K] [--cases 12] [--rounds 3] [--photo]
+        [--at-once 1,8]
 
 PYTHON is the interpreter of an environment with `mistralrs`; FOLDER, what CHECKPOINT was exported to. Both are processes that
 stay, and each round asks them in turn. Without --photo the questions are the demo's held-out ones; with it, one about a photo of
-490×364, for checkpoints that answer nothing. One request at a time, and eight at once: ours in a `Scheduler`, theirs as its
-engine takes them. The eight are alike, since its engine fails where images of several sizes meet. So it does where a photo's four
-pieces become larger or smaller than the whole: for the photo, CHECKPOINT's preprocessor_config.json must have the size
-{"longest_edge": 490, "shortest_edge": 364}.
+490×364, for checkpoints that answer nothing; another photo in each round, since mistral.rs remembers features. One request at a
+time, and eight at once: ours in a `Scheduler`, theirs as its engine takes them. The eight are alike, since its engine fails where
+images of several sizes meet. So it does where a photo's four pieces become larger or smaller than the whole: for the photo,
+CHECKPOINT's preprocessor_config.json must have the size {"longest_edge": 490, "shortest_edge": 364}.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-AT_ONCE, NEW, LONGEST = (1, 8), 64, 96
-"""Requests, tokens of an answer at most where they are timed, and where they are judged."""
+ROWS, NEW, LONGEST = 8, 64, 96
+"""Of ours; tokens of an answer at most where they are timed, and where they are judged."""
 
 
 def memory() -> int:
@@ -81,7 +82,7 @@ class Ours:
         from idefics2_onnx import Scheduler, load
 
         self.model = load(source, "cpu", image_cache=0, spinning=False)
-        self.scheduler = Scheduler(self.model, rows=max(AT_ONCE))
+        self.scheduler = Scheduler(self.model, rows=ROWS)
         self.version = f"onnxruntime {version('onnxruntime')}"
 
     def ask(self, turns: list[list[str]], new: int) -> tuple[str, float, int, float, int]:
@@ -89,13 +90,11 @@ class Ours:
         for role, text, *images in turns:
             parts = [{"type": "image", "image": base64.b64decode(image)} for image in images]
             messages.append({"role": role, "content": [*parts, {"type": "text", "text": text}]})
-        start, first = time.perf_counter(), 0.0
-        handle = self.scheduler.submit(messages, max_new_tokens=new)
-        for piece in handle:
-            first = first or (time.perf_counter() - start if piece else 0.0)
-        found = handle.result()
+        start = time.perf_counter()
+        found = self.scheduler.submit(messages, max_new_tokens=new).result()
         seconds = time.perf_counter() - start
-        return found.text, first or seconds, len(found.token_ids), seconds, found.timings.prompt_tokens
+        first = found.timings.waiting + found.timings.prefill  # a text may come later: random tokens are none for long
+        return found.text, first, len(found.token_ids), seconds, found.timings.prompt_tokens
 
 
 def work(kind: str, source: str, quantisation: str) -> None:
@@ -151,6 +150,15 @@ def png(image: Any) -> str:
     return base64.b64encode(held.getvalue()).decode()
 
 
+def about_a_photo(brightness: int) -> list[list[str]]:
+    """One question about a picture that differs by its brightness."""
+    from PIL import Image
+    from skimage import data
+
+    image = Image.fromarray(data.coffee()).resize((490, 364)).point(lambda value: min(255, value + brightness))
+    return [["user", "Tell me about this picture, and about all that can be seen in it.", png(image)]]
+
+
 def held_out(cases: int) -> dict[str, list[tuple[list[list[str]], str]]]:
     """By task, questions with the right answers."""
     from idefics2_onnx.demo.tasks import TASKS, case
@@ -175,6 +183,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=12, help="Of each task.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--photo", action="store_true")
+    parser.add_argument("--at-once", default=f"1,{ROWS}", help="Requests that are timed together.")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work")
     chosen = parser.parse_args()
@@ -189,13 +198,7 @@ def main() -> None:
         }
         results["opened"] = {name: one.opened for name, one in both.items()}
         questions: list[Any] = []
-        if chosen.photo:
-            from PIL import Image
-            from skimage import data
-
-            image = Image.fromarray(data.coffee()).resize((490, 364))
-            questions = [[["user", "Tell me about this picture, and about all that can be seen in it.", png(image)]]]
-        else:
+        if not chosen.photo:
             for task, asked in held_out(chosen.cases).items():
                 questions = questions or [asked[0][0]]
                 for name, one in both.items():
@@ -204,8 +207,9 @@ def main() -> None:
                     results.setdefault("right", {}).setdefault(name, {})[task] = f"{right} of {len(asked)}"
                     results.setdefault("prompt tokens", {}).setdefault(name, {})[task] = given[0][4]
                     results.setdefault("answers", {}).setdefault(name, {})[task] = [own[0] for own in given[:3]]
-        for at_once in AT_ONCE:
-            for _ in range(chosen.rounds):
+        for at_once in map(int, chosen.at_once.split(",")):
+            for number in range(chosen.rounds):
+                questions = [about_a_photo(at_once + number)] if chosen.photo else questions
                 for name, one in both.items():
                     cell = results.setdefault("speed", {}).setdefault(name, {}).setdefault(f"{at_once} at once", {})
                     if one.ended:

@@ -34,6 +34,10 @@ def cluster(address: str, opening: Opening, actors: int) -> Iterator[None]:
     Raises:
         RayError: there is no such cluster, or it has too little for so many actors.
     """
+    if address == LOCAL and opening.cpus > (cores := os.cpu_count() or 1):
+        raise RayError(
+            f"An actor is to have {opening.cpus:,} cores, and this machine has {cores}. Give fewer with --ray-cpus-per-actor."
+        )
     if "://" in address:
         raise RayError(
             f"{address!r:.100} is for Ray's client, which its Data does not run with. Type the command on a machine of the "

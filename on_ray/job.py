@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ def answer(
     Raises:
         RayError: there is no such cluster, a node cannot open the model, or actors die without a row between.
     """
-    with cluster(address, opening, actors):
+    with tempfile.TemporaryDirectory(prefix="idefics2-onnx-") as copies, cluster(address, opening, actors):
         _quiet(ordered)
         while True:
             before = answers.rows
             try:
-                yield from _rows(sources, answers, opening, actors, rows, options)
+                yield from _rows(sources, answers, opening, actors, rows, options, copies)
                 return
             except ray.exceptions.RayError as error:
                 if answers.rows == before:
@@ -63,11 +64,17 @@ def answer(
 
 
 def _rows(
-    sources: Sequence[Source], answers: Answers, opening: Opening, actors: int, rows: int, options: dict[str, Any]
+    sources: Sequence[Source],
+    answers: Answers,
+    opening: Opening,
+    actors: int,
+    rows: int,
+    options: dict[str, Any],
+    copies: str,
 ) -> Generator[int | Exception, None, None]:
     folder = Path.cwd()
     questions = read_datasource(
-        Questions(sources, answers.ids, folder),
+        Questions(sources, answers.ids, folder, copies),
         num_cpus=0.1,
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},  # here, where they were named
         override_num_blocks=1,

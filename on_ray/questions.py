@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -36,15 +37,16 @@ ANSWERED = pa.schema([("row", pa.binary()), ("failure", pa.string()), ("problem"
 class Questions(Datasource):  # type: ignore[misc]  # Ray is not read for its types
     """Those without a row. One task reads them, on the driver's node: tables and folders are read where the command was typed."""
 
-    def __init__(self, sources: Sequence[Source], ids: Ids, folder: Path) -> None:
+    def __init__(self, sources: Sequence[Source], ids: Ids, folder: Path, copies: str) -> None:
         """Note what to read.
 
         Args:
             ids: of the rows that are there.
             folder: that paths are relative to.
+            copies: a folder for copies of tables. It is the driver's, since Ray ends its processes without letting them tidy up.
         """
         super().__init__()
-        self._read = partial(_blocks, sources, ids, folder)
+        self._read = partial(_blocks, sources, ids, folder, copies)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -77,8 +79,9 @@ class Answering(Worker):
         return {"row": json_line(row_of(outcome, fields_of(outcome.answer.text, self._options) if outcome.answer else {}))}
 
 
-def _blocks(sources: Sequence[Source], ids: Ids, folder: Path) -> Iterator[pa.Table]:
+def _blocks(sources: Sequence[Source], ids: Ids, folder: Path, copies: str) -> Iterator[pa.Table]:
     os.chdir(folder)  # of a process that reads this and nothing else
+    tempfile.tempdir = copies
     found = unanswered(sources, ids)
     while some := list(islice(found, 64)):
         yield pa.Table.from_pylist([{_QUESTION: pickle.dumps(each)} for each in some], SOURCE)

@@ -70,7 +70,9 @@ def test_addresses_and_parquet(place):
     addresses = [f"file://{place}/photos/0*.png", f"fsspec+local://{place}/photos", f"file://{place}/table.jsonl"]
     options = ["--prompt", QUESTION, "--max-new-tokens", 12]
     assert batch(*inputs, "-o", "disk.jsonl", *options).returncode == 1
-    run = batch(*addresses, "-o", "there.parquet", *options, "--ray", "local", "--batch-size", 3)
+    (place / "tmp").mkdir()
+    places = {"TMPDIR": str(place / "tmp"), "RAY_TMPDIR": "/tmp"}  # Ray wants a short path for its sockets
+    run = batch(*addresses, "-o", "there.parquet", *options, "--ray", "local", "--batch-size", 3, **places)
     assert run.returncode == 1, run.stderr
     disk, there = rows("disk.jsonl"), pyarrow.parquet.read_table("there.parquet").to_pylist()
     assert len(there) == 10 + 12 + 3
@@ -82,6 +84,7 @@ def test_addresses_and_parquet(place):
         assert (row["error"] is None) == (expected["error"] is None)
         assert row["id"].endswith(expected["id"])
     assert there[0]["images"] == [f"file://{place}/photos/00.png"]
+    assert not list((place / "tmp").glob("idefics2-onnx-*"))  # copies of the table, also of processes that Ray ended
     again = batch(*addresses, "-o", "there.parquet", *options, "--ray", "local", "--batch-size", 3)
     assert "answering" not in again.stderr  # nothing is left to ask
 
@@ -125,6 +128,7 @@ def test_a_model_folder_that_a_node_lacks_is_one_sentence(place):
         (["--ray", "ray://127.0.0.1:10001"], "is for Ray's client"),
         (["--ray-actors", "2"], "go with --ray"),
         (["--ray", "local", "-O", "num_beams=3"], "num_beams"),
+        (["--ray", "local", "--ray-cpus-per-actor", "1024"], "An actor is to have 1,024 cores, and this machine has"),
         (["--ray", "local", "--device", "cuda"], "room for 0 of 1 actors, each with a GPU"),
         (["--ray", "local", "--device", "cuda:1"], "names one by its number"),
     ],
@@ -134,6 +138,20 @@ def test_what_is_wrong_is_one_sentence(place, options, said):
     assert run.returncode in (1, 2)
     assert said in last_line(run), run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_model_that_changes_between_two_runs_is_said(place):
+    """Whoever trains on and exports into the same folder gets no table of two models."""
+    copytree(DEMO, "model")
+    some = ["photos/0[0-3].png", "-m", "model", "-o", "out.jsonl", "--prompt", QUESTION, "--ray", "local"]
+    assert batch(*some).returncode == 0
+    before = Path("out.jsonl").read_bytes()
+    manifest = Path("model/idefics2_onnx.json")
+    manifest.write_text(manifest.read_text("utf-8").rstrip() + "\n\n", "utf-8")
+    run = batch("photos", *some[1:])
+    assert run.returncode == 1
+    assert "out.jsonl was made with another model" in last_line(run), run.stderr
+    assert Path("out.jsonl").read_bytes() == before
 
 
 def test_actors_that_no_node_has_room_for_are_one_sentence(monkeypatch):
