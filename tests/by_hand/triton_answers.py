@@ -25,6 +25,7 @@ PLACE = Path(os.environ.get("TRITON_VENV", ROOT / ".venv-triton"))
 EXAMPLES = ROOT / "examples"
 LONG = {"max_new_tokens": 1800, "logit_bias": {"2": -100, "437": -100}}
 """Without an end token: more than a second, in one of eight rows."""
+WRONG = ({"speed": 1}, {"image_features": [1]}, {"num_return_sequences": 3}, {"max_new_tokens": -1})
 
 
 def requests() -> list[tuple[str, list[str], dict]]:
@@ -68,11 +69,15 @@ def in_tritons_environment(port: str) -> None:
         one.close()
     again = whole(("Hello?", [], {"max_new_tokens": 4}))
     free = time.perf_counter() - begun
-    try:
-        whole(("Hello?", [], {"speed": 1}))
-        wrong = ""
-    except Exception as error:
-        wrong = str(error)
+
+    def problem(options: dict) -> str:
+        try:
+            whole(("Hello?", [], options))
+        except Exception as error:
+            return str(error)
+        return ""
+
+    wrong = [problem(options) for options in WRONG]
     print(json.dumps({"answers": answers, "seconds": seconds, "again": again, "free": free, "wrong": wrong}))
 
 
@@ -117,8 +122,9 @@ def main() -> None:
     assert found["again"][1]
     assert found["free"] < long, (found["free"], long)
     print(f"8 of 8 rows were busy for at least {long:.2f} s; cancelled, the next request was whole after {found['free']:.2f} s")
-    assert "speed" in found["wrong"], found["wrong"]
-    print(f"a wrong option: {found['wrong']}")
+    for options, said in zip(WRONG, found["wrong"], strict=True):
+        assert next(iter(options)) in said, (options, said)
+        print(f"a wrong option: {said:.120}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from idefics2_onnx import Cancelled, Idefics2OnnxError, Overloaded, PromptError,
 
 _LOOKS = 0.05
 """Seconds between looks for clients that have left."""
+_NOT_OPTIONS = {"self", "prompt", "images", "image_features", "num_return_sequences"}
+"""What `submit` takes besides, or answers with more than one text."""
 
 
 class TritonPythonModel:
@@ -87,6 +89,8 @@ def _asked(request: Any) -> tuple[str, list[bytes], dict[str, Any]]:
         raise PromptError(f"images or options cannot be read ({error}). Give base64, and JSON.") from error
     if not isinstance(options, dict):
         raise PromptError("options is no JSON object. Give one, such as {}.")
+    if wrong := options.keys() & _NOT_OPTIONS:
+        raise PromptError(f"{', '.join(sorted(wrong))} cannot be among options here. Give one prompt, its pictures as images.")
     return given["prompt"][0].decode("utf-8", "replace"), images, options
 
 
