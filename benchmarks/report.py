@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -135,6 +136,29 @@ def session_options(name: str) -> str:
     return table(("", "opens in", "peak memory", "prompt of 384", "step"), rows)
 
 
+def limits(name: str) -> str:
+    """Where an answer's time goes, each part beside what the processor could do."""
+    found = read(f"limits-{name}.json")
+    rows = []
+    for part, own in found["parts"].items():
+        least = (f"{own['limit']:.2f} s", f"{own['seconds'] / own['limit']:.2f}") if "limit" in own else ("", "")
+        rows.append([part, f"{own['seconds']:.2f} s", f"{100 * own['seconds'] / found['seconds']:.1f} %", *least])
+    rows.append(["**all**", f"{found['seconds']:.2f} s", "", "", ""])
+    return table(("", "time", "share", "limit", "times the limit"), rows)
+
+
+def rates(name: str) -> str:
+    """What the products reach alone."""
+    rows = []
+    for one in read(f"limits-{name}.json")["alone"]:
+        shape = [one[size] for size in ("rows", "inputs", "outputs")]
+        speeds = (count / one["seconds"] / 1e9 for count in (math.prod(shape), one["weight_bytes"]))
+        rows.append([one["kind"], " × ".join(f"{size:,}" for size in shape), *(f"{speed:.1f}" for speed in speeds)])
+    return table(
+        ("weights", "rows × inputs × outputs", "thousand million multiply-adds a second", "GB of weights a second"), rows
+    )
+
+
 def machine(name: str) -> str:
     about = read(f"cpu-full-{name}.json")["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -155,6 +179,9 @@ def text() -> str:
         "TYPED": as_typed(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
+    for path in RESULTS.glob("limits-*.json"):
+        name = path.stem.removeprefix("limits-")
+        sections |= {f"LIMITS {name}": limits(name), f"RATES {name}": rates(name)}
     found = Path(__file__).with_name("report.md").read_text()
     for name, section in sections.items():
         found = found.replace(f"{{{name}}}", section)
