@@ -25,6 +25,7 @@ from .quantisation.smoothing import factors_file, read_factors, smoothed, smooth
 from .source.architecture import choose_attention
 from .source.checkpoint import DEFAULT_CHECKPOINT
 from .source.source_model import SourceModel
+from .threads import help_this_thread_alone
 from .trace import OPERATORS, store_narrow, trace_graphs
 from .transformers_js import check_layout, sessions, to_transformers_js
 from .verification.difference import Verification
@@ -82,6 +83,7 @@ def export_model(
         ParityError: the folder is not what the checkpoint is; nothing is left under `folder` either.
     """
     set_heap()
+    help_this_thread_alone()
     listener = listener or Listener()
     model = SourceModel.open(source, revision, Path(adapter) if adapter is not None else None)
     checkpoint = model.checkpoint
@@ -150,12 +152,11 @@ def _smoothed_models(
 ) -> dict[Quantisation, SourceModel]:
     """The model with loud channels evened out, for each quantisation of a folder, which keeps the factors."""
     shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", model.sizes)
-    found = {}
-    for wanted in [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]:
-        if not (folder / factors_file(wanted)).exists():
-            write_factors(folder, wanted, smoothing_factors(model, wanted, shown, listener))
-        found[wanted] = smoothed(model, read_factors(folder, wanted, model))
-    return found
+    wanted = [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]
+    if missing := [each for each in wanted if not (folder / factors_file(each)).exists()]:
+        for each, factors in smoothing_factors(model, missing, shown, listener).items():
+            write_factors(folder, each, factors)
+    return {each: smoothed(model, read_factors(folder, each, model)) for each in wanted}
 
 
 def _write_graphs(

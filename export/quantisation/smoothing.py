@@ -9,6 +9,7 @@ How far to go is searched for each group on its own, by the error of the quantis
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,28 +110,40 @@ def read_factors(folder: Path, quantisation: Quantisation, model: SourceModel) -
     return factors
 
 
-def smoothing_factors(model: SourceModel, quantisation: Quantisation, shown: CalibrationSet, listener: Listener) -> Factors:
-    """What makes the quantised products better, found on pictures and prompts."""
-    groups = [
+def smoothing_factors(
+    model: SourceModel, quantisations: Sequence[Quantisation], shown: CalibrationSet, listener: Listener
+) -> dict[Quantisation, Factors]:
+    """What makes the products of each quantisation better, found on pictures and prompts that the model reads once."""
+    reference = streamed_reference(model)
+    groups = {plan: _groups(model, plan) for plan in quantisations}
+    measured = [(plan, each, name) for plan, own in groups.items() for each in own for name in each.channels.after]
+    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for _, _, name in measured))
+    for plan, each, name in measured:
+        worth = model.family.worth(name.removeprefix("model."), model.sizes)
+        packing = plan.packing(each.channels.graph, model.stored(name), torch.float32, worth)
+        reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
+            _Measure(each, packing, listener),
+            prepend=True,  # before the weights are dropped
+        )
+    with torch.no_grad():
+        family = model.family
+        ids, places = shown.sequence(family, model.sizes)
+        family.hidden_states(reference, ids, family.image_features(reference, shown.pixels), places)
+    return {plan: _factors(model, own) for plan, own in groups.items()}
+
+
+def _groups(model: SourceModel, quantisation: Quantisation) -> list[_Measured]:
+    """The channels that a quantisation may change."""
+    return [
         _Measured(channels)
         for channels in model.family.channels(model.config)
         if not any(isinstance(model.stored(name), AwqMatrix) for name in (*channels.before, *channels.after))
         and not (channels.cached and quantisation.fast_prompts)
     ]
-    reference = streamed_reference(model)
-    listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for each in groups for name in each.channels.after))
-    for each in groups:
-        for name in each.channels.after:
-            worth = model.family.worth(name.removeprefix("model."), model.sizes)
-            packing = quantisation.packing(each.channels.graph, model.stored(name), torch.float32, worth)
-            reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
-                _Measure(each, packing, listener),
-                prepend=True,  # before the weights are dropped
-            )
-    with torch.no_grad():
-        family = model.family
-        ids, places = shown.sequence(family, model.sizes)
-        family.hidden_states(reference, ids, family.image_features(reference, shown.pixels), places)
+
+
+def _factors(model: SourceModel, groups: Sequence[_Measured]) -> Factors:
+    """The best of each group."""
     found: Factors = {}
     for each in groups:
         strength = STRENGTHS[int(each.errors.argmin())]

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...runtime.parallel import in_parallel
 from ..ahead import ahead
 from .arithmetic import Arithmetic
 from .checkpoint import Stored
 from .source_model import SourceModel
 
-_NUMBERS = 1 << 19
-"""Read at once: in float64 4 MB, which stay in the processor's cache and on the heap. Larger blocks get fresh pages each time,
-and to have those filled takes longer than to multiply with the numbers."""
+_NUMBERS, _BLOCKS = 1 << 18, 16
+"""Multiplied with at once, and how many such blocks are read at once. In float64 a block has 2 MB, which
+stay in the processor's cache and on the heap; larger ones get fresh pages each time, and to have those filled takes longer than
+to multiply with the numbers."""
 
 
 def streamed_reference(source: SourceModel, arithmetic: Arithmetic | None = None) -> Any:
@@ -78,9 +80,14 @@ class _Weights:
             rows = stored.shape[0] if stored.shape else 1
             tensor = torch.empty(stored.shape, dtype=self._arithmetic.activations(self._path))
             filled, step = tensor.view(rows, -1), max(1, _NUMBERS * rows // max(1, tensor.numel()))
-            for start in range(0, rows, step):
-                part = stored.read(start, min(start + step, rows))
-                filled[start : start + step] = self._arithmetic.stored(part).reshape(len(part), -1)
+
+            def fill(start: int, stored: Stored = stored, filled: Tensor = filled, rows: int = rows, step: int = step) -> None:
+                part = stored.read(start, min(start + step * _BLOCKS, rows)).reshape(-1, filled.shape[1])
+                for at in range(0, len(part), step):
+                    block = part[at : at + step]
+                    filled[start + at : start + at + len(block)] = self._arithmetic.stored(block)
+
+            in_parallel(fill, range(0, rows, step * _BLOCKS))
             setattr(module, name, nn.Parameter(tensor, requires_grad=False))
 
     def drop(self, module: nn.Module, *_: Any) -> None:
@@ -119,10 +126,15 @@ class _Product:
         x = x.double() if arithmetic.exact else x.float()
         step = max(1, _NUMBERS // columns)
         product = torch.empty(*x.shape[:-1], rows, dtype=x.dtype)
-        starts = range(0, rows, step)
-        parts = (self._matrix.read(start, min(start + step, rows)) for start in starts)
+        starts = range(0, rows, step * _BLOCKS)
+        parts = (self._matrix.read(start, min(start + step * _BLOCKS, rows)) for start in starts)
         for start, part in zip(starts, ahead(parts), strict=True):
-            product[..., start : start + len(part)] = x @ arithmetic.stored(part).T
+
+            def multiply(at: int, start: int = start, part: Tensor = part) -> None:
+                block = part[at : at + step]
+                product[..., start + at : start + at + len(block)] = x @ arithmetic.stored(block).T
+
+            in_parallel(multiply, range(0, len(part), step))
         if self._bias is not None:
             product += arithmetic.stored(self._bias.read(0, rows))
         return arithmetic.rounded(self._path, product)

@@ -19,7 +19,7 @@ from ...graphs.contract import GraphName, Manifest
 from ..source.source_model import SourceModel
 from .comparison import Attention
 from .cut import Cut, whole_prompt
-from .graphs import load_graph, opened, reader, run
+from .graphs import load_graph, opened, reader
 from .known import COMPARISONS
 
 _NORMS = {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
@@ -95,9 +95,7 @@ def _mask_fault(folder: Path, manifest: Manifest, graph: GraphName, window: int 
     call["attention_mask"] = torch.ones(1, total, dtype=torch.int64)
     past = torch.zeros(1, sizes.num_key_value_heads, total, sizes.head_dim)
     call |= {name: past for name in call if name.startswith("past_")}
-    with opened(cut.part(list(call), [mask.name])) as session:
-        needed = {spec.name for spec in session.get_inputs()}
-        (found,) = run(session, **{name: value for name, value in call.items() if name in needed})
+    (found,) = opened(cut.part(list(call), [mask.name])).run(**call)
     places, tokens = np.arange(total), np.arange(total - new, total)[:, None]
     expected = (places <= tokens) & (places > tokens - (window or total))
     if not np.array_equal(found[0, 0].astype(bool), expected):

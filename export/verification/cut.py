@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...graphs.contract import GraphName, ModelSizes, key_value_names
-from .graphs import is_matrix, load_graph, opened, reader, run
+from .graphs import load_graph, opened, reader
 
 _MOVES = {"Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that round nothing, but for Cast, whose rounding is that of the value it makes."""
-_HELD = 1 << 25
-"""Numbers of a part's matrices that are held at once, where its columns can be computed apart."""
 
 
 @dataclass(frozen=True)
@@ -76,28 +74,13 @@ class Cut:
 
     def run(self, inputs: dict[str, Tensor], outputs: list[str]) -> list[NDArray[np.float32]]:
         """Run the part between inputs and outputs; float32 results."""
-        with opened(self.part(list(inputs), outputs)) as session:
-            return run(session, **inputs)
+        return opened(self.part(list(inputs), outputs)).run(**inputs)
 
     def run_through(self, borders: list[str], x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """From the first of values of the graph, which is `x`, to the last, one part after another that gets `inputs`, too."""
         for border, following in itertools.pairwise(borders):
             x = torch.from_numpy(self.run(inputs | {border: x}, [following])[0])
         return x
-
-
-def column_blocks(part: ir.Model) -> list[slice]:
-    """Columns of a part's matrices, so few at a time that they take little memory. Packed integers take little as they are: where
-    there are no other matrices, all columns at once.
-
-    Only for parts in which each matrix has as many columns as the output.
-    """
-    external = (value for value in part.graph.initializers.values() if isinstance(value.const_value, ir.ExternalTensor))
-    shapes = [value.shape.numpy() for value in external if is_matrix(value) and value.shape is not None]
-    if not shapes:
-        return [slice(None)]
-    step = max(1, _HELD // sum(rows for rows, _ in shapes))
-    return [slice(start, start + step) for start in range(0, shapes[0][1], step)]
 
 
 def roundings(part: ir.Model) -> tuple[float, float]:

@@ -25,6 +25,8 @@ class Example:
     """Token ids; the first holds both images, the second none."""
     answers: Tensor
     """Token ids [prompts, STEPS]."""
+    varied: Tensor
+    """Token ids: the first prompt without repetitions. A decoder that is given no features finds an image's tokens all alike."""
 
     @classmethod
     def for_model(cls, manifest: Manifest) -> Example:
@@ -42,4 +44,4 @@ class Example:
         image = torch.full((sizes.tokens_per_image,), sizes.image_token_id)
         room = max(2, min(8, (sizes.max_positions - 2 * sizes.tokens_per_image - STEPS) // 3))
         prompts = [torch.cat([text(room), image, text(room), image, text(room)]), text(room)]
-        return cls(images, prompts, text(len(prompts), STEPS))
+        return cls(images, prompts, text(len(prompts), STEPS), prompts[0].unique_consecutive())

@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from ...runtime.parallel import begin, result_of
 from ..heap import trim
-from .cut import Cut, column_blocks
+from .cut import Cut
 from .difference import Difference
-from .graphs import opened, run
+from .graphs import opened, read_weights
 from .reference import COPIES, Reference
 
-Compute = Callable[..., Tensor]
+Compute = Callable[..., Tensor | tuple[Tensor, Tensor]]
+"""(model, *values) → what a piece gives; and where the sizes of its channels are not to be taken from that, what has them."""
 Layer = Callable[[Any], Any]
 """Takes a model and gives one of its layers."""
 
@@ -32,41 +34,19 @@ class Pieces:
     call: dict[str, Tensor]
     """Inputs of the graph that every piece gets."""
 
-    def compare(
-        self,
-        what: str,
-        given: dict[str, Tensor],
-        output: str,
-        compute: Compute,
-        like: Compute | None = None,
-        by_columns: bool = False,
-    ) -> tuple[Difference, Tensor]:
-        """The piece from values of the graph to another, beside compute(model, *values); with the truth about it.
-
-        Args:
-            like: computes what the sizes of the output's channels are taken from, where they are not its own.
-            by_columns: whether each channel comes from a column of each of the piece's matrices alone, so that they need not be
-                held at once.
-        """
-
-        def cut() -> ir.Model:
-            part = self.cut.part(list(self.call | given), [output])
-            part.graph.name = self.cut.graph
-            return part
-
-        part = cut()
+    def compare(self, what: str, given: dict[str, Tensor], output: str, compute: Compute) -> tuple[Difference, Tensor]:
+        """The piece from values of the graph to another, beside compute(model, *values); with the truth about it."""
+        part = self.cut.part(list(self.call | given), [output])
+        part.graph.name = self.cut.graph
         types = {value.name: value.dtype for value in part.graph.inputs}
         halves = {name: x.to(torch.float16 if types[name] == ir.DataType.FLOAT16 else torch.float32) for name, x in given.items()}
-        truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
-        found = []
-        for columns in column_blocks(part) if by_columns else [slice(None)]:
-            trim()
-            with opened(cut(), columns) as session:
-                needed = {spec.name for spec in session.get_inputs()}
-                found += run(session, **{name: x for name, x in (self.call | halves).items() if name in needed})
-        result = np.concatenate(found, -1)[..., : truth.shape[-1]]  # a head's rows are padded, and cut off behind its last block
-        sizes = like(self.reference.truth, *(x.double() for x in halves.values())) if like is not None else None
-        return self.reference.compare(part, what, result, truth, own, sizes), truth
+        weights = begin(partial(read_weights, part))
+        with self.reference.memory.keeping():
+            truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
+        (truth, like), (own, _) = (found if isinstance(found, tuple) else (found, None) for found in (truth, own))
+        trim()
+        (found,) = opened(part, result_of(weights)).run(**(self.call | halves))
+        return self.reference.compare(part, what, found, truth, own, like), truth
 
 
 def encoder(pieces: Pieces, x: Tensor, borders: list[str]) -> Generator[Difference, None, Tensor]:
@@ -112,22 +92,19 @@ def swiglu(
         shrink: what the graph multiplies its middle with, and divides its result by.
     """
 
-    def gate(model: Any, x: Tensor) -> Tensor:
+    def gate(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """An activation is right to a share of what it reads: of a large negative number it leaves nothing but rounding. So sizes
+        are those of the product without it.
+        """
         mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
-        gated: Tensor = mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
-        return gated * shrink
-
-    def ungated(model: Any, x: Tensor) -> Tensor:
-        """An activation is right to a share of what it reads: of a large negative number it leaves nothing but rounding."""
-        mlp, normed = layer(model).mlp, layer(model).post_attention_layernorm(x)
-        product: Tensor = mlp.gate_proj(normed) * mlp.up_proj(normed)
-        return product * shrink
+        opening, up = mlp.gate_proj(normed), mlp.up_proj(normed)
+        return mlp.act_fn(opening) * up * shrink, opening * up * shrink
 
     def down(model: Any, x: Tensor, gated: Tensor) -> Tensor:
         fed: Tensor = layer(model).mlp.down_proj(gated / shrink)
         return x + (fed if gate_of is None else gate_of.to(x.dtype).tanh() * fed)
 
     middle = pieces.cut.input_of(f"{at}.mlp.down_proj.weight")
-    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate, ungated, by_columns=True)
+    first, gated = pieces.compare(f"{what}, gate", {border: x}, middle, gate)
     second, result = pieces.compare(f"{what}, down", {border: x, middle: gated}, following, down)
     return [first, second], result

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -17,15 +18,60 @@ from ...graphs.contract import GraphName, Manifest
 from ..quantisation.quantise import Quantisation
 from ..quantisation.smoothing import read_factors, smoothed
 from ..source.arithmetic import Arithmetic
+from ..source.checkpoint import Stored
 from ..source.source_model import SourceModel
 from ..source.streamed import streamed_reference
 from .cut import roundings
 from .difference import Difference, Error
 from .folder_matrix import FolderMatrix, folder_matrices
 
+_T = TypeVar("_T")
 _DECODERS: tuple[GraphName, ...] = ("decoder", "prompt")
 COPIES = 3
 """Times that the reference computes in the folder's type: where one rounding decides, one time may be lucky."""
+
+
+@dataclass
+class Memory:
+    """Rows of a checkpoint that were read, for whoever computes with the same ones next."""
+
+    rows: dict[tuple[Stored, int, int], Tensor] = field(default_factory=dict)
+    keeps: bool = False
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep what is read, until this ends."""
+        self.keeps = True
+        try:
+            yield
+        finally:
+            self.keeps = False
+            self.rows.clear()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor whose rows come from a memory, if it has them."""
+
+    base: Stored
+    memory: Memory = field(compare=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def read(self, start: int, stop: int) -> Tensor:
+        key = self.base, start, stop
+        found = self.memory.rows.get(key)
+        if found is None:
+            found = self.base.read(start, stop)
+            if self.memory.keeps:
+                self.memory.rows[key] = found
+        return found
 
 
 @dataclass(frozen=True)
@@ -40,6 +86,8 @@ class Reference:
     """Where both read their weights."""
     arithmetic: Arithmetic
     """The arithmetic of `own`."""
+    memory: Memory
+    """What is kept of them."""
 
     @classmethod
     def of(
@@ -61,15 +109,17 @@ class Reference:
             for graph in (*source.family.graph_names, decoder):
                 if graph not in _DECODERS or graph == decoder:
                     packed |= folder_matrices(folder, graph, source.family)
-        source = as_quantised(folder, manifest, source, decoder)
+        source, memory = as_quantised(folder, manifest, source, decoder), Memory()
+        kept: dict[str, Stored] = {name: _Kept(tensor, memory) for name, tensor in source.checkpoint.tensors.items()}
+        source = replace(source, checkpoint=replace(source.checkpoint, tensors=kept))
         truth, own = (Arithmetic(manifest.dtype, exact, packed) for exact in (True, False))
-        return cls(streamed_reference(source, truth), streamed_reference(source, own), source, own)
+        return cls(streamed_reference(source, truth), streamed_reference(source, own), source, own, memory)
 
     def parameter(self, name: str) -> Tensor:
         """A parameter as the folder stores it, float64."""
         return self.arithmetic.stored(self.source.checkpoint.read_all(self.source.names[name])).double()
 
-    def both(self, compute: Callable[..., Tensor], *given: Tensor, copies: int = 1) -> tuple[Tensor, Tensor]:
+    def both(self, compute: Callable[..., _T], *given: Tensor, copies: int = 1) -> tuple[_T, _T]:
         """compute(model, *given) of both, the truth from the same numbers widened.
 
         With `copies`, `given` have a batch of 1, and the folder's type computes it so many times along that axis: once from them

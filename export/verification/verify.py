@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def verify_in_subprocess(
     # -P: a file in the current folder, maybe the checkpoint's, must not be imported.
     command = [sys.executable, "-P", "-m", package, str(folder), str(checkpoint), "pieces" if pieces else "whole"]
     command += [] if adapter is None else [str(adapter)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # NumPy's products are small here, and its threads would wait for the next one busily.
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise CheckpointError(

@@ -13,7 +13,7 @@ from ...graphs.contract import GraphName, Manifest, key_value_names
 from ..source.source_model import SourceModel
 from .difference import Difference
 from .example import STEPS, Example
-from .graphs import load_graph, opened_folder, run
+from .graphs import load_graph, opened_folder
 from .known import COMPARISONS
 from .prompts import Prompts
 from .reference import COPIES, Reference, decoders_of
@@ -36,13 +36,13 @@ def _vision(
     """The truth about each image's features, in the folder's type."""
     half = torch.float16 if manifest.dtype == "fp16" else torch.float32
     graph, images = load_graph(folder, "vision"), []
-    with opened_folder(folder, "vision", manifest.dtype) as session:
-        for number, image in enumerate(example.images):
-            given = image[None].to(half)
-            actual = run(session, pixel_values=given)[0]
-            truth, own = reference.both(reference.source.family.image_features, given, copies=COPIES)
-            images.append(truth[0].to(half))
-            yield reference.compare(graph, f"image_features of image {number + 1}", actual, truth, own)
+    encoder = opened_folder(folder, "vision", manifest.dtype)
+    for number, image in enumerate(example.images):
+        given = image[None].to(half)
+        actual = encoder.run(pixel_values=given)[0]
+        truth, own = reference.both(reference.source.family.image_features, given, copies=COPIES)
+        images.append(truth[0].to(half))
+        yield reference.compare(graph, f"image_features of image {number + 1}", actual, truth, own)
     return images
 
 
@@ -58,14 +58,14 @@ def _decoder(folder: Path, name: GraphName, manifest: Manifest, reference: Refer
     shape = (batch, sizes.num_key_value_heads, width + STEPS, sizes.head_dim)
     cache = {key: np.zeros(shape, np.float32) for key in key_value_names(sizes.num_layers, "past_key_values")}
     x, positions = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True), np.broadcast_to(np.arange(width), (batch, width))
-    with opened_folder(folder, name, manifest.dtype) as session:
-        for step in range(STEPS + 1):
-            mask = (np.arange(width + step) < (lengths + step)[:, None]).astype(np.int64)
-            more = prompts.more(step)
-            logits, *kv = run(session, inputs_embeds=x, attention_mask=mask, logit_positions=positions, **more, **cache)
-            cache = dict(zip(cache, kv, strict=True))
-            for row, (truth, own) in enumerate(expected):
-                here = slice(0, int(lengths[row])) if step == 0 else slice(int(lengths[row]) + step - 1, int(lengths[row]) + step)
-                what = f"logits of prompt {row + 1}" + (f", step {step}" if step else "")
-                yield reference.compare(graph, what, logits[row, : here.stop - here.start], truth[0, here], own[:, here])
-            x, positions = answered[:, step : step + 1], np.zeros((batch, 1), np.int64)
+    decoder = opened_folder(folder, name, manifest.dtype)
+    for step in range(STEPS + 1):
+        mask = (np.arange(width + step) < (lengths + step)[:, None]).astype(np.int64)
+        more = prompts.more(step)
+        logits, *kv = decoder.run(inputs_embeds=x, attention_mask=mask, logit_positions=positions, **more, **cache)
+        cache = dict(zip(cache, kv, strict=True))
+        for row, (truth, own) in enumerate(expected):
+            here = slice(0, int(lengths[row])) if step == 0 else slice(int(lengths[row]) + step - 1, int(lengths[row]) + step)
+            what = f"logits of prompt {row + 1}" + (f", step {step}" if step else "")
+            yield reference.compare(graph, what, logits[row, : here.stop - here.start], truth[0, here], own[:, here])
+        x, positions = answered[:, step : step + 1], np.zeros((batch, 1), np.int64)

@@ -16,7 +16,7 @@ from ...models.idefics.reference import places, seen_pictures
 from ..cut import Cut
 from ..difference import Difference
 from ..example import Example
-from ..graphs import load_graph, opened, run
+from ..graphs import load_graph, opened
 from ..pieces import Pieces, encoder, swiglu
 from ..reference import Reference
 from .borders import (
@@ -41,8 +41,7 @@ def of_inputs(folder: Path, manifest: Manifest, reference: Reference, example: E
     for name in key_value_names(manifest.model.num_cross_layers, "cross"):
         yield pieces.compare(name, {"image_features": features}, name, key_or_value(name))[0]
     graph, prompt = load_graph(folder, "embedding"), example.prompts[0]
-    with opened(load_graph(folder, "embedding")) as session:
-        (found,) = run(session, input_ids=prompt[None])
+    (found,) = opened(load_graph(folder, "embedding")).run(input_ids=prompt[None])
     truth, own = reference.both(lambda model: model.model.embed_tokens(prompt)[None])
     yield reference.compare(graph, "tokens", found, truth, own)
 
@@ -72,7 +71,7 @@ def of_decoder(folder: Path, name: GraphName, manifest: Manifest, reference: Ref
         logits: Tensor = model.lm_head(model.model.norm(x))
         return logits
 
-    yield pieces.compare("logits", {gathered: x}, "logits", head, by_columns=True)[0]
+    yield pieces.compare("logits", {gathered: x}, "logits", head)[0]
 
 
 def _features(manifest: Manifest) -> Tensor:

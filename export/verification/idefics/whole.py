@@ -14,7 +14,7 @@ from ....graphs.contract import Manifest, key_value_names
 from ...models.idefics.reference import decoded, places, seen_pictures
 from ..difference import Difference
 from ..example import Example
-from ..graphs import load_graph, opened_folder, run
+from ..graphs import load_graph, opened_folder
 from ..prompts import Prompts
 from ..reference import COPIES, Reference
 from .cross import key_or_value
@@ -29,19 +29,19 @@ def read_prompts(
     shown = torch.stack([torch.cat(images), *[torch.zeros_like(torch.cat(images))] * (len(seen) - 1)])
     names, cross = key_value_names(sizes.num_cross_layers, "cross"), {}
     graph = load_graph(folder, "cross")
-    with opened_folder(folder, "cross", manifest.dtype) as session:
-        outputs = run(session, image_features=shown)
+    cross_graph = opened_folder(folder, "cross", manifest.dtype)
+    outputs = cross_graph.run(image_features=shown)
     for name, found in zip(names, outputs, strict=True):
         truth, own = reference.both(key_or_value(name), shown[:1], copies=COPIES)
         yield reference.compare(graph, name, found[:1], truth, own)
         cross[name] = torch.cat([truth.to(shown.dtype), torch.from_numpy(found[1:]).to(shown.dtype)])
     graph, embeds = load_graph(folder, "embedding"), []
-    with opened_folder(folder, "embedding", manifest.dtype) as session:
-        for number, prompt in enumerate(example.prompts):
-            actual = run(session, input_ids=prompt[None])[0][0]
-            truth, own = reference.both(lambda model, prompt=prompt: model.model.embed_tokens(prompt))
-            embeds.append(own)
-            yield reference.compare(graph, f"inputs_embeds of prompt {number + 1}", actual, truth, own)
+    embedding = opened_folder(folder, "embedding", manifest.dtype)
+    for number, prompt in enumerate(example.prompts):
+        actual = embedding.run(input_ids=prompt[None])[0][0]
+        truth, own = reference.both(lambda model, prompt=prompt: model.model.embed_tokens(prompt))
+        embeds.append(own)
+        yield reference.compare(graph, f"inputs_embeds of prompt {number + 1}", actual, truth, own)
     features = shown.unflatten(1, (count, -1))
 
     def logits(model: Any, x: Tensor, row: int) -> Tensor:

@@ -16,7 +16,7 @@ from ...models.idefics2.reference import patch_grid
 from ..cut import Cut, whole_prompt
 from ..difference import Difference
 from ..example import Example
-from ..graphs import load_graph, opened, run
+from ..graphs import load_graph, opened
 from ..pieces import Pieces, encoder, swiglu
 from ..reference import Reference
 from .borders import LAST_VISION_NORM, TEXT_NORM, VISION_NORM
@@ -30,8 +30,8 @@ def of_inputs(folder: Path, manifest: Manifest, reference: Reference, example: E
 
 
 def of_decoder(folder: Path, name: GraphName, manifest: Manifest, reference: Reference, example: Example) -> Iterator[Difference]:
-    """Pieces of a decoder, given the embeddings of the example's first prompt."""
-    x = reference.truth.model.text_model.embed_tokens(example.prompts[0])[None]
+    """Pieces of a decoder, given the embeddings of the example's varied tokens."""
+    x = reference.truth.model.text_model.embed_tokens(example.varied)[None]
     yield from _decoder(Pieces(Cut.open(folder, name), reference, whole_prompt(manifest.model, x.float())), x)
 
 
@@ -91,9 +91,8 @@ def _connector(pieces: Pieces, border: str, x: Tensor) -> Iterator[Difference]:
 def _embedding(folder: Path, manifest: Manifest, reference: Reference, prompt: Tensor) -> Iterator[Difference]:
     sizes, part = manifest.model, load_graph(folder, "embedding")
     features = torch.zeros(0, sizes.hidden_size)
-    with opened(part) as session:
-        inputs = {"input_ids": prompt[None], "image_features": features, "feature_rows": torch.full((1, len(prompt)), -1)}
-        (found,) = run(session, **inputs)
+    inputs = {"input_ids": prompt[None], "image_features": features, "feature_rows": torch.full((1, len(prompt)), -1)}
+    (found,) = opened(part).run(**inputs)
     truth, own = reference.both(lambda model: model.model.text_model.embed_tokens(prompt)[None])
     yield reference.compare(part, "tokens", found, truth, own)
 
@@ -129,7 +128,7 @@ def _decoder(pieces: Pieces, x: Tensor) -> Iterator[Difference]:
         logits: Tensor = model.lm_head(model.model.text_model.norm(x))
         return logits
 
-    yield pieces.compare("logits", {gathered: x}, "logits", head, by_columns=True)[0]
+    yield pieces.compare("logits", {gathered: x}, "logits", head)[0]
 
 
 def _mask(config: Any, x: Tensor, positions: Tensor) -> Tensor | None:

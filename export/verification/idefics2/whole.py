@@ -12,7 +12,7 @@ from torch import Tensor
 from ....graphs.contract import Manifest
 from ..difference import Difference
 from ..example import Example
-from ..graphs import load_graph, opened_folder, run
+from ..graphs import load_graph, opened_folder
 from ..prompts import Prompts
 from ..reference import Reference
 
@@ -21,14 +21,14 @@ def read_prompts(
     folder: Path, manifest: Manifest, reference: Reference, example: Example, images: list[Tensor]
 ) -> Generator[Difference, None, Prompts]:
     graph, embeds, table = load_graph(folder, "embedding"), [], torch.cat(images)
-    with opened_folder(folder, "embedding", manifest.dtype) as session:
-        for number, prompt in enumerate(example.prompts):
-            image = prompt == manifest.model.image_token_id
-            rows = torch.where(image, image.cumsum(0) - 1, -1)
-            actual = run(session, input_ids=prompt[None], image_features=table, feature_rows=rows[None])[0][0]
-            truth, own = reference.both(lambda model, table, prompt=prompt, rows=rows: _merged(model, prompt, rows, table), table)
-            embeds.append(own)
-            yield reference.compare(graph, f"inputs_embeds of prompt {number + 1}", actual, truth, own)
+    embedding = opened_folder(folder, "embedding", manifest.dtype)
+    for number, prompt in enumerate(example.prompts):
+        image = prompt == manifest.model.image_token_id
+        rows = torch.where(image, image.cumsum(0) - 1, -1)
+        actual = embedding.run(input_ids=prompt[None], image_features=table, feature_rows=rows[None])[0][0]
+        truth, own = reference.both(lambda model, table, prompt=prompt, rows=rows: _merged(model, prompt, rows, table), table)
+        embeds.append(own)
+        yield reference.compare(graph, f"inputs_embeds of prompt {number + 1}", actual, truth, own)
     answered = reference.own.model.text_model.embed_tokens(example.answers)
     return Prompts(embeds, answered, _logits, lambda _: {})
 

@@ -54,7 +54,8 @@ def loud(checkpoint, tmp_path_factory):
 def test_smoothed_models_compute_the_same(name, checkpoint):
     model = SourceModel.open(checkpoint(name))
     pictures = shown(checkpoint(name), model)
-    same = smoothed(model, smoothing_factors(model, Quantisation("int8"), pictures, Listener()))
+    plan = Quantisation("int8")
+    same = smoothed(model, smoothing_factors(model, [plan], pictures, Listener())[plan])
     assert any(isinstance(stored, Scaled) for stored in same.checkpoint.tensors.values())
     expected = logits(model, pictures)
     assert (logits(same, pictures) - expected).abs().max() < 2e-5 * max(1, float(expected.std()))
@@ -63,7 +64,7 @@ def test_smoothed_models_compute_the_same(name, checkpoint):
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_smoothing_helps_where_channels_are_loud(precision, loud, tmp_path, monkeypatch):
     smooth = export_model(loud, tmp_path / "smooth", precision, verify="never").folder
-    monkeypatch.setattr("idefics2_onnx.export.pipeline.smoothing_factors", lambda *_: {})
+    monkeypatch.setattr("idefics2_onnx.export.pipeline.smoothing_factors", lambda _, plans, *__: {plan: {} for plan in plans})
     rough = export_model(loud, tmp_path / "rough", precision, verify="never").folder
     precise = open_layered(loud)
     found, expected = agreement(smooth, precise), agreement(rough, precise)
@@ -125,10 +126,24 @@ def test_two_decoders_over_one_cache_agree_about_values(checkpoint):
     """What one writes into the cache the other reads: nothing that goes there may be scaled for one of them."""
     model = SourceModel.open(checkpoint("plain"))
     pictures, both = shown(checkpoint("plain"), model), Quantisation("int4", fast_prompts=True)
-    for plan in (both, both.of_prompts):
-        factors = smoothing_factors(model, plan, pictures, Listener())
-        scaled = [name for name, found in factors.items() if "rows" in found and "text_model" in name]
+    found = smoothing_factors(model, [both, both.of_prompts], pictures, Listener())
+    for factors in found.values():
+        scaled = [name for name, axes in factors.items() if "rows" in axes and "text_model" in name]
         assert scaled
         assert not [name for name in scaled if "v_proj" in name or "k_proj" in name]
-    alone = smoothing_factors(model, Quantisation("int8"), pictures, Listener())
+    plan = Quantisation("int8")
+    alone = smoothing_factors(model, [plan], pictures, Listener())[plan]
     assert any("rows" in found and "v_proj" in name and "text_model" in name for name, found in alone.items())
+
+
+def test_two_quantisations_are_measured_at_once_as_alone(checkpoint):
+    model = SourceModel.open(checkpoint("plain"))
+    pictures, plans = shown(checkpoint("plain"), model), [Quantisation("int4"), Quantisation("int8")]
+    together = smoothing_factors(model, plans, pictures, Listener())
+    assert list(together) == plans
+    for plan in plans:
+        alone = smoothing_factors(model, [plan], pictures, Listener())[plan]
+        assert alone.keys() == together[plan].keys()
+        for name, axes in alone.items():
+            assert axes.keys() == together[plan][name].keys()
+            assert all(torch.equal(axes[axis], together[plan][name][axis]) for axis in axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,8 @@ from idefics2_onnx.cli import main
 from idefics2_onnx.demo.random_model import write_checkpoint
 from idefics2_onnx.export import Listener, Quantisation, agreement, export_model, open_layered, verify_folder
 from idefics2_onnx.export.errors import CheckpointError, ParityError
+from idefics2_onnx.export.source.checkpoint import FileTensor
 from idefics2_onnx.export.source.source_model import SourceModel
-from idefics2_onnx.export.verification import cut, graphs, pieces
 from idefics2_onnx.export.verification.attributes import attribute_faults
 from idefics2_onnx.export.verification.compare import compare
 from idefics2_onnx.export.verification.difference import MARGIN, Difference, Error, Verification
@@ -51,16 +52,20 @@ def test_pieces_are_compared_where_that_is_asked_for(exported, checkpoint):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_wide_matrices_are_compared_some_columns_at_a_time(precision, exported, checkpoint, monkeypatch):
-    folder, source, opened = exported("window", precision), SourceModel.open(checkpoint("window")), []
-    at_once = [*compare_layers(folder, read_manifest(folder), source)]
-    monkeypatch.setattr(cut, "_HELD", 1 << 11)
-    monkeypatch.setattr(pieces, "opened", lambda part, columns: opened.append(columns) or graphs.opened(part, columns))
-    found = [*compare_layers(folder, read_manifest(folder), source)]
-    assert len([columns for columns in opened if columns != slice(None)]) > 10
-    assert [(one.graph, one.what) for one in found] == [(one.graph, one.what) for one in at_once]
-    for one, other in zip(found, at_once, strict=True):
-        assert one.ours.relative == pytest.approx(other.ours.relative, rel=0.05, abs=1e-9)
+def test_matrices_are_read_once_for_both_references_and_once_for_the_graph(precision, exported, checkpoint, monkeypatch):
+    folder, source, read = exported("window", precision), SourceModel.open(checkpoint("window")), FileTensor.read
+    reads = Counter()
+
+    def counted(tensor, start, stop):
+        reads[tensor.path.suffix, tensor.name.removesuffix(".T").removeprefix("model."), start] += 1
+        return read(tensor, start, stop)
+
+    monkeypatch.setattr(FileTensor, "read", counted)
+    list(compare_layers(folder, read_manifest(folder), source))
+    matrices = {key: count for key, count in reads.items() if key[1].endswith(("_proj.weight", "fc1.weight", "fc2.weight"))}
+    assert {suffix for suffix, _, _ in matrices} == {".safetensors", ".data"}
+    assert len(matrices) > 60
+    assert set(matrices.values()) == {1}
 
 
 EXACT = {"int8": Quantisation("int8"), "int4 for cuda": Quantisation("int4", "cuda")}
