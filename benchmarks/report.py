@@ -142,6 +142,26 @@ def limits(name: str) -> str:
     return table(("", "time", "share", "limit", "times the limit"), rows)
 
 
+def llama() -> str:
+    """The decoder beside llama.cpp's."""
+    found = read("llama-cpp-eight-avx2.json")
+    peer, rows = found["results"]["llama.cpp"]["seconds"], []
+    for name, result in found["results"].items():
+        beside = found["logits beside llama.cpp's in fp16"][name]
+        times = result["seconds"]
+        rows.append([
+            "this package, int4" if name == "ours" else f"{name}, {found['quantisation']}",
+            f"{statistics.median(times['prompt']):.1f} s ({ratio(peer['prompt'], times['prompt']):.2f}×)",
+            f"{1000 * statistics.median(times['step']):.0f} ms ({ratio(peer['step'], times['step']):.2f}×)",
+            f"{result['opening']:.1f} s",
+            f"{result['memory'] / 1e9:.2f} GB",
+            f"{beside['relative difference']:.2f}",
+            f"{100 * beside['same next token']:.0f} %",
+        ])  # fmt: skip
+    head = ("", "prompt", "step", "opens in", "memory", "logits' difference to fp16", "same next token")
+    return table(head, rows)
+
+
 def rates(name: str) -> str:
     """What the products reach alone."""
     rows = []
@@ -171,7 +191,7 @@ def text() -> str:
     }
     sections |= {
         "EXPORTS idefics": exports("idefics"), "IDEFICS PEAK": idefics_peak(), "IDEFICS TRAINED": idefics_trained(),
-        "EXPORTS avx2": exports("avx2"), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
+        "EXPORTS avx2": exports("avx2"), "LLAMA": llama(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
     for path in RESULTS.glob("limits-*.json"):
