@@ -19,7 +19,6 @@ _SHRINKS = torch.linspace(1.0, 0.6, 11).tolist()
 """Shares of a group's largest number that are tried as the largest its integers reach."""
 _BLOCK = 3 << 20
 """Numbers rounded at once, in bytes of float32: few enough to stay in a processor's cache, and on the heap (`heap.py`)."""
-
 _AT_ONCE = 16
 """Blocks that are held once they are packed."""
 
