@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.parallel import in_parallel
+from .ahead import ahead
 
 ReadRows = Callable[[int, int], Tensor]
 """Rows start…stop of a matrix [rows, columns], in any float type."""
@@ -20,7 +21,7 @@ _SHRINKS = torch.linspace(1.0, 0.6, 11).tolist()
 _BLOCK = 3 << 20
 """Numbers rounded at once, in bytes of float32: few enough to stay in a processor's cache, and on the heap (`heap.py`)."""
 _AT_ONCE = 16
-"""Blocks that are held once they are packed."""
+"""Blocks that are read together, while those before are packed."""
 
 
 class Packing(Protocol):
@@ -60,8 +61,8 @@ class Channels:
         yield 1, scales
 
     def rounded(self, matrix: Tensor) -> Tensor:
-        integers, scales = self._round(matrix)
-        return integers * scales[:, None]
+        rounded = (self._round(matrix[start:stop]) for start, stop in _blocks(*matrix.shape))
+        return torch.cat([integers * scales[:, None] for integers, scales in rounded])
 
     @staticmethod
     def _round(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,15 +97,16 @@ class Groups:
     def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
         groups, rest = -(-columns // self.size), []
 
-        def pack(block: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-            weights = nn.functional.pad(read(*block).float(), (0, groups * self.size - columns))
+        def pack(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            weights = nn.functional.pad(block.float(), (0, groups * self.size - columns))
             data, scales, zeros = self.round(weights.view(len(weights), groups, self.size))
             packed = self._together(data)
             return packed if self.padded else packed.flatten(1)[:, : columns * self.bits // 8].contiguous(), scales, zeros
 
-        blocks = list(_blocks(rows, columns))
-        for first in range(0, len(blocks), _AT_ONCE):
-            for packed, scales, zeros in in_parallel(pack, blocks[first : first + _AT_ONCE]):
+        step = _rows(columns)
+        several = _AT_ONCE * step
+        for blocks in ahead(read(start, min(start + several, rows)) for start in range(0, rows, several)):
+            for packed, scales, zeros in in_parallel(pack, blocks.split(step)):
                 rest.append((scales, zeros))
                 yield 0, packed
         yield 1, torch.cat([scales for scales, _ in rest])
@@ -122,10 +124,14 @@ class Groups:
         yield 2, self._together(torch.cat([zeros for _, zeros in rest]))
 
     def rounded(self, matrix: Tensor) -> Tensor:
-        rows, columns = matrix.shape
+        columns, found = matrix.shape[1], []
         groups = -(-columns // self.size)
-        integers, scales, zeros = self.round(nn.functional.pad(matrix, (0, groups * self.size - columns)).view(rows, groups, -1))
-        return ((integers.float() - zeros[..., None].float()) * scales[..., None].float()).flatten(1)[:, :columns]
+        for start, stop in _blocks(*matrix.shape):
+            padded = nn.functional.pad(matrix[start:stop], (0, groups * self.size - columns))
+            integers, scales, zeros = self.round(padded.view(-1, groups, self.size))
+            centred = integers.float() - zeros[..., None].float()
+            found.append((centred * scales[..., None].float()).flatten(1)[:, :columns])
+        return torch.cat(found)
 
     def round(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Groups [rows, groups, size] → integers uint8 of that shape, scales and zeros [rows, groups]."""
@@ -175,6 +181,11 @@ def _square(a: Tensor) -> Tensor:
     return torch.linalg.vector_norm(a, dim=-1).square_()
 
 
+def _rows(columns: int) -> int:
+    """Of a block."""
+    return max(1, _BLOCK // (4 * columns))
+
+
 def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _BLOCK // (4 * columns))
+    step = _rows(columns)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))

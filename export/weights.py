@@ -20,6 +20,7 @@ from ..runtime.parallel import in_parallel
 from .ahead import ahead
 from .bundle import Workplace
 from .direct_io import DirectWriter
+from .heap import empty
 from .journal import Journal
 from .packing import Groups, Packing
 from .source.awq import AwqMatrix
@@ -157,7 +158,7 @@ def _parts(weight: Weight, model: SourceModel) -> Iterator[Tensor]:
         return
     width = max(1, BAND // (shape[0] * weight.dtype.itemsize))
     for left in range(0, shape[1], width):
-        band = torch.empty(min(width, shape[1] - left), shape[0], dtype=weight.dtype)
+        band = empty((min(width, shape[1] - left), shape[0]), weight.dtype)
 
         def fill(rows: tuple[int, int], band: Tensor = band, left: int = left) -> None:
             # torch transposes in squares, which is fast, only into a tensor that lies in one piece.

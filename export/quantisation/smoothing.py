@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ...graphs.contract import GraphName, Manifest
 from ..errors import CheckpointError
 from ..listener import Listener
 from ..models.family import LoudChannels
@@ -162,6 +163,12 @@ def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
     tensors = dict(model.checkpoint.tensors)
     tensors |= {name: Scaled(tensors[name], **found) for name, found in factors.items()}
     return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors))
+
+
+def as_quantised(folder: Path, manifest: Manifest, model: SourceModel, graph: GraphName) -> SourceModel:
+    """The model with the factors that were moved between its weights before a folder's graph was quantised; else as it is."""
+    quantisation = Quantisation.of(manifest, graph)
+    return model if quantisation is None else smoothed(model, read_factors(folder, quantisation, model))
 
 
 class _Measure:

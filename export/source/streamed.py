@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ...runtime.parallel import in_parallel
 from ..ahead import ahead
+from ..heap import empty
 from .arithmetic import Arithmetic
 from .checkpoint import Stored
 from .source_model import SourceModel
@@ -78,7 +79,7 @@ class _Weights:
     def load(self, module: nn.Module, _: Any) -> None:
         for name, stored in self._stored.items():
             rows = stored.shape[0] if stored.shape else 1
-            tensor = torch.empty(stored.shape, dtype=self._arithmetic.activations(self._path))
+            tensor = empty(stored.shape, self._arithmetic.activations(self._path))
             filled, step = tensor.view(rows, -1), max(1, _NUMBERS * rows // max(1, tensor.numel()))
 
             def fill(start: int, stored: Stored = stored, filled: Tensor = filled, rows: int = rows, step: int = step) -> None:

@@ -80,7 +80,7 @@ def opened_folder(folder: Path, graph: GraphName, dtype: Dtype) -> OpenedGraph:
     return OpenedGraph(_session(folder / graph_file(graph), ort.SessionOptions()))
 
 
-def opened(model: ir.Model, weights: dict[str, Array] | None = None) -> OpenedGraph:
+def opened(model: ir.Model, weights: dict[str, Tensor] | None = None) -> OpenedGraph:
     """A loaded graph, or a part of one, with no more in memory than its weights, and while it runs one of them widened.
 
     Args:
@@ -90,8 +90,8 @@ def opened(model: ir.Model, weights: dict[str, Array] | None = None) -> OpenedGr
     graph, options = model.graph, ort.SessionOptions()
     weights = read_weights(model) if weights is None else weights
     values = {
-        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, graph.initializers[name].dtype)
-        for name, array in weights.items()
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(_bits(weight), graph.initializers[name].dtype)
+        for name, weight in weights.items()
     }
     options.enable_cpu_mem_arena = False
     if any(node.domain for node in graph if node.op_type.startswith("MatMul")):
@@ -105,13 +105,17 @@ def opened(model: ir.Model, weights: dict[str, Array] | None = None) -> OpenedGr
     return OpenedGraph(_session(ir.to_proto(model).SerializeToString(), options), values)
 
 
-def read_weights(model: ir.Model) -> dict[str, Array]:
-    """The weights of a loaded graph, or of a part of one, that lie in its data file; bfloat16 as its bits."""
-    found = {}
-    for name, tensor in stored_tensors(model).items():
-        weight = tensor.read(0, tensor.shape[0] if tensor.shape else 1).reshape(tensor.shape)
-        found[name] = (weight.view(torch.uint16) if weight.dtype == torch.bfloat16 else weight).numpy()
-    return found
+def read_weights(model: ir.Model) -> dict[str, Tensor]:
+    """The weights of a loaded graph, or of a part of one, that lie in its data file."""
+    return {
+        name: tensor.read(0, tensor.shape[0] if tensor.shape else 1).reshape(tensor.shape)
+        for name, tensor in stored_tensors(model).items()
+    }
+
+
+def _bits(weight: Tensor) -> Array:
+    """A weight for ONNX Runtime, bfloat16 as integers of as many bits."""
+    return (weight.view(torch.uint16) if weight.dtype == torch.bfloat16 else weight).numpy()
 
 
 def _session(graph: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -6,25 +6,39 @@ that is held: no more than three matrices of a decoder's layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
-from ...graphs.contract import Manifest
+from ...graphs.contract import GraphName, Manifest
 from ..source.source_model import SourceModel
 from .difference import Difference
 from .example import Example
 from .known import COMPARISONS
 from .reference import Reference, decoders_of
+from .weights import WeightsCheck
 
 
 @torch.no_grad()
-def compare_layers(folder: Path, manifest: Manifest, source: SourceModel, unrounded: bool = False) -> Iterator[Difference]:
-    """Every piece of every graph; `unrounded`: beside the checkpoint's numbers instead of a folder's integers."""
+def compare_layers(
+    folder: Path,
+    manifest: Manifest,
+    source: SourceModel,
+    unrounded: bool = False,
+    checks: Mapping[GraphName, WeightsCheck] | None = None,
+) -> Iterator[Difference]:
+    """Every piece of every graph.
+
+    Args:
+        unrounded: beside the checkpoint's numbers instead of a folder's integers.
+        checks: of the graphs' weights, for those that are held here beside the checkpoint's.
+    """
     own = COMPARISONS[manifest.architecture]
-    example, reference = Example.for_model(manifest), Reference.of(folder, manifest, source, unrounded=unrounded)
+    example = Example.for_model(manifest)
+    reference = Reference.of(folder, manifest, source, unrounded=unrounded, checks=checks)
     yield from own.pieces_of_inputs(folder, manifest, reference, example)
     for name in decoders_of(manifest):
-        reference = Reference.of(folder, manifest, source, name, unrounded) if name == "prompt" else reference
+        if name == "prompt":
+            reference = Reference.of(folder, manifest, source, name, unrounded, checks)
         yield from own.pieces_of_decoder(folder, name, manifest, reference, example)

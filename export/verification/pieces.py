@@ -43,6 +43,8 @@ class Pieces:
         weights = begin(partial(read_weights, part))
         with self.reference.memory.keeping():
             truth, own = self.reference.both(compute, *halves.values(), copies=COPIES)
+            if self.cut.graph in self.reference.checks:
+                self.reference.checks[self.cut.graph].compare(result_of(weights), self.reference.source)
         (truth, like), (own, _) = (found if isinstance(found, tuple) else (found, None) for found in (truth, own))
         trim()
         (found,) = opened(part, result_of(weights)).run(**(self.call | halves))

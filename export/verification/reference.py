@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,15 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...graphs.contract import GraphName, Manifest
-from ..quantisation.quantise import Quantisation
-from ..quantisation.smoothing import read_factors, smoothed
+from ...runtime.parallel import begin, result_of
+from ..quantisation.smoothing import as_quantised
 from ..source.arithmetic import Arithmetic
-from ..source.checkpoint import Stored
+from ..source.checkpoint import Part, Stack, Stored
 from ..source.source_model import SourceModel
 from ..source.streamed import streamed_reference
 from .cut import roundings
 from .difference import Difference, Error
 from .folder_matrix import FolderMatrix, folder_matrices
+from .weights import WeightsCheck
 
 _T = TypeVar("_T")
 _DECODERS: tuple[GraphName, ...] = ("decoder", "prompt")
@@ -35,8 +37,11 @@ COPIES = 3
 class Memory:
     """Rows of a checkpoint that were read, for whoever computes with the same ones next."""
 
-    rows: dict[tuple[Stored, int, int], Tensor] = field(default_factory=dict)
+    blocks: dict[Stored, dict[int, Tensor]] = field(default_factory=dict)
+    """Of each tensor, by their first row."""
     keeps: bool = False
+    lock: Lock = field(default_factory=Lock)
+    """Held while rows are read, so that whoever wants the same ones gets them from here."""
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -46,7 +51,22 @@ class Memory:
             yield
         finally:
             self.keeps = False
-            self.rows.clear()
+            self.blocks.clear()
+
+    def read(self, tensor: Stored, start: int, stop: int) -> Tensor:
+        """Rows of a tensor: of blocks that are kept, or else its own."""
+        if not self.keeps:
+            return tensor.read(start, stop)
+        with self.lock:
+            blocks, found, row = self.blocks.setdefault(tensor, {}), [], start
+            for first, block in sorted(blocks.items()):
+                if first <= row < min(stop, first + len(block)):
+                    found.append(block[row - first : stop - first])
+                    row += len(found[-1])
+            if not found or row < stop:
+                blocks[start] = tensor.read(start, stop)
+                return blocks[start]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -65,13 +85,16 @@ class _Kept:
         return self.base.shape
 
     def read(self, start: int, stop: int) -> Tensor:
-        key = self.base, start, stop
-        found = self.memory.rows.get(key)
-        if found is None:
-            found = self.base.read(start, stop)
-            if self.memory.keeps:
-                self.memory.rows[key] = found
-        return found
+        return self.memory.read(self.base, start, stop)
+
+
+def _kept(tensor: Stored, memory: Memory) -> Stored:
+    """A tensor, or what it is made of, with rows from a memory."""
+    if isinstance(tensor, Stack):
+        return replace(tensor, parts=tuple(_kept(part, memory) for part in tensor.parts))
+    if isinstance(tensor, Part):
+        return replace(tensor, base=_kept(tensor.base, memory))
+    return _Kept(tensor, memory)
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,8 @@ class Reference:
     """The arithmetic of `own`."""
     memory: Memory
     """What is kept of them."""
+    checks: Mapping[GraphName, WeightsCheck]
+    """Those of the folder's graphs that compare weights with the checkpoint's while both are held."""
 
     @classmethod
     def of(
@@ -97,6 +122,7 @@ class Reference:
         source: SourceModel,
         decoder: GraphName = "decoder",
         unrounded: bool = False,
+        checks: Mapping[GraphName, WeightsCheck] | None = None,
     ) -> Reference:
         """The reference for a folder.
 
@@ -110,17 +136,17 @@ class Reference:
                 if graph not in _DECODERS or graph == decoder:
                     packed |= folder_matrices(folder, graph, source.family)
         source, memory = as_quantised(folder, manifest, source, decoder), Memory()
-        kept: dict[str, Stored] = {name: _Kept(tensor, memory) for name, tensor in source.checkpoint.tensors.items()}
+        kept = {name: _kept(tensor, memory) for name, tensor in source.checkpoint.tensors.items()}
         source = replace(source, checkpoint=replace(source.checkpoint, tensors=kept))
         truth, own = (Arithmetic(manifest.dtype, exact, packed) for exact in (True, False))
-        return cls(streamed_reference(source, truth), streamed_reference(source, own), source, own, memory)
+        return cls(streamed_reference(source, truth), streamed_reference(source, own), source, own, memory, checks or {})
 
     def parameter(self, name: str) -> Tensor:
         """A parameter as the folder stores it, float64."""
         return self.arithmetic.stored(self.source.checkpoint.read_all(self.source.names[name])).double()
 
     def both(self, compute: Callable[..., _T], *given: Tensor, copies: int = 1) -> tuple[_T, _T]:
-        """compute(model, *given) of both, the truth from the same numbers widened.
+        """compute(model, *given) of both at once, the truth from the same numbers widened.
 
         With `copies`, `given` have a batch of 1, and the folder's type computes it so many times along that axis: once from them
         and else from neighbours of each number, a rounding away.
@@ -130,7 +156,9 @@ class Reference:
             signs = 2.0 * torch.randint(0, 2, (copies - 1, *x.shape[1:]), generator=generator) - 1
             near = [(x.double() * (1 + torch.finfo(x.dtype).eps * signs)).to(x.dtype)] if copies > 1 else []
             batches.append(torch.cat([x, *near]))
-        return compute(self.truth, *(x.double() for x in given)), compute(self.own, *batches)
+        own = begin(lambda: compute(self.own, *batches))
+        truth = compute(self.truth, *(x.double() for x in given))
+        return truth, result_of(own)
 
     def compare(
         self, part: ir.Model, what: str, found: NDArray[np.float32], truth: Tensor, own: Tensor, like: Tensor | None = None
@@ -147,12 +175,6 @@ class Reference:
         sizes = like.numpy() if like is not None else None
         errors = Error.of(found, exact, sizes), Error.largest_of(Error.of(copy.double().numpy(), exact, sizes) for copy in copies)
         return Difference(graph, what, self.arithmetic.name, *errors, least, bool(np.isfinite(exact).all()))
-
-
-def as_quantised(folder: Path, manifest: Manifest, source: SourceModel, graph: GraphName) -> SourceModel:
-    """The checkpoint with the factors that were moved between its weights before a graph was quantised; else as it is."""
-    quantisation = Quantisation.of(manifest, graph)
-    return source if quantisation is None else smoothed(source, read_factors(folder, quantisation, source))
 
 
 def decoders_of(manifest: Manifest) -> tuple[GraphName, ...]:

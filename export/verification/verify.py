@@ -13,6 +13,7 @@ import psutil
 from ...graphs.contract import Manifest, data_file
 from ...runtime.folder import read_manifest
 from ..errors import CheckpointError
+from ..heap import in_large_pages
 from ..source.source_model import SourceModel
 from .difference import Verification
 
@@ -49,7 +50,8 @@ def verify_in_subprocess(
     command = [sys.executable, "-P", "-m", package, str(folder), str(checkpoint), "pieces" if pieces else "whole"]
     command += [] if adapter is None else [str(adapter)]
     # NumPy's products are small here, and its threads would wait for the next one busily.
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | in_large_pages()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise CheckpointError(
