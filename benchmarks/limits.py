@@ -34,7 +34,7 @@ import onnx
 import onnxruntime as ort
 from cpu import NEW, QUESTIONS, _machine, photo, question
 from idefics2_onnx.runtime.devices.machine import Machine
-from idefics2_onnx.runtime.devices.sessions import _session_options
+from idefics2_onnx.runtime.devices.sessions import default_options
 from idefics2_onnx.runtime.images import image_processor
 from idefics2_onnx.runtime.model import Idefics2
 from onnx.helper import make_empty_tensor_value_info, make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
@@ -289,7 +289,7 @@ def limit(name: str, operators: Iterable[Operator], rates: Mapping[str, float], 
 
 def measure(folder: str, threads: int) -> dict[str, Any]:
     """An answer's parts in seconds with their limits, memory in bytes a second, and products alone in seconds."""
-    options = _session_options(["CPUExecutionProvider"])
+    options = default_options(["CPUExecutionProvider"])
     options.intra_op_num_threads = threads  # 0: as many as ONNX Runtime chooses
     with tempfile.TemporaryDirectory() as place:
         options.enable_profiling, options.profile_file_prefix = True, f"{place}/profile"

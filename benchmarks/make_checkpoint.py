@@ -1,18 +1,20 @@
 """Write a synthetic checkpoint with the real model's widths, streaming: one tensor in memory at a time.
 
     python benchmarks/make_checkpoint.py FOLDER [--model idefics2-8b] [--text-layers 32] [--vision-layers 27] [--dtype bf16]
-                                         [--no-outliers]
+                                         [--no-outliers] [--tokenizer FILE]
 
 Weights are random, drawn so that activations keep a standard deviation near 1. All layers in bf16 take 16.8 GB for idefics2-8b
 and 17.9 GB for idefics-9b, which has the sizes of the first model's instruct checkpoint (32 text and 32 vision layers). Some
 channels are made as loud as real decoders have them: a few of the residual stream (in embeddings and image features), a few
-neurons of each MLP, a few channels of each norm of the encoder.
+neurons of each MLP, a few channels of each norm of the encoder. The tokenizer's pieces are single bytes unless another is given:
+with them a text has several times as many tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import torch
 from idefics2_onnx.demo import random_idefics
 from idefics2_onnx.demo.random_model import CHAT_TEMPLATE, byte_tokenizer
 from idefics2_onnx.export.source.architecture import model_sizes
+from tokenizers import Tokenizer
 from transformers import Idefics2Config, IdeficsConfig
 
 Config = Idefics2Config | IdeficsConfig
@@ -201,12 +204,12 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--no-outliers", action="store_true")
     parser.add_argument("--device", default="cpu", help="What draws the numbers, a GPU 20 times as fast.")
+    parser.add_argument("--tokenizer", type=Path, help="A tokenizer.json of the model's vocabulary.")
     options = parser.parse_args()
     make, text_layers, vision_layers = CONFIGS[options.model]
-    write_checkpoint(
-        options.folder,
-        make(options.text_layers or text_layers, options.vision_layers or vision_layers),
-        options.dtype,
-        not options.no_outliers,
-        options.device,
-    )
+    config = make(options.text_layers or text_layers, options.vision_layers or vision_layers)
+    if options.tokenizer:
+        config.image_token_id = Tokenizer.from_file(str(options.tokenizer)).token_to_id("<image>")
+    write_checkpoint(options.folder, config, options.dtype, not options.no_outliers, options.device)
+    if options.tokenizer:
+        shutil.copy(options.tokenizer, options.folder / "tokenizer.json")

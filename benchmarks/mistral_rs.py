@@ -1,14 +1,14 @@
 """Beside mistral.rs, the one other way to run Idefics2 without PyTorch: right answers, time to the first token, speed, memory.
 
-    python benchmarks/mistral_rs.py CHECKPOINT FOLDER --peer PYTHON [--quant Q4K] [--cases 12] [--rounds 3] [--photo]
-        [--at-once 1,8]
+    python benchmarks/mistral_rs.py CHECKPOINT FOLDER --peer PYTHON [--quant Q4K] [--cases 12] [--rounds 3]
+        [--photo 980x728] [--at-once 1,8]
 
 PYTHON is the interpreter of an environment with `mistralrs`; FOLDER, what CHECKPOINT was exported to. Both are processes that
 stay, and each round asks them in turn. Without --photo the questions are the demo's held-out ones; with it, one about a photo of
-490×364, for checkpoints that answer nothing; another photo in each round, since mistral.rs remembers features. One request at a
+that size, for checkpoints that answer nothing; another photo in each round, since mistral.rs remembers features. One request at a
 time, and eight at once: ours in a `Scheduler`, theirs as its engine takes them. The eight are alike, since its engine fails where
-images of several sizes meet. So it does where a photo's four pieces become larger or smaller than the whole: for the photo,
-CHECKPOINT's preprocessor_config.json must have the size {"longest_edge": 490, "shortest_edge": 364}.
+images of several sizes meet. So it does where a photo's four pieces become larger or smaller than the whole: CHECKPOINT's
+preprocessor_config.json must have the photo's size, as {"longest_edge": 980, "shortest_edge": 728}.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def png(image: Any) -> str:
     return base64.b64encode(held.getvalue()).decode()
 
 
-def about_a_photo(brightness: int) -> list[list[str]]:
+def about_a_photo(size: tuple[int, int], brightness: int) -> list[list[str]]:
     """One question about a picture that differs by its brightness."""
     from PIL import Image
     from skimage import data
 
-    image = Image.fromarray(data.coffee()).resize((490, 364)).point(lambda value: min(255, value + brightness))
+    image = Image.fromarray(data.coffee()).resize(size).point(lambda value: min(255, value + brightness))
     return [["user", "Tell me about this picture, and about all that can be seen in it.", png(image)]]
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--quant", default="")
     parser.add_argument("--cases", type=int, default=12, help="Of each task.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--photo", action="store_true")
+    parser.add_argument("--photo", type=lambda size: tuple(map(int, size.split("x"))), help="WIDTHxHEIGHT")
     parser.add_argument("--at-once", default=f"1,{ROWS}", help="Requests that are timed together.")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work")
@@ -209,7 +209,7 @@ def main() -> None:
                     results.setdefault("answers", {}).setdefault(name, {})[task] = [own[0] for own in given[:3]]
         for at_once in map(int, chosen.at_once.split(",")):
             for number in range(chosen.rounds):
-                questions = [about_a_photo(at_once + number)] if chosen.photo else questions
+                questions = [about_a_photo(chosen.photo, at_once + number)] if chosen.photo else questions
                 for name, one in both.items():
                     cell = results.setdefault("speed", {}).setdefault(name, {}).setdefault(f"{at_once} at once", {})
                     if one.ended:

@@ -15,6 +15,9 @@ MACHINES = ("amx", "vnni")
 """What the two machines' processors multiply small integers with."""
 GOALS = {"image": 1.0, "prompt": 1.2, "step": 2.5, "answer": 2.3}
 """Times as fast as the peer."""
+PEOPLE = {"text": "text, 64 tokens", "photo_answer": "photo, to the 64th token"}
+SHOWN = 0.5
+"""Seconds from which on a part of an answer is drawn."""
 TASKS = {
     "first": "first token of an answer about it, s",
     "image": "image of {width}×{height}, s",
@@ -142,6 +145,16 @@ def limits(name: str) -> str:
     return table(("", "time", "share", "limit", "times the limit"), rows)
 
 
+def people(name: str) -> str:
+    """A phone's photo with the model's own options, and a turn of text."""
+    found = read(f"cpu-{name}.json")["results"]
+    peer, rows = found[PEER]["seconds"], []
+    for contestant, result in found.items():
+        times = [f"{statistics.median(own):.0f} s ({ratio(peer[task], own):.1f}×)" for task, own in result["seconds"].items()]
+        rows.append([contestant, *times, f"{statistics.median(result['memory']) / 1e9:.1f} GB"])
+    return table(("", *(PEOPLE[task] for task in peer), "peak memory"), rows)
+
+
 def llama() -> str:
     """The decoder beside llama.cpp's."""
     found = read("llama-cpp-eight-avx2.json")
@@ -191,7 +204,8 @@ def text() -> str:
     }
     sections |= {
         "EXPORTS idefics": exports("idefics"), "IDEFICS PEAK": idefics_peak(), "IDEFICS TRAINED": idefics_trained(),
-        "EXPORTS avx2": exports("avx2"), "LLAMA": llama(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
+        "EXPORTS avx2": exports("avx2"), "PEOPLE": people("full-photo-avx2"), "PEOPLE EIGHT": people("eight-photo-avx2"),
+        "LLAMA": llama(), "QUALITY": quality(), "LAYERS": layers(), "SENSITIVITY": sensitivity(),
         "OPTIONS8": session_options("int8"), "OPTIONS4": session_options("int4"),
     }  # fmt: skip
     for path in RESULTS.glob("limits-*.json"):
@@ -217,14 +231,20 @@ def idefics_trained() -> str:
     return table(("", "right", "as transformers answers"), rows)
 
 
-def plot(name: str, path: Path) -> None:
-    """Times of the full shape relative to transformers'."""
+def drawing() -> Any:
+    """matplotlib's pyplot, which draws the same file from the same figures."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "idefics2-onnx"
+    return plt
+
+
+def plot(name: str, path: Path) -> None:
+    """Times of the full shape relative to transformers'."""
+    plt = drawing()
     found = read(f"cpu-full-{name}.json")
     peer, others = found["results"][PEER]["seconds"], [name for name in found["results"] if name != PEER]
     figure, axes = plt.subplots(figsize=(8, 3.5))
@@ -239,8 +259,23 @@ def plot(name: str, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
+def plot_limits(name: str, path: Path) -> None:
+    """The seconds of an answer's parts, and what the processor could do."""
+    plt = drawing()
+    parts = {part: own for part, own in read(f"limits-{name}.json")["parts"].items() if own["seconds"] >= SHOWN}
+    figure, axes = plt.subplots(figsize=(8, 3.5))
+    axes.barh(list(parts), [own["seconds"] for own in parts.values()], label="seconds")
+    limited = {part: own["limit"] for part, own in parts.items() if "limit" in own}
+    axes.plot(list(limited.values()), list(limited), "|", color="black", markersize=20, markeredgewidth=2, label="limit")
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
 if __name__ == "__main__":
     docs = Path(__file__).parents[1] / "docs"
     (docs / "benchmarks.md").write_text(text())
     for kind in MACHINES:
         plot(kind, docs / f"speed-{kind}.svg")
+    plot_limits("full-int4fast", docs / "photo-avx2.svg")

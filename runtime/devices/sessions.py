@@ -127,7 +127,7 @@ def _open_all(
         GraphFile.read(folder.file(graph_file(graph))).check(graph, folder.manifest.model)
         if wanted is None:
             return _open_vino(folder, graph)
-        own = session_options or _session_options(wanted)
+        own = session_options or default_options(wanted)
         loading.append(own)
         if session_options is None and not spinning and folder.manifest.files[data_file(graph)].size < SMALL:
             own.intra_op_num_threads = 1
@@ -241,7 +241,7 @@ def _check_opened(folder: ModelFolder, graph: GraphName, names: list[str], sessi
     _check_interface(folder, graph, session)
 
 
-def _session_options(wanted: list[Provider]) -> ort.SessionOptions:
+def default_options(wanted: list[Provider]) -> ort.SessionOptions:
     """For a caller who gives none."""
     import onnxruntime as ort
 
