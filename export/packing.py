@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.parallel import in_parallel
-from .ahead import ahead
 
 ReadRows = Callable[[int, int], Tensor]
 """Rows start…stop of a matrix [rows, columns], in any float type."""
@@ -21,7 +20,7 @@ _SHRINKS = torch.linspace(1.0, 0.6, 11).tolist()
 _BLOCK = 3 << 20
 """Numbers rounded at once, in bytes of float32: few enough to stay in a processor's cache, and on the heap (`heap.py`)."""
 _AT_ONCE = 16
-"""Blocks that are read together, while those before are packed."""
+"""Blocks that are held once they are packed."""
 
 
 class Packing(Protocol):
@@ -97,16 +96,15 @@ class Groups:
     def pack(self, rows: int, columns: int, read: ReadRows) -> Iterator[tuple[int, Tensor]]:
         groups, rest = -(-columns // self.size), []
 
-        def pack(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            weights = nn.functional.pad(block.float(), (0, groups * self.size - columns))
+        def pack(block: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+            weights = nn.functional.pad(read(*block).float(), (0, groups * self.size - columns))
             data, scales, zeros = self.round(weights.view(len(weights), groups, self.size))
             packed = self._together(data)
             return packed if self.padded else packed.flatten(1)[:, : columns * self.bits // 8].contiguous(), scales, zeros
 
-        step = _rows(columns)
-        several = _AT_ONCE * step
-        for blocks in ahead(read(start, min(start + several, rows)) for start in range(0, rows, several)):
-            for packed, scales, zeros in in_parallel(pack, blocks.split(step)):
+        blocks = list(_blocks(rows, columns))
+        for first in range(0, len(blocks), _AT_ONCE):
+            for packed, scales, zeros in in_parallel(pack, blocks[first : first + _AT_ONCE]):
                 rest.append((scales, zeros))
                 yield 0, packed
         yield 1, torch.cat([scales for scales, _ in rest])
@@ -181,11 +179,6 @@ def _square(a: Tensor) -> Tensor:
     return torch.linalg.vector_norm(a, dim=-1).square_()
 
 
-def _rows(columns: int) -> int:
-    """Of a block."""
-    return max(1, _BLOCK // (4 * columns))
-
-
 def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    step = _rows(columns)
+    step = max(1, _BLOCK // (4 * columns))
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
