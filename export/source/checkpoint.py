@@ -56,6 +56,24 @@ class Stored(Protocol):
 
 
 @dataclass(frozen=True)
+class Held:
+    """A tensor in memory, read like one in a file."""
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self.tensor[start:stop] if self.shape else self.tensor
+
+
+@dataclass(frozen=True)
 class Changed:
     """Another tensor, whose numbers a subclass changes as they are read; float32."""
 

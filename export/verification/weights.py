@@ -16,7 +16,7 @@ from ...runtime.parallel import in_parallel
 from ..packing import Packing
 from ..quantisation.quantise import Quantisation
 from ..quantisation.smoothing import as_quantised
-from ..source.checkpoint import FileTensor, Stored
+from ..source.checkpoint import FileTensor, Held, Stored
 from ..source.source_model import SourceModel
 from ..trace import joins_projections
 from ..weights import packed_parts
@@ -28,24 +28,6 @@ _NUMBERS = 1 << 21
 _PARTS = ("quantised", "scales", "zeros")
 _COMPUTED = ("cos", "sin", "positions")
 """Tables that are no parameters of the checkpoint."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """A tensor in memory, read like one in a file."""
-
-    tensor: Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self.tensor[start:stop] if self.shape else self.tensor
 
 
 @dataclass(frozen=True)

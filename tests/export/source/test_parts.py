@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx
 import pytest
 import torch
 from idefics2_onnx.export.quantisation.smoothing import Scaled
-from idefics2_onnx.export.source.checkpoint import Part, Stack
+from idefics2_onnx.export.source.checkpoint import Held, Part, Stack
 from idefics2_onnx.export.source.merged import Merged
 from idefics2_onnx.graphs.idefics2.vision import projection_blocks
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Held:
-    """A tensor in memory."""
-
-    tensor: Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self.tensor[start:stop]
-
 
 BASE = Held(torch.randn(700, 30, generator=torch.Generator().manual_seed(0)))
 DOWN, UP = Held(torch.randn(2, 30)), Held(torch.randn(700, 2))
