@@ -16,6 +16,7 @@ MACHINES = ("amx", "vnni")
 GOALS = {"image": 1.0, "prompt": 1.2, "step": 2.5, "answer": 2.3}
 """Times as fast as the peer."""
 PEOPLE = {"text": "text, 64 tokens", "photo_answer": "photo, to the 64th token"}
+"""Columns for what people do, by the task's name in `cpu.py`."""
 SHOWN = 0.5
 """Seconds from which on a part of an answer is drawn."""
 TASKS = {

@@ -107,6 +107,7 @@ def test_large_matrices_are_packed_in_pieces():
 @pytest.mark.parametrize("packing", [Channels(), Groups(4, 32, True, torch.float32), Groups(4, 32, False, torch.float32)])
 def test_many_blocks_are_packed_as_one(packing, monkeypatch):
     matrix = torch.randn(150, 70, generator=torch.Generator().manual_seed(0))
-    whole = packed(packing, matrix)
+    whole, rounded = packed(packing, matrix), packing.rounded(matrix)
     monkeypatch.setattr("idefics2_onnx.export.packing._BLOCK", 3 * 4 * 70)  # 50 blocks, in four batches
+    assert torch.equal(packing.rounded(matrix), rounded)
     assert all(torch.equal(part, other) for part, other in zip(packed(packing, matrix), whole, strict=True))
