@@ -20,7 +20,7 @@ from .opening import check_files, open_folder
 from .processor_files import write_processor_files
 from .processor_source import processor_source
 from .quantisation.calibration import CalibrationSet
-from .quantisation.quantise import Quantisation, folder_bytes, quantise
+from .quantisation.quantise import Quantisation, folder_bytes, joins_projections, quantise
 from .quantisation.smoothing import factors_file, read_factors, smoothed, smoothing_factors, write_factors
 from .source.architecture import choose_attention
 from .source.checkpoint import DEFAULT_CHECKPOINT
@@ -113,7 +113,7 @@ def export_model(
                 listener.say(remark)
             write_processor_files(processor, model.config, partial)
         check_files(partial, checkpoint, model.sizes)
-        models = _smoothed_models(model, quantisation, partial, calibrate, listener) if quantisation else {}
+        models = _smoothed_models(model, quantisation, flavour, partial, calibrate, listener) if quantisation else {}
         files = _write_graphs(model, models, quantisation, dtype, flavour, workplace, listener)
         _check_unchanged(given, before)
         # A folder among them is of a run that was stopped as it changed the layout.
@@ -148,13 +148,18 @@ def export_model(
 
 
 def _smoothed_models(
-    model: SourceModel, quantisation: Quantisation, folder: Path, calibrate: str | Path | None, listener: Listener
+    model: SourceModel,
+    quantisation: Quantisation,
+    flavour: AttentionFlavour,
+    folder: Path,
+    calibrate: str | Path | None,
+    listener: Listener,
 ) -> dict[Quantisation, SourceModel]:
     """The model with loud channels evened out, for each quantisation of a folder, which keeps the factors."""
     shown = CalibrationSet.load(Path(calibrate) if calibrate else None, folder / "tokenizer.json", model.sizes)
     wanted = [quantisation, quantisation.of_prompts] if quantisation.fast_prompts else [quantisation]
     if missing := [each for each in wanted if not (folder / factors_file(each)).exists()]:
-        for each, factors in smoothing_factors(model, missing, shown, listener).items():
+        for each, factors in smoothing_factors(model, missing, flavour, shown, listener).items():
             write_factors(folder, each, factors)
     return {each: smoothed(model, read_factors(folder, each, model)) for each in wanted}
 
@@ -170,7 +175,7 @@ def _write_graphs(
 ) -> dict[str, FileEntry]:
     """Trace each graph and stream its weights to disk; what the manifest says of the files."""
     files: dict[str, FileEntry] = {}
-    for traced in trace_graphs(model.config, model.sizes, dtype, flavour, quantisation is not None):
+    for traced in trace_graphs(model.config, model.sizes, dtype, flavour, joins_projections(flavour, quantisation)):
         versions = [(traced, quantisation)]
         if quantisation and quantisation.fast_prompts and traced.name == "decoder":
             versions.append((traced.copy("prompt"), quantisation.of_prompts))

@@ -64,20 +64,13 @@ class TracedGraph:
         return replace(self, name=name, model=model)
 
 
-def joins_projections(attention: AttentionFlavour, quantised: bool) -> bool:
-    """Whether a folder's decoder has queries, keys and values in one product. Quantised ones round each on its own."""
-    return OPERATORS[attention].joins and not quantised
-
-
-def trace_graphs(
-    config: Any, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour, quantised: bool
-) -> Iterator[TracedGraph]:
-    """The graphs of a model, one after another."""
+def trace_graphs(config: Any, sizes: ModelSizes, dtype: Dtype, attention: AttentionFlavour, joins: bool) -> Iterator[TracedGraph]:
+    """The graphs of a model, one after another. `joins`: queries, keys and values in one product."""
     operators, family, kind = OPERATORS[attention](), family_of(config), TORCH_DTYPES[dtype]
     tables = family.tables_of(config, sizes)
     with fake_mode():
         model = fake_model(family.reference, config, dtype)
-        modules = family.graphs(model, sizes, operators, kind, joins_projections(attention, quantised))
+        modules = family.graphs(model, sizes, operators, kind, joins)
         names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
     for name, module in modules.items():
         with fake_mode():

@@ -59,6 +59,8 @@ class Worth:
     """In 8 bits in an int4 folder, but for the smallest."""
     delicate: bool = False
     """One scale for all of a row makes it worst: an int8 folder has finer ones."""
+    fine: bool = False
+    """In small groups in an int4 folder, but for the smallest."""
 
 
 Shapes = dict[str, tuple[int, ...]]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from .family import Rows, Shapes
 
 _LETTERS = "qkv"
+_PARTS, _JOINED = tuple(f".self_attn.{letter}_proj.weight" for letter in _LETTERS), f".self_attn.{_LETTERS}_proj.weight"
 
 
 def joined_projection(attention: str, shapes: Shapes) -> dict[str, Rows]:
@@ -15,5 +18,16 @@ def joined_projection(attention: str, shapes: Shapes) -> dict[str, Rows]:
 
 def is_of_the_other_form(name: str, joined: bool) -> bool:
     """Whether a parameter is one of the three where the graph has the one (`joined`), or the other way round."""
-    letters = _LETTERS if joined else (_LETTERS,)
-    return any(name.endswith(f".self_attn.{letter}_proj.weight") for letter in letters)
+    return name.endswith(_PARTS if joined else _JOINED)
+
+
+def joined_name(name: str) -> str:
+    """The one parameter that one of the three is part of; another parameter's own name."""
+    return next((name.removesuffix(part) + _JOINED for part in _PARTS if name.endswith(part)), name)
+
+
+def rows_of_parts(name: str, shapes: Shapes) -> dict[str, range]:
+    """The three of a joined parameter, each with its rows of it; none of another parameter."""
+    parts = [name.removesuffix(_JOINED) + part for part in _PARTS] if name.endswith(_JOINED) else []
+    ends = list(accumulate(shapes[part][0] for part in parts))
+    return {part: range(end - shapes[part][0], end) for part, end in zip(parts, ends, strict=True)}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 import torch
 
-from ...graphs.contract import Dtype, GraphName, Manifest, Precision
+from ...graphs.contract import AttentionFlavour, Dtype, GraphName, Manifest, Precision
 from ..errors import CheckpointError
 from ..models.fake import TORCH_DTYPES
 from ..models.family import Worth
@@ -18,11 +18,14 @@ from ..packing import Channels, Groups, Packing
 from ..source.awq import AwqMatrix
 from ..source.checkpoint import Stored
 from ..source.source_model import SourceModel
-from ..trace import ONNX_DTYPES, PackedWeight, TracedGraph
+from ..trace import ONNX_DTYPES, OPERATORS, PackedWeight, TracedGraph
 
 Target = Literal["cpu", "cuda"]
 GROUP_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_GROUP = 128
+_FINE_GROUP, _FINE_BELOW = 16, 32
+"""Columns that share a scale where 4 bits are to be finer, which GPUs multiply by about as fast; groups up to the second stay as
+they are: CUDA's mixed GEMM takes those of 32."""
 _SMALL = ("cross", "embedding")
 """Graphs that are int8 in int4 folders, too."""
 
@@ -93,7 +96,8 @@ class Quantisation:
         by_channel = small or graph == "vision" or (self.precision == "int8" and not worth.delicate)
         if bits == 8 and self.target == "cpu" and by_channel:
             return Channels()
-        return Groups(bits, self.group, self.symmetric, dtype)
+        fine = bits == 4 and worth.fine and not self.smallest and self.group > _FINE_BELOW
+        return Groups(bits, _FINE_GROUP if fine else self.group, self.symmetric, dtype)
 
     def _group_of_rows(self, columns: int) -> int:
         """The groups of the embedding table: CUDA's GatherBlockQuantized counts them as if rows had no rest."""
@@ -111,6 +115,13 @@ class Quantisation:
         if self.precision == "int8" or worth.always:
             return 8
         return 8 if worth.costly and not self.smallest else 4
+
+
+def joins_projections(attention: AttentionFlavour, quantisation: Quantisation | None) -> bool:
+    """Whether a folder's decoder has queries, keys and values in one product. In one they have the same bits: processors wait for
+    bytes, and their int4 has values alone in 8; GPUs wait for small products.
+    """
+    return OPERATORS[attention].joins and (quantisation is None or quantisation.target == "cuda")
 
 
 _ONNX_DTYPES = ONNX_DTYPES | {torch.int8: ir.DataType.INT8, torch.uint8: ir.DataType.UINT8}

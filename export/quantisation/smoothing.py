@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ...graphs.contract import GraphName, Manifest
+from ...graphs.contract import AttentionFlavour, GraphName, Manifest
 from ..errors import CheckpointError
 from ..listener import Listener
 from ..models.family import LoudChannels
+from ..models.joined import joined_name
 from ..packing import Channels, Packing
 from ..source.awq import AwqMatrix
 from ..source.checkpoint import Changed, read_header
 from ..source.source_model import SourceModel
 from ..source.streamed import streamed_reference
 from .calibration import CalibrationSet
-from .quantise import Quantisation
+from .quantise import Quantisation, joins_projections
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of a channel's magnitude that are tried as its factor; 0 changes nothing."""
@@ -112,7 +113,11 @@ def read_factors(folder: Path, quantisation: Quantisation, model: SourceModel) -
 
 
 def smoothing_factors(
-    model: SourceModel, quantisations: Sequence[Quantisation], shown: CalibrationSet, listener: Listener
+    model: SourceModel,
+    quantisations: Sequence[Quantisation],
+    attention: AttentionFlavour,
+    shown: CalibrationSet,
+    listener: Listener,
 ) -> dict[Quantisation, Factors]:
     """What makes the products of each quantisation better, found on pictures and prompts that the model reads once."""
     reference = streamed_reference(model)
@@ -120,7 +125,8 @@ def smoothing_factors(
     measured = [(plan, each, name) for plan, own in groups.items() for each in own for name in each.channels.after]
     listener.start("calibrate", 4 * sum(math.prod(model.shapes[name]) for _, _, name in measured))
     for plan, each, name in measured:
-        worth = model.family.worth(name.removeprefix("model."), model.sizes)
+        product = joined_name(name) if joins_projections(attention, plan) else name
+        worth = model.family.worth(product.removeprefix("model."), model.sizes)
         packing = plan.packing(each.channels.graph, model.stored(name), torch.float32, worth)
         reference.get_submodule(name.removesuffix(".weight")).register_forward_hook(
             _Measure(each, packing, listener),
@@ -160,9 +166,8 @@ def _factors(model: SourceModel, groups: Sequence[_Measured]) -> Factors:
 
 def smoothed(model: SourceModel, factors: Factors) -> SourceModel:
     """The model with the factors applied as its tensors are read; it computes the same."""
-    tensors = dict(model.checkpoint.tensors)
-    tensors |= {name: Scaled(tensors[name], **found) for name, found in factors.items()}
-    return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors))
+    tensors = model.checkpoint.tensors
+    return model.with_tensors({name: Scaled(tensors[name], **found) for name, found in factors.items()})
 
 
 def as_quantised(folder: Path, manifest: Manifest, model: SourceModel, graph: GraphName) -> SourceModel:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .checkpoint import Checkpoint, Stored
+from .checkpoint import Beside, Checkpoint, Stored
 
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbouring columns each 4-bit number of an int32 is, from the lowest on."""
@@ -46,6 +46,15 @@ class AwqMatrix:
         integers, zeros = (_unpacked(stored, start, stop).T.contiguous() for stored in (self.weights, self.zeros))
         scales = _whole(self.scales)[:, start:stop].T.contiguous()
         return integers.view(len(integers), -1, self.group), scales, zeros
+
+
+def stacked(parts: tuple[Stored, ...]) -> AwqMatrix | None:
+    """Matrices one below another as one such matrix; None unless all are such, of one group."""
+    own = [part for part in parts if isinstance(part, AwqMatrix)]
+    if len(own) < len(parts) or len({part.group for part in own}) != 1:
+        return None
+    weights, zeros, scales = (Beside(each) for each in zip(*((p.weights, p.zeros, p.scales) for p in own), strict=True))
+    return AwqMatrix(weights, zeros, scales, own[0].group)
 
 
 def unpack_awq(checkpoint: Checkpoint, config: Any) -> Checkpoint:

@@ -142,6 +142,24 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Matrices of as many rows, one beside another."""
+
+    parts: tuple[Stored, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return functools.reduce(torch.promote_types, (part.dtype for part in self.parts))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return torch.cat([part.read(start, stop) for part in self.parts], dim=1)
+
+
+@dataclass(frozen=True)
 class FileTensor:
     """One tensor in a safetensors file."""
 

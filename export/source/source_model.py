@@ -12,7 +12,7 @@ from ..models.family import Block, Family, Rows, Shapes
 from ..models.known import family_of
 from .adapter import merge_adapter
 from .architecture import load_config, match_tensors, model_sizes
-from .awq import unpack_awq
+from .awq import stacked, unpack_awq
 from .base_model import open_with_adapter
 from .checkpoint import Checkpoint, Part, Stack, Stored
 
@@ -51,11 +51,9 @@ class SourceModel:
             checkpoint, names = merge_adapter(checkpoint, names, tuning, family_of(config).tables)
             if _fit_tables(config, checkpoint, names, tied):
                 sizes, shapes, tied = model_sizes(config)
-        tensors = _own_parameters(config, checkpoint, names, shapes, sizes)
-        checkpoint = replace(checkpoint, tensors=checkpoint.tensors | tensors)
-        names = names | {name: name for name in tensors}
+        names = names | {name: name for name in family_of(config).made_of(shapes, sizes)}
         folder = tuning.folder if tuning is not None else None
-        return cls(checkpoint, config, sizes, shapes, names, folder, remark)
+        return cls(checkpoint, config, sizes, shapes, names, folder, remark).with_tensors({})
 
     @property
     def family(self) -> Family:
@@ -63,6 +61,23 @@ class SourceModel:
 
     def stored(self, parameter: str) -> Stored:
         return self.checkpoint.tensors[self.names[parameter]]
+
+    def with_tensors(self, changed: dict[str, Stored]) -> SourceModel:
+        """The model with other tensors in the place of some, by their names in the checkpoint, and with what the graphs make of
+        them.
+        """
+        tensors = self.checkpoint.tensors | changed
+
+        def made(what: Rows | Block) -> Stored:
+            if isinstance(what, Block):
+                return Part(tensors[self.names[what.parameter]], what.rows, what.columns)
+            parts = tuple(tensors[self.names[part]] for part in what.parts)
+            if sum(part.shape[0] for part in parts) < what.count:
+                return Stack(parts, what.count)
+            return parts[0] if len(parts) == 1 else stacked(parts) or Stack(parts, what.count)
+
+        own = {name: made(what) for name, what in self.family.made_of(self.shapes, self.sizes).items()}
+        return replace(self, checkpoint=replace(self.checkpoint, tensors=tensors | own))
 
 
 def _fit_tables(config: Any, checkpoint: Checkpoint, names: dict[str, str], tied: dict[str, str]) -> bool:
@@ -79,17 +94,3 @@ def _fit_tables(config: Any, checkpoint: Checkpoint, names: dict[str, str], tied
     if any(checkpoint.tensors[names[name]] != checkpoint.tensors[names[other]] for name, other in tied.items()):
         config.tie_word_embeddings = False
     return bool(before != config.to_dict())
-
-
-def _own_parameters(
-    config: Any, checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes, sizes: ModelSizes
-) -> dict[str, Stored]:
-    """What the graphs have in the place of some parameters."""
-
-    def made(what: Rows | Block) -> Stored:
-        if isinstance(what, Block):
-            return Part(checkpoint.tensors[names[what.parameter]], what.rows, what.columns)
-        parts = tuple(checkpoint.tensors[names[part]] for part in what.parts)
-        return parts[0] if len(parts) == 1 and parts[0].shape[0] == what.count else Stack(parts, what.count)
-
-    return {name: made(what) for name, what in family_of(config).made_of(shapes, sizes).items()}

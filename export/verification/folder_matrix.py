@@ -13,7 +13,10 @@ from torch.nn import functional
 
 from ...graphs.contract import GraphName
 from ..models.family import Family
-from ..source.checkpoint import FileTensor
+from ..models.joined import rows_of_parts
+from ..source.arithmetic import PackedMatrix
+from ..source.checkpoint import FileTensor, Part
+from ..source.source_model import SourceModel
 from .graphs import load_graph, stored_tensors
 
 _LEVELS = 127
@@ -78,12 +81,19 @@ class ChannelMatrix:
         return _rounded(x)
 
 
-FolderMatrix = GroupMatrix | ChannelMatrix
+@dataclass(frozen=True)
+class SomeRows(Part):
+    """Some rows of a matrix."""
+
+    base: GroupMatrix | ChannelMatrix
+
+    def rounded(self, x: Tensor) -> Tensor:
+        return self.base.rounded(x)
 
 
-def folder_matrices(folder: Path, graph: GraphName, family: Family) -> dict[str, FolderMatrix]:
+def folder_matrices(folder: Path, graph: GraphName, source: SourceModel) -> dict[str, PackedMatrix]:
     """The packed matrices of a graph, by the reference's parameter."""
-    model, found = load_graph(folder, graph), {}
+    model, found = load_graph(folder, graph), dict[str, PackedMatrix]()
     tensors = stored_tensors(model)
     for node in model.graph:
         if node.op_type in ("MatMulNBits", "MatMulIntegerToFloat", "GatherBlockQuantized"):
@@ -91,7 +101,11 @@ def folder_matrices(folder: Path, graph: GraphName, family: Family) -> dict[str,
             assert value is not None
             assert value.name is not None
             stem = value.name.removesuffix(".quantised")
-            found[parameter_of(f"{stem}.weight", family)] = _matrix(node, stem, tensors)
+            parameter, matrix = parameter_of(f"{stem}.weight", source.family), _matrix(node, stem, tensors)
+            parts = rows_of_parts(parameter, source.shapes)
+            found |= {part: SomeRows(matrix, rows, range(matrix.shape[1])) for part, rows in parts.items()}
+            if not parts:
+                found[parameter] = matrix
     return found
 
 
@@ -100,7 +114,7 @@ def parameter_of(initializer: str, family: Family) -> str:
     return family.parameter_of(initializer.removesuffix(".T"))
 
 
-def _matrix(node: ir.Node, stem: str, tensors: dict[str, FileTensor]) -> FolderMatrix:
+def _matrix(node: ir.Node, stem: str, tensors: dict[str, FileTensor]) -> GroupMatrix | ChannelMatrix:
     data, scales = (tensors[f"{stem}.{part}"] for part in ("quantised", "scales"))
     if node.op_type == "MatMulIntegerToFloat":
         return ChannelMatrix(data, scales)

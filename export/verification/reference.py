@@ -18,13 +18,13 @@ from torch import Tensor
 from ...graphs.contract import GraphName, Manifest
 from ...runtime.parallel import begin, result_of
 from ..quantisation.smoothing import as_quantised
-from ..source.arithmetic import Arithmetic
+from ..source.arithmetic import Arithmetic, PackedMatrix
 from ..source.checkpoint import Part, Stack, Stored
 from ..source.source_model import SourceModel
 from ..source.streamed import streamed_reference
 from .cut import roundings
 from .difference import Difference, Error
-from .folder_matrix import FolderMatrix, folder_matrices
+from .folder_matrix import folder_matrices
 from .weights import WeightsCheck
 
 _T = TypeVar("_T")
@@ -130,11 +130,11 @@ class Reference:
             decoder: the graph whose text model is meant, "decoder" or the "prompt" beside it.
             unrounded: take the checkpoint's numbers in the place of a folder's integers, to say what their rounding costs.
         """
-        packed: dict[str, FolderMatrix] = {}
+        packed: dict[str, PackedMatrix] = {}
         if manifest.quantisation is not None and not unrounded:
             for graph in (*source.family.graph_names, decoder):
                 if graph not in _DECODERS or graph == decoder:
-                    packed |= folder_matrices(folder, graph, source.family)
+                    packed |= folder_matrices(folder, graph, source)
         source, memory = as_quantised(folder, manifest, source, decoder), Memory()
         kept = {name: _kept(tensor, memory) for name, tensor in source.checkpoint.tensors.items()}
         source = replace(source, checkpoint=replace(source.checkpoint, tensors=kept))

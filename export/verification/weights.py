@@ -14,11 +14,10 @@ from torch import Tensor
 from ...graphs.contract import GraphName, Manifest
 from ...runtime.parallel import in_parallel
 from ..packing import Packing
-from ..quantisation.quantise import Quantisation
+from ..quantisation.quantise import Quantisation, joins_projections
 from ..quantisation.smoothing import as_quantised
 from ..source.checkpoint import FileTensor, Held, Stored
 from ..source.source_model import SourceModel
-from ..trace import joins_projections
 from ..weights import packed_parts
 from .folder_matrix import parameter_of
 from .graphs import load_graph, stored_tensors
@@ -52,7 +51,7 @@ class WeightsCheck:
         for name, tensor in tensors.items():
             parameter, part = _place(name, source)
             found.setdefault(parameter, {})[part] = tensor
-        joined = joins_projections(manifest.attention, manifest.quantisation is not None)
+        joined = joins_projections(manifest.attention, Quantisation.of(manifest, graph))
         wanted = set(source.family.parameters(graph, list(source.names), joined))
         used = {value.name for node in _reaching(model) for value in node.inputs if value is not None}
         misfits = [f"{graph}.onnx has the weight {name}, which leads to no output" for name in tensors if name not in used]

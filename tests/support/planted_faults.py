@@ -32,8 +32,8 @@ def _weight(folder: Path, graph: str, name: str, change: Callable[[np.ndarray], 
     model = onnx.load(folder / graph_file(graph), load_external_data=False)
     initializers = {i.name: i for i in model.graph.initializer}
     joined = name.replace(".q_proj.", ".qkv_proj.")  # queries come first there
-    names = (name, f"{name}.T", f"{joined}.T", f"{name.removesuffix('.weight')}.quantised")
-    found = next(initializers[n] for n in names if n in initializers)
+    stored = [form for each in (name, joined) for form in (each, f"{each}.T", f"{each.removesuffix('.weight')}.quantised")]
+    found = next(initializers[form] for form in stored if form in initializers)
     place = {entry.key: entry.value for entry in found.external_data}
     data = np.memmap(
         folder / data_file(graph), _NUMPY[found.data_type], "r+", int(place.get("offset", 0)), tuple(found.dims)

@@ -96,6 +96,43 @@ def test_four_bits_stand_where_they_cost_little(quantised):
     assert {name for name, of in decoder.items() if of == 8} == {"lm_head.padded"}
 
 
+def test_queries_keys_and_values_are_one_product_on_gpus(quantised):
+    """With 4 bits in small groups, but in 8 where all of a layer is, and nothing special in the smallest."""
+
+    def products(quantisation):
+        found = {}
+        for node in graph_of(quantised("bf16_checkpoint", quantisation), "decoder").node:
+            if node.op_type == "MatMulNBits" and ".self_attn." in node.input[1]:
+                of = {a.name: int(a.i) for a in node.attribute}
+                found[node.input[1].removeprefix("text_model.layers.").removesuffix(".quantised")] = of["bits"], of["block_size"]
+        return found
+
+    outer, inner = [f"{layer}.self_attn.{part}_proj" for layer in (0, 2) for part in ("qkv", "o")], "1.self_attn.{}_proj".format
+    rest = dict.fromkeys(outer, (8, 128)) | {inner("o"): (4, 128)}
+    assert products(Quantisation("int4", "cuda")) == rest | {inner("qkv"): (4, 16)}
+    assert products(Quantisation("int4", "cuda", 32))[inner("qkv")] == (4, 32)
+    assert set(products(Quantisation("int4", "cuda", smallest=True)).values()) == {(4, 128)}
+    assert products(Quantisation("int8", "cuda")) == dict.fromkeys([*outer, inner("qkv"), inner("o")], (8, 128))
+    assert inner("qkv") not in products(Quantisation("int4"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_joined_products_have_the_integers_of_their_parts(precision, checkpoint, tmp_path):
+    """ai.onnx's attention takes three tensors, so a folder with the standard one has them apart."""
+
+    def stored(attention):
+        folder = export_model(
+            checkpoint("plain"), tmp_path / attention, Quantisation(precision, "cuda"), attention=attention, verify="never"
+        ).folder
+        graph = onnx.load(folder / "decoder.onnx").graph
+        return {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer if "layers.0.self_attn" in i.name}
+
+    joined, apart = stored("fused"), stored("standard")
+    for part in ("quantised", "scales"):
+        of = "text_model.layers.0.self_attn.{}_proj." + part
+        assert np.array_equal(joined[of.format("qkv")], np.concatenate([apart[of.format(letter)] for letter in "qkv"]))
+
+
 @pytest.mark.parametrize("group", [16, 128, 256])
 def test_groups_of_embeddings_divide_rows_for_cuda(group, quantised):
     """CUDA's GatherBlockQuantized counts groups through the whole table: a row's rest would take the next row's scale."""

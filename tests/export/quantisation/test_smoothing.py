@@ -55,10 +55,25 @@ def test_smoothed_models_compute_the_same(name, checkpoint):
     model = SourceModel.open(checkpoint(name))
     pictures = shown(checkpoint(name), model)
     plan = Quantisation("int8")
-    same = smoothed(model, smoothing_factors(model, [plan], pictures, Listener())[plan])
+    same = smoothed(model, smoothing_factors(model, [plan], "fused", pictures, Listener())[plan])
     assert any(isinstance(stored, Scaled) for stored in same.checkpoint.tensors.values())
     expected = logits(model, pictures)
     assert (logits(same, pictures) - expected).abs().max() < 2e-5 * max(1, float(expected.std()))
+
+
+def test_joined_projections_are_smoothed_as_their_parts(checkpoint):
+    """They are made of a checkpoint's tensors, and another product reads the values."""
+    model, plan = SourceModel.open(checkpoint("bf16_checkpoint")), Quantisation("int4", "cuda")
+    same = smoothed(
+        model, smoothing_factors(model, [plan], "fused", shown(checkpoint("bf16_checkpoint"), model), Listener())[plan]
+    )
+    attention = "model.text_model.layers.1.self_attn"
+    parts = [same.stored(f"{attention}.{letter}_proj.weight") for letter in "qkv"]
+    assert any(isinstance(part, Scaled) for part in parts)
+    joined, plain = (each.stored(f"{attention}.qkv_proj.weight") for each in (same, model))
+    found = joined.read(0, joined.shape[0])
+    assert torch.equal(found, torch.cat([part.read(0, part.shape[0]) for part in parts]))
+    assert not torch.equal(found, plain.read(0, plain.shape[0]).float())
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -126,23 +141,23 @@ def test_two_decoders_over_one_cache_agree_about_values(checkpoint):
     """What one writes into the cache the other reads: nothing that goes there may be scaled for one of them."""
     model = SourceModel.open(checkpoint("plain"))
     pictures, both = shown(checkpoint("plain"), model), Quantisation("int4", fast_prompts=True)
-    found = smoothing_factors(model, [both, both.of_prompts], pictures, Listener())
+    found = smoothing_factors(model, [both, both.of_prompts], "fused", pictures, Listener())
     for factors in found.values():
         scaled = [name for name, axes in factors.items() if "rows" in axes and "text_model" in name]
         assert scaled
         assert not [name for name in scaled if "v_proj" in name or "k_proj" in name]
     plan = Quantisation("int8")
-    alone = smoothing_factors(model, [plan], pictures, Listener())[plan]
+    alone = smoothing_factors(model, [plan], "fused", pictures, Listener())[plan]
     assert any("rows" in found and "v_proj" in name and "text_model" in name for name, found in alone.items())
 
 
 def test_two_quantisations_are_measured_at_once_as_alone(checkpoint):
     model = SourceModel.open(checkpoint("plain"))
     pictures, plans = shown(checkpoint("plain"), model), [Quantisation("int4"), Quantisation("int8")]
-    together = smoothing_factors(model, plans, pictures, Listener())
+    together = smoothing_factors(model, plans, "fused", pictures, Listener())
     assert list(together) == plans
     for plan in plans:
-        alone = smoothing_factors(model, [plan], pictures, Listener())[plan]
+        alone = smoothing_factors(model, [plan], "fused", pictures, Listener())[plan]
         assert alone.keys() == together[plan].keys()
         for name, axes in alone.items():
             assert axes.keys() == together[plan][name].keys()

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from idefics2_onnx.export import export_model
+from idefics2_onnx.export import Quantisation, export_model
 from idefics2_onnx.export.packing import Groups
 from safetensors.torch import load_file, save_file
 
@@ -69,6 +69,24 @@ def test_awq_checkpoints_keep_their_integers(checkpoint, tmp_path, left, matrice
         assert np.array_equal(found[0], integers)
         assert np.array_equal(found[1], scales.astype(np.float32))
         assert np.array_equal(found[2], zeros)
+
+
+@pytest.mark.parametrize(("left", "kept_joined"), [("nothing", True), ("k_proj", False)])
+@pytest.mark.usefixtures("compared_here")
+def test_awq_integers_are_kept_in_one_product_for_gpus(checkpoint, tmp_path, left, kept_joined):
+    """Unless AWQ left one of the three alone: then all three are rounded."""
+    kept = awq_checkpoint(checkpoint("plain"), tmp_path / "awq", left=left)
+    folder = export_model(tmp_path / "awq", tmp_path / "int4", Quantisation("int4", "cuda"), verify="always").folder
+    attention = "model.text_model.layers.1.self_attn"
+    if not kept_joined:
+        names = {i.name for i in onnx.load(folder / "decoder.onnx", load_external_data=False).graph.initializer}
+        assert f"{attention.removeprefix('model.')}.qkv_proj.quantised" in names
+        assert f"{attention.removeprefix('model.')}.qkv_proj.zeros" not in names
+        return
+    found = dequantised(folder, "decoder", f"{attention.removeprefix('model.')}.qkv_proj", 32)
+    for index in range(3):
+        expected = np.concatenate([kept[f"{attention}.{letter}_proj"][index] for letter in "qkv"])
+        assert np.array_equal(found[index], expected.astype(found[index].dtype))
 
 
 @pytest.mark.parametrize("part", [None, "text_config"])  # the reference reads both
