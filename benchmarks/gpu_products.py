@@ -24,7 +24,7 @@ SHAPES = {
     "k": (4096, 1024), "q": (4096, 4096), "qkv": (4096, 6144), "gate": (4096, 14336), "gate and up": (4096, 28672),
     "down": (14336, 4096), "head": (4096, 32003), "padded head": (4096, 32064), "vision fc1": (1152, 4304),
 }  # fmt: skip
-KINDS = ("NN", "NT", "4 bits 32", "4 bits 128", "8 bits 128", "4 bits 32 mixed", "8 bits 32 mixed")
+KINDS = ("NN", "NT", "4 bits 16", "4 bits 32", "4 bits 128", "8 bits 128", "4 bits 32 mixed", "8 bits 32 mixed")
 BYTES = 128 << 20
 """Of weights a graph, in fp16."""
 

@@ -10,6 +10,7 @@ Either takes seconds where exporting in 4 bits takes minutes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from idefics2_onnx.runtime.folder import HASHED_UP_TO
 from numpy.typing import NDArray
 
 PART = 64 << 20
@@ -41,14 +43,18 @@ def depths(names: list[str]) -> dict[str, int]:
 def repeat(graphs: Path, shallow: Path | None, folder: Path) -> None:
     """Write FOLDER; numbers of a tensor that SHALLOW has not, or has in another size (in other bits, say), are drawn."""
     folder.mkdir()
-    sizes = {name: entry["size"] for name, entry in json.loads((graphs / "idefics2_onnx.json").read_text())["files"].items()}
+    manifest = json.loads((graphs / "idefics2_onnx.json").read_text())
+    sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
     for name in sizes:
         if not name.endswith(".data"):
             shutil.copyfile(graphs / name, folder / name)
-    shutil.copyfile(graphs / "idefics2_onnx.json", folder / "idefics2_onnx.json")
     for graph in sorted(name for name in sizes if name.endswith(".onnx")):
         if f"{graph}.data" in sizes:
             _fill(folder / graph, shallow and shallow / graph, sizes[f"{graph}.data"])
+    for name, size in sizes.items():
+        if size <= HASHED_UP_TO:
+            manifest["files"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "idefics2_onnx.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _fill(deep: Path, shallow: Path | None, size: int) -> None:
