@@ -129,7 +129,15 @@ def _write_processor_files(folder: Path, config: Idefics2Config) -> None:
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     files = {
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<unk>", "padding_side": "left"},
-        "preprocessor_config.json": {"do_image_splitting": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        "preprocessor_config.json": {
+            "image_processor_type": "Idefics2ImageProcessor",
+            **dict.fromkeys(("do_convert_rgb", "do_image_splitting", "do_normalize", "do_pad", "do_rescale", "do_resize"), True),
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "resample": 2,
+            "rescale_factor": 1 / 255,
+            "size": {"longest_edge": 980, "shortest_edge": 378},
+        },
         "processor_config.json": {"image_seq_len": config.perceiver_config.resampler_n_latents},
         "chat_template.json": {"chat_template": CHAT_TEMPLATE},
         "generation_config.json": {"eos_token_id": [2, 261], "bad_words_ids": [[259], [260]], "pad_token_id": 0},

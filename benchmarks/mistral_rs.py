@@ -1,15 +1,14 @@
 """Beside mistral.rs, the one other way to run Idefics2 without PyTorch: right answers, time to the first token, speed, memory.
 
     python benchmarks/mistral_rs.py CHECKPOINT FOLDER --peer PYTHON [--quant Q4K] [--cases 12] [--rounds 3]
-        [--photo 490x364] [--at-once 1,8]
+        [--photo 4000x3000] [--at-once 1,8]
 
 PYTHON is the interpreter of an environment with `mistralrs`; FOLDER, what CHECKPOINT was exported to. Both are processes that
 stay, and each round asks them in turn. Without --photo the questions are the demo's held-out ones; with it, one about a photo of
 that size, for checkpoints that answer nothing; another photo in each round, since mistral.rs remembers features. One request at a
 time, and eight at once: ours in a `Scheduler`, theirs as its engine takes them. The eight are alike, since its engine fails where
-images of several sizes meet. So it does where a photo's four pieces become larger or smaller than the whole: CHECKPOINT's
-preprocessor_config.json must have the photo's size, as {"longest_edge": 490, "shortest_edge": 364}; with
-980 and 728 it fails all the same.
+images of several sizes meet. So it does where CHECKPOINT's preprocessor_config.json does not say do_resize, and where a photo is
+so small that its four pieces become smaller than the whole.
 """
 
 from __future__ import annotations

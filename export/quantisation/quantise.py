@@ -23,9 +23,9 @@ from ..trace import ONNX_DTYPES, OPERATORS, PackedWeight, TracedGraph
 Target = Literal["cpu", "cuda"]
 GROUP_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_GROUP = 128
-_FINE_GROUP, _FINE_BELOW = 16, 32
-"""Columns that share a scale where 4 bits are to be finer, which GPUs multiply by about as fast; groups up to the second stay as
-they are: CUDA's mixed GEMM takes those of 32."""
+_FINE_GROUP, _MIXED_GROUP = 16, 32
+"""Columns that share a scale where 4 bits are to be finer, which GPUs multiply by about as fast; and those that CUDA's mixed GEMM
+takes, which stay as they are."""
 _SMALL = ("cross", "embedding")
 """Graphs that are int8 in int4 folders, too."""
 
@@ -96,7 +96,7 @@ class Quantisation:
         by_channel = small or graph == "vision" or (self.precision == "int8" and not worth.delicate)
         if bits == 8 and self.target == "cpu" and by_channel:
             return Channels()
-        fine = bits == 4 and worth.fine and not self.smallest and self.group > _FINE_BELOW
+        fine = bits == 4 and worth.fine and not self.smallest and self.group > _MIXED_GROUP
         return Groups(bits, _FINE_GROUP if fine else self.group, self.symmetric, dtype)
 
     def _group_of_rows(self, columns: int) -> int:

@@ -12,5 +12,9 @@ def worth(weight: str, sizes: ModelSizes) -> Worth:
         return Worth(costly=".fc." not in weight and ".c_proj." not in weight)
     first = ("layers.0.", f"layers.{sizes.num_layers - 1}.", "gated_cross_attn_layers.0.")
     outer, head = weight.startswith(first), weight.startswith("lm_head.")
-    values = ".v_proj." in weight
-    return Worth(head or weight.startswith("vision_model."), outer or values, head or outer, ".qkv_proj." in weight)
+    return Worth(
+        always=head or weight.startswith("vision_model."),
+        costly=outer or ".v_proj." in weight,
+        delicate=head or outer,
+        fine=".qkv_proj." in weight,
+    )
